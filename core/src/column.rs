@@ -1,0 +1,128 @@
+//! One column of a segment in memory.
+
+use crate::bitmap::Bitmap;
+
+/// A column: a value for every row, and which rows hold one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Column {
+    /// One bit a row, set where the row is not NULL; `None` when no row is NULL.
+    pub validity: Option<Bitmap>,
+    /// One value a row. What stands at a NULL is ignored by encoding; decoding puts zero or empty.
+    pub values: Values,
+}
+
+/// The values of a column, by kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// 8-bit integers (also booleans and `"char"`).
+    I8(Vec<i8>),
+    /// 16-bit integers.
+    I16(Vec<i16>),
+    /// 32-bit integers (also dates).
+    I32(Vec<i32>),
+    /// 64-bit integers (also timestamps).
+    I64(Vec<i64>),
+    /// Single-precision floats, kept bit for bit.
+    F32(Vec<f32>),
+    /// Double-precision floats, kept bit for bit.
+    F64(Vec<f64>),
+    /// Values of one fixed length, one after the other.
+    Fixed {
+        /// Bytes a value, at least 1 and at most 32,767.
+        len: usize,
+        /// `rows * len` bytes.
+        data: Vec<u8>,
+    },
+    /// Values of any length; value `i` is `data[offsets[i]..offsets[i + 1]]`.
+    Bytes {
+        /// `rows + 1` ascending positions in `data`.
+        offsets: Vec<u32>,
+        /// The values' bytes.
+        data: Vec<u8>,
+    },
+}
+
+/// What a column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// See [`Values::I8`].
+    I8,
+    /// See [`Values::I16`].
+    I16,
+    /// See [`Values::I32`].
+    I32,
+    /// See [`Values::I64`].
+    I64,
+    /// See [`Values::F32`].
+    F32,
+    /// See [`Values::F64`].
+    F64,
+    /// See [`Values::Fixed`].
+    Fixed {
+        /// Bytes a value.
+        len: usize,
+    },
+    /// See [`Values::Bytes`].
+    Bytes,
+}
+
+impl Column {
+    /// How many rows the column has.
+    pub fn rows(&self) -> usize {
+        match &self.values {
+            Values::I8(values) => values.len(),
+            Values::I16(values) => values.len(),
+            Values::I32(values) => values.len(),
+            Values::I64(values) => values.len(),
+            Values::F32(values) => values.len(),
+            Values::F64(values) => values.len(),
+            Values::Fixed { len, data } => data.len().checked_div(*len).unwrap_or(0),
+            Values::Bytes { offsets, .. } => offsets.len().saturating_sub(1),
+        }
+    }
+
+    /// Whether row `i` is NULL; false when out of range.
+    pub fn is_null(&self, i: usize) -> bool {
+        self.validity
+            .as_ref()
+            .is_some_and(|validity| i < validity.len() && !validity.get(i))
+    }
+
+    /// How many rows are NULL.
+    pub fn null_count(&self) -> usize {
+        self.validity
+            .as_ref()
+            .map_or(0, |validity| validity.len() - validity.count_ones())
+    }
+
+    /// What the column holds.
+    pub fn kind(&self) -> Kind {
+        match &self.values {
+            Values::I8(_) => Kind::I8,
+            Values::I16(_) => Kind::I16,
+            Values::I32(_) => Kind::I32,
+            Values::I64(_) => Kind::I64,
+            Values::F32(_) => Kind::F32,
+            Values::F64(_) => Kind::F64,
+            Values::Fixed { len, .. } => Kind::Fixed { len: *len },
+            Values::Bytes { .. } => Kind::Bytes,
+        }
+    }
+
+    /// Row `i` of a [`Values::Bytes`] or [`Values::Fixed`] column; `None` for a NULL, another kind,
+    /// or a row out of range.
+    pub fn bytes_at(&self, i: usize) -> Option<&[u8]> {
+        if self.is_null(i) {
+            return None;
+        }
+        match &self.values {
+            Values::Fixed { len, data } => data.get(i.checked_mul(*len)?..)?.get(..*len),
+            Values::Bytes { offsets, data } => {
+                let start = *offsets.get(i)? as usize;
+                let end = *offsets.get(i.checked_add(1)?)? as usize;
+                data.get(start..end)
+            }
+            _ => None,
+        }
+    }
+}
