@@ -4,6 +4,12 @@
 //! byte string ([`encode_column`], [`decode_column`]); a [`SegmentHeader`] ties them together.
 //! The byte layouts are specified in [`segment`].
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::panic, clippy::unreachable)
+)]
+#![warn(missing_docs)]
+
 pub mod bitmap;
 pub mod codec;
 pub mod column;
