@@ -1,4 +1,5 @@
 //! Damaged and forged bytes: found by the checksum, and harmless where the checksum is forged too.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The segment header and the digest of a segment.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use proptest::prelude::*;
 use varve_core::*;

@@ -1,4 +1,5 @@
 //! What goes in comes out, bit for bit.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
@@ -69,7 +70,7 @@ fn odd_floats_bit_for_bit() {
 
 #[test]
 fn mixed_nan_payloads_and_zero_signs() {
-    let nans = (0..65_536u64).map(|i| f64::from_bits(0x7ff8_0000_0000_0000 | i * 977));
+    let nans = (0..65_536u64).map(|i| f64::from_bits(0x7ff8_0000_0000_0000 | (i * 977)));
     round_trip(&column(Values::F64(nans.collect())));
     let zeros = (0..65_536).map(|i| if i % 3 == 0 { -0.0 } else { 0.0 });
     round_trip(&column(Values::F64(zeros.collect())));

@@ -1,4 +1,5 @@
 //! Upper bounds of what typical columns take, in bytes per row.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 

@@ -21,8 +21,8 @@ pub(crate) fn encode(data: &[u8], width: usize) -> Result<Encoded, CoreError> {
         return Ok(Encoded::new(Codec::Constant, first.to_vec()));
     }
     let mut best = pack(data)?;
-    let (lengths, distinct) = runs(data, width)?;
-    if lengths.len() * width < data.len() {
+    let (lengths, distinct) = runs(data, width);
+    if lengths.len() * 4 <= data.len() / width * 3 {
         let packed = pack(&distinct)?;
         let mut out = len_u32(lengths.len())?.to_le_bytes().to_vec();
         write_block(&mut out, &number::encode(&lengths, MAX_DEPTH)?)?;
@@ -87,7 +87,7 @@ pub(crate) fn unpack(codec: Codec, stored: &[u8], len: usize) -> Result<Vec<u8>,
 }
 
 /// The lengths of runs of equal values, and the value of each run.
-fn runs(data: &[u8], width: usize) -> Result<(Vec<u32>, Vec<u8>), CoreError> {
+fn runs(data: &[u8], width: usize) -> (Vec<u32>, Vec<u8>) {
     let mut lengths: Vec<u32> = Vec::new();
     let mut distinct = Vec::new();
     let mut last: Option<&[u8]> = None;
@@ -101,5 +101,5 @@ fn runs(data: &[u8], width: usize) -> Result<(Vec<u32>, Vec<u8>), CoreError> {
             }
         }
     }
-    Ok((lengths, distinct))
+    (lengths, distinct)
 }

@@ -1,5 +1,9 @@
 //! What the tests share: columns to encode, and comparison bit for bit.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test uses a part, and may panic"
+)]
 
 use proptest::prelude::*;
 use varve_core::{Bitmap, Column, MAX_ROWS, Values};
