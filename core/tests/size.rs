@@ -85,6 +85,17 @@ fn typical_columns_are_small() {
                     .collect(),
             ),
         ),
+        (
+            "prices f64, some finer",
+            0.85,
+            Values::F64(
+                cents()
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, c)| (c * 100 + if i % 40 == 0 { 25 } else { 0 }) as f64 / 10_000.0)
+                    .collect(),
+            ),
+        ),
         ("prices in cents", 0.9, Values::I64(cents())),
         (
             "price held for 20 rows",

@@ -19,9 +19,26 @@ const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 const EXCEPTION_SHARE: usize = 16;
 const SAMPLE: usize = 256;
 
-/// The payload, or `None` where the values are no such decimals.
+/// The smallest payload, or `None` where the values are no such decimals.
 pub(crate) fn encode<T: Number>(values: &[T], depth: u8) -> Result<Option<Vec<u8>>, CoreError> {
-    let Some((scale, power)) = choose_scale(values) else {
+    let Some(loose) = loose_scale(values) else {
+        return Ok(None);
+    };
+    let mut best = encode_at(values, loose, depth)?;
+    // A few values with more digits are cheaper as integers than as exceptions.
+    if let Some(exact) = exact_scale(values, loose)
+        && exact != loose
+        && let Some(payload) = encode_at(values, exact, depth)?
+        && best.as_ref().is_none_or(|best| payload.len() < best.len())
+    {
+        best = Some(payload);
+    }
+    Ok(best)
+}
+
+/// The payload at one scale, or `None` where it leaves too many exceptions.
+fn encode_at<T: Number>(values: &[T], scale: u8, depth: u8) -> Result<Option<Vec<u8>>, CoreError> {
+    let Some(power) = POWERS.get(usize::from(scale)).copied() else {
         return Ok(None);
     };
     let allowed = values.len() / EXCEPTION_SHARE;
@@ -96,15 +113,31 @@ fn scaled<T: Number>(value: T, power: f64) -> Option<i64> {
         .then_some(integer as i64)
 }
 
-/// The smallest scale that fits nearly all of a sample, with its power of ten.
-fn choose_scale<T: Number>(values: &[T]) -> Option<(u8, f64)> {
+/// The smallest scale that fits nearly all of a sample.
+fn loose_scale<T: Number>(values: &[T]) -> Option<u8> {
     let step = values.len().div_ceil(SAMPLE).max(1);
-    (0u8..).zip(POWERS).find(|(_, power)| {
-        let sample = values.iter().step_by(step);
-        let misses = sample
-            .clone()
-            .filter(|value| scaled(**value, *power).is_none())
-            .count();
-        misses * EXCEPTION_SHARE <= sample.len()
-    })
+    let sample = values.iter().step_by(step);
+    (0u8..)
+        .zip(POWERS)
+        .find(|(_, power)| {
+            let misses = sample
+                .clone()
+                .filter(|value| scaled(**value, *power).is_none())
+                .count();
+            misses * EXCEPTION_SHARE <= sample.len()
+        })
+        .map(|(scale, _)| scale)
+}
+
+/// The smallest scale from `from` on that fits every finite value.
+fn exact_scale<T: Number>(values: &[T], from: u8) -> Option<u8> {
+    (0u8..)
+        .zip(POWERS)
+        .skip(usize::from(from))
+        .find(|(_, power)| {
+            values
+                .iter()
+                .all(|value| !value.widen().is_finite() || scaled(*value, *power).is_some())
+        })
+        .map(|(scale, _)| scale)
 }

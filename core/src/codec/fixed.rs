@@ -65,7 +65,7 @@ pub(crate) fn decode(
 
 /// zstd or raw, whichever is smaller.
 pub(crate) fn pack(data: &[u8]) -> Result<Encoded, CoreError> {
-    let zstd = general::compress(data)?;
+    let zstd = general::compress(data, general::TEXT_LEVEL)?;
     if zstd.len() < data.len() {
         Ok(Encoded::new(Codec::Zstd, zstd))
     } else {

@@ -2,14 +2,16 @@
 
 use crate::error::CoreError;
 
-/// Chosen for reading speed; higher levels gain little on what the typed codecs leave.
-const LEVEL: i32 = 6;
+/// For text, where zstd does all the work; reading is as fast at any level.
+pub(crate) const TEXT_LEVEL: i32 = 6;
+/// For numbers, where zstd seldom beats pco and need not take longer than it.
+pub(crate) const NUMBER_LEVEL: i32 = 3;
 
 /// The most that a zstd block of at least four stored bytes can expand to.
 const BLOCK_MAX: u64 = 128 * 1024;
 
-pub(crate) fn compress(bytes: &[u8]) -> Result<Vec<u8>, CoreError> {
-    zstd::bulk::compress(bytes, LEVEL)
+pub(crate) fn compress(bytes: &[u8], level: i32) -> Result<Vec<u8>, CoreError> {
+    zstd::bulk::compress(bytes, level)
         .map_err(|error| CoreError::invalid(format!("zstd could not compress: {error}")))
 }
 

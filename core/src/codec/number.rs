@@ -118,7 +118,7 @@ pub(crate) fn encode<T: Number>(values: &[T], depth: u8) -> Result<Encoded, Core
         return Ok(Encoded::new(Codec::Constant, raw));
     }
     write_raw(&mut raw, values);
-    let zstd = general::compress(&raw)?;
+    let zstd = general::compress(&raw, general::NUMBER_LEVEL)?;
     let mut best = Encoded::new(Codec::Raw, raw);
 
     let pco = pcodec::compress(values)?;
