@@ -241,6 +241,8 @@ fn bombs_are_refused_before_they_are_decoded() {
             &[],
             &[block(1, &[0, 0, 0, 1]), vec![0; 20]].concat(),
         ),
+        // Between 1 and 4 GiB.
+        framed(7, 1, 65_536, 0, &[], &[7; 20_000]),
         // 512 MiB out of a few bytes.
         framed(
             7,
@@ -328,6 +330,60 @@ fn bombs_are_refused_before_they_are_decoded() {
             &[
                 1u32.to_le_bytes().to_vec(),
                 block(1, &3u32.to_le_bytes()),
+                block(1, &[0; 8]),
+            ]
+            .concat(),
+        ),
+        // An empty run.
+        framed(
+            3,
+            2,
+            2,
+            0,
+            &[],
+            &[
+                2u32.to_le_bytes().to_vec(),
+                block(0, &[2, 0, 0, 0, 0, 0, 0, 0]),
+                block(1, &[0; 8]),
+            ]
+            .concat(),
+        ),
+        // Decimals: a scale that there is not; more exceptions than values; an exception past the
+        // end; exceptions out of order.
+        framed(
+            5,
+            6,
+            1,
+            0,
+            &[],
+            &[vec![16, 0, 0, 0, 0], block(1, &[0; 8])].concat(),
+        ),
+        framed(
+            5,
+            6,
+            1,
+            0,
+            &[],
+            &[vec![2, 2, 0, 0, 0], vec![0; 24], block(1, &[0; 8])].concat(),
+        ),
+        framed(
+            5,
+            6,
+            1,
+            0,
+            &[],
+            &[vec![2, 1, 0, 0, 0, 1], vec![0; 11], block(1, &[0; 8])].concat(),
+        ),
+        framed(
+            5,
+            6,
+            2,
+            0,
+            &[],
+            &[
+                vec![2, 2, 0, 0, 0],
+                vec![1, 0, 0, 0],
+                vec![0; 20],
                 block(1, &[0; 8]),
             ]
             .concat(),
