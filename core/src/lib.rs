@@ -24,4 +24,4 @@ pub use codec::{
 };
 pub use column::{Column, Kind, Values};
 pub use error::CoreError;
-pub use segment::{ColumnEntry, MAX_ROWS, SegmentHeader, segment_sha256};
+pub use segment::{ColumnEntry, MAX_ROWS, SegmentHeader, combine_sha256, segment_sha256};
