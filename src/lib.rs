@@ -1,6 +1,60 @@
-//! varve.
+//! varve: time-series tables that come in fast, lie small, and are never wrong.
+//!
+//! - [`pg`]: the fence around PostgreSQL.
+//! - [`am`]: the table access method.
+//! - [`tier`]: freezing, thawing, verifying; the functions about tiers.
+//! - [`settings`], [`hooks`]: the settings `varve.*` and where we sit in the server.
 #![allow(unsafe_code)]
+
 use pgrx::prelude::*;
-::pgrx::pg_module_magic!();
-#[pg_extern]
-fn hello() -> i32 { 1 }
+
+pub mod am;
+mod hooks;
+pub mod pg;
+pub mod settings;
+pub mod tier;
+
+::pgrx::pg_module_magic!(name, version);
+
+pgrx::extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
+pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", finalize);
+
+/// Called when the library is loaded, by `shared_preload_libraries` or by the first function that is called.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    // SAFETY: a flag of the postmaster.
+    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        settings::register();
+        hooks::install();
+        PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+static PRELOADED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Raises an error unless the library was preloaded: without its hooks, frozen rows would go unseen.
+pub fn require_preload() {
+    if !PRELOADED.load(std::sync::atomic::Ordering::Relaxed) {
+        am::error::raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "varve must be loaded via shared_preload_libraries".into(),
+            None,
+            Some("Add it in postgresql.conf (shared_preload_libraries = 'timescaledb, varve') and restart the server.".into()),
+        );
+    }
+}
+
+/// Set-up of the server that `cargo pgrx test` runs.
+#[cfg(test)]
+pub mod pg_test {
+    /// Called once before the first test.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Settings of the test server.
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![
+            "shared_preload_libraries = 'timescaledb,varve'",
+            "timescaledb.telemetry_level = off",
+        ]
+    }
+}

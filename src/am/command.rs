@@ -1,0 +1,160 @@
+//! The command id that makes a thawed row invisible to the running statement, yet changeable by it.
+//!
+//! A statement that may thaw rows gets a command id of its own, one above that of its snapshot (users can see cmin and
+//! cmax, so only where the target has frozen rows). Rows that it thaws carry the id in between: the statement's
+//! snapshot still sees the frozen row and not the thawed one, while a lock or an update that follows sees the thawed one.
+
+use super::companion;
+use crate::pg::relation;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+thread_local! {
+    /// Running statements (by the address of their description) that were stepped, and their command ids.
+    static STEPPED: RefCell<Vec<(usize, pg_sys::CommandId)>> = const { RefCell::new(Vec::new()) };
+    /// Whether a parent has descendants with frozen rows; emptied by any relation cache invalidation.
+    static PARENTS: RefCell<HashMap<pg_sys::Oid, bool>> = RefCell::new(HashMap::new());
+}
+
+/// The command id for a row that a command with id `cid` thaws.
+pub fn thaw_cid(cid: pg_sys::CommandId) -> pg_sys::CommandId {
+    if cid > 0 && STEPPED.with_borrow(|s| s.iter().any(|(_, c)| *c == cid)) {
+        cid - 1
+    } else {
+        cid
+    }
+}
+
+/// Forgets the stepped commands of a transaction that is over.
+pub fn forget() {
+    STEPPED.with_borrow_mut(Vec::clear);
+}
+
+/// Relation cache callback: what is known of parents may be wrong now.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, _relid: pg_sys::Oid) {
+    // The callback may arrive while the map is being filled; then it stays as it is for this one statement.
+    PARENTS.with(|p| {
+        if let Ok(mut map) = p.try_borrow_mut() {
+            map.clear();
+        }
+    });
+}
+
+fn class_has_frozen(relid: pg_sys::Oid, varve_am: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache look-up that is released; the form is copied out before.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::RELOID as i32,
+            pg_sys::Datum::from(relid),
+        );
+        if row.is_null() {
+            return false;
+        }
+        let form = *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
+        pg_sys::ReleaseSysCache(row);
+        if form.relhassubclass
+            || form.relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char
+        {
+            return parent_has_frozen(relid, varve_am) || own_frozen(&form, varve_am);
+        }
+        own_frozen(&form, varve_am)
+    }
+}
+
+fn own_frozen(form: &pg_sys::FormData_pg_class, varve_am: pg_sys::Oid) -> bool {
+    form.relam == varve_am
+        && (companion::find_for(form).is_some() || crate::settings::debug_freeze_on_commit())
+}
+
+fn parent_has_frozen(relid: pg_sys::Oid, varve_am: pg_sys::Oid) -> bool {
+    if let Some(known) = PARENTS.with_borrow(|p| p.get(&relid).copied()) {
+        return known;
+    }
+    // SAFETY: the list is in the current memory context.
+    let children: Vec<pg_sys::Oid> = unsafe {
+        let list =
+            crate::pg::ffi::find_inheritance_children(relid, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let n = if list.is_null() {
+            0
+        } else {
+            (*list).length as usize
+        };
+        (0..n)
+            .map(|i| (*(*list).elements.add(i)).oid_value)
+            .collect()
+    };
+    let found = children.into_iter().any(|c| class_has_frozen(c, varve_am));
+    PARENTS.with_borrow_mut(|p| p.insert(relid, found));
+    found
+}
+
+fn may_thaw(statement: &pg_sys::PlannedStmt) -> bool {
+    if statement.resultRelations.is_null() && statement.rowMarks.is_null() {
+        return false;
+    }
+    let Some(varve_am) = relation::varve_am() else {
+        return false;
+    };
+    let mut targets: Vec<usize> = Vec::new();
+    // SAFETY: lists of a finished plan: integers, and PlanRowMark nodes.
+    unsafe {
+        let results = statement.resultRelations;
+        for i in 0..(if results.is_null() {
+            0
+        } else {
+            (*results).length as usize
+        }) {
+            targets.push((*(*results).elements.add(i)).int_value as usize);
+        }
+        let marks = statement.rowMarks;
+        for i in 0..(if marks.is_null() {
+            0
+        } else {
+            (*marks).length as usize
+        }) {
+            let mark = (*(*marks).elements.add(i))
+                .ptr_value
+                .cast::<pg_sys::PlanRowMark>();
+            if (*mark).markType < pg_sys::RowMarkType::ROW_MARK_REFERENCE {
+                targets.push((*mark).rti as usize);
+            }
+        }
+        let table = statement.rtable;
+        targets.into_iter().any(|rti| {
+            if rti == 0 || table.is_null() || rti > (*table).length as usize {
+                return false;
+            }
+            let entry = (*(*table).elements.add(rti - 1))
+                .ptr_value
+                .cast::<pg_sys::RangeTblEntry>();
+            (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
+                && class_has_frozen((*entry).relid, varve_am)
+        })
+    }
+}
+
+/// Called before ExecutorStart: steps the command id where the statement may thaw rows.
+pub fn before_executor_start(query: &pg_sys::QueryDesc, eflags: i32) {
+    if eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 || query.plannedstmt.is_null() {
+        return;
+    }
+    // SAFETY: a live plan; command ids are stepped as between two statements of a function.
+    unsafe {
+        if pg_sys::IsInParallelMode() || !may_thaw(&*query.plannedstmt) {
+            return;
+        }
+        pg_sys::GetCurrentCommandId(true);
+        pg_sys::CommandCounterIncrement();
+        let cid = pg_sys::GetCurrentCommandId(true);
+        STEPPED.with_borrow_mut(|s| s.push((std::ptr::from_ref(query) as usize, cid)));
+    }
+}
+
+/// Called before ExecutorEnd of a statement.
+pub fn before_executor_end(query: &pg_sys::QueryDesc) {
+    let me = std::ptr::from_ref(query) as usize;
+    STEPPED.with_borrow_mut(|s| s.retain(|(q, _)| *q != me));
+}

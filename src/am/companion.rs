@@ -1,0 +1,398 @@
+//! The two companion tables of a relation with frozen rows: segments and tombstones.
+//!
+//! They are named after the *storage* of the relation (tablespace and relfilenumber), so that TRUNCATE and every
+//! rewriting ALTER TABLE leave them behind transactionally, and whoever swaps storage swaps the frozen rows with it.
+//! The companions of permanent tables live in schema `varve_data` as members of the extension (pg_dump skips them)
+//! and go with their storage through the object access hook; an internal dependency beside the membership would make
+//! DROP of the table ask for DROP of the extension. Those of temporary tables live in the session's temporary schema
+//! and depend on their table.
+//!
+//! - segments: `(segment int4, item int4, data bytea)`; item 0 is the header, item *n* the bytes of attribute *n*;
+//! - tombstones: `(segment int4, row int4, place tid)`, insert-only, with an index on (segment, row).
+
+use crate::pg::{relation, relation::OpenRel};
+use pgrx::pg_sys;
+use std::ffi::CString;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Schema that holds the companions of permanent and unlogged tables.
+pub const SCHEMA: &str = "varve_data";
+
+/// Where the frozen rows of one storage are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Companion {
+    /// OID of the table of segments.
+    pub segments: pg_sys::Oid,
+    /// OID of the table of tombstones.
+    pub tombstones: pg_sys::Oid,
+    /// Changes whenever the relation's cache entry was rebuilt: what was cached under another generation is stale.
+    pub generation: u64,
+}
+
+/// What hangs at `rd_amcache`; one chunk of memory, freed by the relation cache.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AmCache {
+    segments: pg_sys::Oid,
+    tombstones: pg_sys::Oid,
+    generation: u64,
+}
+
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+/// The companion of an open relation's present storage; `None` when nothing of it is frozen.
+pub fn of(rel: pg_sys::Relation) -> Option<Companion> {
+    // SAFETY: `rel` is open; rd_amcache of a varve relation is ours, and the relation cache frees it with the entry.
+    let cache = unsafe {
+        if (*rel).rd_amcache.is_null() {
+            let (segments, tombstones) = find(rel).unwrap_or_default();
+            let cache: *mut AmCache =
+                pg_sys::MemoryContextAlloc(pg_sys::CacheMemoryContext, size_of::<AmCache>()).cast();
+            *cache = AmCache {
+                segments,
+                tombstones,
+                generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+            };
+            // The look-up may have processed an invalidation and let somebody else fill the cache.
+            if (*rel).rd_amcache.is_null() {
+                (*rel).rd_amcache = cache.cast();
+            } else {
+                pg_sys::pfree(cache.cast());
+            }
+        }
+        *(*rel).rd_amcache.cast::<AmCache>()
+    };
+    (cache.segments != pg_sys::InvalidOid).then_some(Companion {
+        segments: cache.segments,
+        tombstones: cache.tombstones,
+        generation: cache.generation,
+    })
+}
+
+/// Forgets what [`of`] cached, in this backend and (at commit) in all others.
+pub fn invalidate(rel: pg_sys::Relation) {
+    // SAFETY: `rel` is open; the cache chunk is ours.
+    unsafe {
+        if !(*rel).rd_amcache.is_null() {
+            pg_sys::pfree((*rel).rd_amcache);
+            (*rel).rd_amcache = std::ptr::null_mut();
+        }
+        pg_sys::CacheInvalidateRelcache(rel);
+    }
+}
+
+fn names(tablespace: pg_sys::Oid, relfilenumber: pg_sys::Oid) -> (String, String) {
+    let key = format!("{}_{}", tablespace.to_u32(), relfilenumber.to_u32());
+    (format!("segments_{key}"), format!("tombstones_{key}"))
+}
+
+fn is_temp(form: &pg_sys::FormData_pg_class) -> bool {
+    form.relpersistence == pg_sys::RELPERSISTENCE_TEMP as std::ffi::c_char
+}
+
+fn namespace(form: &pg_sys::FormData_pg_class) -> Option<pg_sys::Oid> {
+    if is_temp(form) {
+        return Some(form.relnamespace);
+    }
+    // SAFETY: syscache look-up.
+    let oid = unsafe { pg_sys::get_namespace_oid(c"varve_data".as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// OIDs of the companion tables of a storage.
+pub fn find_for(form: &pg_sys::FormData_pg_class) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
+    let ns = namespace(form)?;
+    let (segments, tombstones) = names(form.reltablespace, form.relfilenode);
+    Some((
+        relation::lookup(&segments, ns)?,
+        relation::lookup(&tombstones, ns)?,
+    ))
+}
+
+fn find(rel: pg_sys::Relation) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
+    find_for(relation::form(rel))
+}
+
+fn address(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::ObjectAddress {
+    pg_sys::ObjectAddress {
+        classId: class,
+        objectId: object,
+        objectSubId: 0,
+    }
+}
+
+/// One column of a companion: name, type, storage (0 for the type's own).
+type ColumnSpec = (&'static str, pg_sys::Oid, u8);
+
+fn create_table(
+    rel: pg_sys::Relation,
+    owner: pg_sys::Oid,
+    table_name: &str,
+    columns: &[ColumnSpec],
+) -> pg_sys::Oid {
+    let form = relation::form(rel);
+    let Some(ns) = namespace(form) else {
+        pgrx::error!("schema \"{SCHEMA}\" does not exist");
+    };
+    let cname = CString::new(table_name).unwrap_or_default();
+    // SAFETY: catalogue functions of the server with valid arguments, inside a transaction that holds a lock on `rel`.
+    unsafe {
+        let desc = pg_sys::CreateTemplateTupleDesc(columns.len() as i32);
+        for (i, (col, typ, storage)) in columns.iter().enumerate() {
+            let col = CString::new(*col).unwrap_or_default();
+            pg_sys::TupleDescInitEntry(desc, i as i16 + 1, col.as_ptr(), *typ, -1, 0);
+            let attr = (*desc).attrs.as_mut_ptr().add(i);
+            (*attr).attnotnull = true;
+            if *storage != 0 {
+                (*attr).attstorage = *storage as std::ffi::c_char;
+            }
+        }
+        let oid = pg_sys::heap_create_with_catalog(
+            cname.as_ptr(),
+            ns,
+            form.reltablespace,
+            pg_sys::InvalidOid,
+            pg_sys::InvalidOid,
+            pg_sys::InvalidOid,
+            pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID),
+            relation::HEAP_AM,
+            desc,
+            std::ptr::null_mut(),
+            pg_sys::RELKIND_RELATION as std::ffi::c_char,
+            form.relpersistence,
+            false,
+            false,
+            pg_sys::OnCommitAction::ONCOMMIT_NOOP,
+            pg_sys::Datum::from(0usize),
+            false,
+            true,
+            true,
+            pg_sys::InvalidOid,
+            std::ptr::null_mut(),
+        );
+        pg_sys::CommandCounterIncrement();
+        let me = address(pg_sys::RelationRelationId, oid);
+        if is_temp(form) {
+            let on = address(pg_sys::RelationRelationId, owner);
+            pg_sys::recordDependencyOn(&me, &on, pg_sys::DependencyType::DEPENDENCY_INTERNAL);
+        } else {
+            let ext = pg_sys::get_extension_oid(c"varve".as_ptr(), false);
+            let on = address(pg_sys::ExtensionRelationId, ext);
+            pg_sys::recordDependencyOn(&me, &on, pg_sys::DependencyType::DEPENDENCY_EXTENSION);
+        }
+        oid
+    }
+}
+
+fn create_tombstone_index(tombstones: pg_sys::Oid, index_name: &str) {
+    let table = OpenRel::table(tombstones, pg_sys::ShareLock);
+    let cname = CString::new(index_name).unwrap_or_default();
+    // SAFETY: index_create as `create_toast_table` calls it, on a table that this transaction has just made.
+    unsafe {
+        let info = pg_sys::makeIndexInfo(
+            2,
+            2,
+            pg_sys::BTREE_AM_OID,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            false,
+            false,
+            true,
+            false,
+            false,
+        );
+        (*info).ii_IndexAttrNumbers[0] = 1;
+        (*info).ii_IndexAttrNumbers[1] = 2;
+        let mut columns: *mut pg_sys::List = std::ptr::null_mut();
+        columns = pg_sys::lappend(columns, pg_sys::pstrdup(c"segment".as_ptr()).cast());
+        columns = pg_sys::lappend(columns, pg_sys::pstrdup(c"row".as_ptr()).cast());
+        let collations = [pg_sys::InvalidOid; 2];
+        let opclass = pg_sys::GetDefaultOpClass(pg_sys::INT4OID, pg_sys::BTREE_AM_OID);
+        let opclasses = [opclass; 2];
+        let options = [0i16; 2];
+        pg_sys::index_create(
+            table.as_ptr(),
+            cname.as_ptr(),
+            pg_sys::InvalidOid,
+            pg_sys::InvalidOid,
+            pg_sys::InvalidOid,
+            pg_sys::RelFileNumber::default(),
+            info,
+            columns,
+            pg_sys::BTREE_AM_OID,
+            relation::form(table.as_ptr()).reltablespace,
+            collations.as_ptr(),
+            opclasses.as_ptr(),
+            std::ptr::null(),
+            options.as_ptr(),
+            std::ptr::null(),
+            pg_sys::Datum::from(0usize),
+            0,
+            0,
+            true,
+            true,
+            std::ptr::null_mut(),
+        );
+        pg_sys::CommandCounterIncrement();
+    }
+}
+
+/// Makes the companion of `rel`'s present storage. `owner` is the table that it belongs to in the end (the transient
+/// table of a rewrite is not the one). The caller holds a lock that excludes another creator.
+pub fn create(rel: pg_sys::Relation, owner: pg_sys::Oid) -> Companion {
+    let form = relation::form(rel);
+    let (segments_name, tombstones_name) = names(form.reltablespace, form.relfilenode);
+    let segments = create_table(
+        rel,
+        owner,
+        &segments_name,
+        &[
+            ("segment", pg_sys::INT4OID, 0),
+            ("item", pg_sys::INT4OID, 0),
+            ("data", pg_sys::BYTEAOID, pg_sys::TYPSTORAGE_EXTERNAL),
+        ],
+    );
+    // SAFETY: the table has just been made by us.
+    unsafe {
+        crate::pg::ffi::NewHeapCreateToastTable(
+            segments,
+            pg_sys::Datum::from(0usize),
+            pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
+            pg_sys::InvalidOid,
+        );
+        pg_sys::CommandCounterIncrement();
+    }
+    let tombstones = create_table(
+        rel,
+        owner,
+        &tombstones_name,
+        &[
+            ("segment", pg_sys::INT4OID, 0),
+            ("row", pg_sys::INT4OID, 0),
+            ("place", pg_sys::TIDOID, 0),
+        ],
+    );
+    create_tombstone_index(tombstones, &format!("{tombstones_name}_idx"));
+    invalidate(rel);
+    // Makes the invalidation one of a past command, so that a rollback sends it round again.
+    // SAFETY: inside a transaction, not in parallel mode.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    of(rel).unwrap_or_else(|| pgrx::error!("the companion tables of varve were not created"))
+}
+
+/// Drops the companion of a storage, where there is one, within the running transaction.
+pub fn drop_for(form: &pg_sys::FormData_pg_class) {
+    let Some((segments, tombstones)) = find_for(form) else {
+        return;
+    };
+    for oid in [segments, tombstones] {
+        // SAFETY: as finish_heap_swap drops a TOAST table: its dependency first, then the table.
+        unsafe {
+            pg_sys::deleteDependencyRecordsFor(pg_sys::RelationRelationId, oid, false);
+            pg_sys::CommandCounterIncrement();
+            let me = address(pg_sys::RelationRelationId, oid);
+            pg_sys::performDeletion(
+                &me,
+                pg_sys::DropBehavior::DROP_RESTRICT,
+                pg_sys::PERFORM_DELETION_INTERNAL as i32,
+            );
+        }
+    }
+}
+
+/// Whether the table of segments holds any header that a fresh snapshot sees.
+pub fn has_segments(segments: pg_sys::Oid) -> bool {
+    let Some(table) = OpenRel::try_open(segments, pg_sys::AccessShareLock) else {
+        return false;
+    };
+    relation::blocks(table.as_ptr()) > 0
+}
+
+/// Renames the companion of `rel`'s present storage for the storage that is about to take its place with the same
+/// item pointers (SET TABLESPACE).
+pub fn rename_for(rel: pg_sys::Relation, locator: &pg_sys::RelFileLocator) {
+    let form = relation::form(rel);
+    let Some((segments, tombstones)) = find_for(form) else {
+        return;
+    };
+    // SAFETY: reads the database's default tablespace, which pg_class shows as zero.
+    let tablespace = unsafe {
+        if locator.spcOid == pg_sys::MyDatabaseTableSpace {
+            pg_sys::InvalidOid
+        } else {
+            locator.spcOid
+        }
+    };
+    let (segments_name, tombstones_name) = names(tablespace, locator.relNumber);
+    let index = OpenRel::table(tombstones, pg_sys::AccessExclusiveLock);
+    let indexes = super::unique::index_oids(index.as_ptr());
+    drop(index);
+    let renames = [
+        (segments, segments_name, false),
+        (tombstones, tombstones_name.clone(), false),
+    ];
+    let of_index = indexes
+        .into_iter()
+        .map(|i| (i, format!("{tombstones_name}_idx"), true));
+    for (oid, new_name, is_index) in renames.into_iter().chain(of_index) {
+        let new_name = CString::new(new_name).unwrap_or_default();
+        // SAFETY: renames within the running transaction.
+        unsafe { pg_sys::RenameRelationInternal(oid, new_name.as_ptr(), true, is_index) };
+    }
+    invalidate(rel);
+}
+
+/// Called when a relation is about to be dropped: its storage's companion goes with it.
+pub fn on_drop(object: pg_sys::Oid) {
+    // SAFETY: a syscache look-up that is released; the form is copied out before.
+    let form = unsafe {
+        let row = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::RELOID as i32,
+            pg_sys::Datum::from(object),
+        );
+        if row.is_null() {
+            return;
+        }
+        let form = *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
+        pg_sys::ReleaseSysCache(row);
+        form
+    };
+    if form.relam != pg_sys::InvalidOid && Some(form.relam) == relation::varve_am() {
+        drop_for(&form);
+    }
+}
+
+/// All tables of this database with a companion: OID, table of segments, `pg_class` row.
+pub fn all() -> Vec<(pg_sys::Oid, pg_sys::Oid, pg_sys::FormData_pg_class)> {
+    let Some(am) = relation::varve_am() else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    let classes = OpenRel::table(pg_sys::RelationRelationId, pg_sys::AccessShareLock);
+    // SAFETY: a catalogue scan as the server does it; each form is copied out.
+    unsafe {
+        let scan = pg_sys::systable_beginscan(
+            classes.as_ptr(),
+            pg_sys::InvalidOid,
+            false,
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null_mut(),
+        );
+        loop {
+            let row = pg_sys::systable_getnext(scan);
+            if row.is_null() {
+                break;
+            }
+            let form = *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
+            if form.relam == am {
+                found.push(form);
+            }
+        }
+        pg_sys::systable_endscan(scan);
+    }
+    found
+        .into_iter()
+        .filter_map(|form| Some((form.oid, find_for(&form)?.0, form)))
+        .collect()
+}

@@ -1,0 +1,36 @@
+//! Errors of the access method, turned into `ereport` in one place.
+
+use crate::pg::relation;
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+/// Raises `data_corrupted` for a segment of a relation.
+pub fn corrupt(rel: pg_sys::Relation, segment: i32, detail: &str) -> ! {
+    let name = relation::name(rel);
+    raise(
+        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+        format!("segment {segment} of relation \"{name}\" is damaged"),
+        Some(detail.to_string()),
+        Some(format!(
+            "SELECT * FROM varve.verify('{name}') lists every damaged segment; restore the chunk from a backup."
+        )),
+    )
+}
+
+/// Raises an error with SQLSTATE, message, detail and hint.
+pub fn raise(
+    code: PgSqlErrorCode,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+) -> ! {
+    let mut report = pgrx::pg_sys::panic::ErrorReport::new(code, message, "varve");
+    if let Some(detail) = detail {
+        report = report.set_detail(detail);
+    }
+    if let Some(hint) = hint {
+        report = report.set_hint(hint);
+    }
+    report.report(PgLogLevel::ERROR);
+    unreachable!("ereport(ERROR) does not return")
+}

@@ -1,0 +1,32 @@
+//! The table access method `varve`: a delta, which is an ordinary heap, and frozen rows in immutable columnar segments.
+//!
+//! - [`handler`]: the routine, heap's with our callbacks.
+//! - [`companion`], [`directory`], [`datum`], [`writer`]: where segments are, reading and writing them.
+//! - [`tid`], [`tombstone`], [`thaw`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
+//! - [`scan`], [`sample`], [`analyze`], [`fetch`]: reading.
+//! - [`modify`], [`unique`], [`command`]: writing.
+//! - [`index_build`], [`storage`]: indexes, and the relation as a whole.
+//! - [`inplace`]: `varve.debug_freeze`.
+//! - [`cache`]: what a backend remembers; [`error`]: how it complains.
+
+pub mod analyze;
+pub mod cache;
+pub mod chain;
+pub mod command;
+pub mod companion;
+pub mod datum;
+pub mod directory;
+pub mod error;
+pub mod fetch;
+pub mod handler;
+pub mod index_build;
+pub mod inplace;
+pub mod modify;
+pub mod sample;
+pub mod scan;
+pub mod storage;
+pub mod thaw;
+pub mod tid;
+pub mod tombstone;
+pub mod unique;
+pub mod writer;

@@ -1,0 +1,282 @@
+//! INSERT, UPDATE, DELETE and row locks: frozen rows are thawed, then heap does its work on the thawed row.
+
+use super::chain::{self, End};
+use super::companion::{self, Companion};
+use super::thaw::{self, Thawed};
+use super::tid::{self, Place};
+use super::{tombstone, unique};
+use crate::heap_call;
+use crate::pg::snapshot as snap;
+use pgrx::pg_sys;
+use pgrx::pg_sys::TM_Result;
+use pgrx::prelude::*;
+
+/// The relation's companion, in-place freezes of others included.
+pub fn frozen_part(rel: pg_sys::Relation) -> Option<Companion> {
+    if crate::settings::debug_freeze_on_commit() {
+        // SAFETY: inside a transaction; open relations are rebuilt in place.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
+    }
+    companion::of(rel)
+}
+
+fn remember(rel: pg_sys::Relation) {
+    if crate::settings::debug_freeze_on_commit() {
+        super::inplace::remember(rel);
+    }
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tuple_insert(
+    rel: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    cid: pg_sys::CommandId,
+    options: i32,
+    bistate: *mut pg_sys::BulkInsertStateData,
+) {
+    if let Some(c) = frozen_part(rel) {
+        unique::thaw_holders(rel, &c, slot, cid, false);
+    }
+    remember(rel);
+    heap_call!(tuple_insert(rel, slot, cid, options, bistate));
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tuple_insert_speculative(
+    rel: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    cid: pg_sys::CommandId,
+    options: i32,
+    bistate: *mut pg_sys::BulkInsertStateData,
+    token: u32,
+) {
+    if let Some(c) = frozen_part(rel) {
+        unique::thaw_holders(rel, &c, slot, cid, true);
+    }
+    remember(rel);
+    heap_call!(tuple_insert_speculative(
+        rel, slot, cid, options, bistate, token
+    ));
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn multi_insert(
+    rel: pg_sys::Relation,
+    slots: *mut *mut pg_sys::TupleTableSlot,
+    nslots: i32,
+    cid: pg_sys::CommandId,
+    options: i32,
+    bistate: *mut pg_sys::BulkInsertStateData,
+) {
+    if let Some(c) = frozen_part(rel) {
+        for i in 0..nslots as usize {
+            // SAFETY: the caller passes nslots slots.
+            let slot = unsafe { *slots.add(i) };
+            unique::thaw_holders(rel, &c, slot, cid, false);
+        }
+    }
+    remember(rel);
+    heap_call!(multi_insert(rel, slots, nslots, cid, options, bistate));
+}
+
+/// Where a writer's item pointer leads.
+struct Target {
+    tid: pg_sys::ItemPointerData,
+    via: Option<(Companion, Place, tombstone::Tombstone)>,
+}
+
+enum Found {
+    Row(Target),
+    WouldBlock,
+}
+
+/// Resolves an item pointer to a row in the delta, thawing it where it is frozen.
+fn resolve(
+    rel: pg_sys::Relation,
+    tid: &pg_sys::ItemPointerData,
+    cid: pg_sys::CommandId,
+    policy: thaw::Policy,
+) -> Found {
+    let Some(place) = tid::decode(tid) else {
+        return Found::Row(Target {
+            tid: *tid,
+            via: None,
+        });
+    };
+    let Some(c) = frozen_part(rel) else {
+        super::error::corrupt(rel, place.segment, "there is no such segment")
+    };
+    match thaw::thaw(rel, &c, place, cid, policy) {
+        Thawed::At(to, found) => Found::Row(Target {
+            tid: to,
+            via: Some((c, place, found)),
+        }),
+        Thawed::WouldBlock => Found::WouldBlock,
+    }
+}
+
+impl Target {
+    fn changed(&self, result: TM_Result::Type, snapshot: pg_sys::Snapshot, cid: pg_sys::CommandId) {
+        if result == TM_Result::TM_Ok
+            && let Some((c, place, found)) = &self.via
+        {
+            thaw::claim(c, *place, found, snapshot, cid);
+        }
+    }
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tuple_delete(
+    rel: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    cid: pg_sys::CommandId,
+    snapshot: pg_sys::Snapshot,
+    crosscheck: pg_sys::Snapshot,
+    wait: bool,
+    tmfd: *mut pg_sys::TM_FailureData,
+    changing_part: bool,
+) -> TM_Result::Type {
+    // SAFETY: the executor passes a valid item pointer.
+    let Found::Row(mut target) = resolve(rel, unsafe { &*tid }, cid, thaw::BLOCK) else {
+        return TM_Result::TM_WouldBlock;
+    };
+    remember(rel);
+    let at = &raw mut target.tid;
+    let result = heap_call!(tuple_delete(
+        rel,
+        at,
+        cid,
+        snapshot,
+        crosscheck,
+        wait,
+        tmfd,
+        changing_part
+    ));
+    target.changed(result, snapshot, cid);
+    result
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tuple_update(
+    rel: pg_sys::Relation,
+    otid: pg_sys::ItemPointer,
+    slot: *mut pg_sys::TupleTableSlot,
+    cid: pg_sys::CommandId,
+    snapshot: pg_sys::Snapshot,
+    crosscheck: pg_sys::Snapshot,
+    wait: bool,
+    tmfd: *mut pg_sys::TM_FailureData,
+    lockmode: *mut pg_sys::LockTupleMode::Type,
+    update_indexes: *mut pg_sys::TU_UpdateIndexes::Type,
+) -> TM_Result::Type {
+    // SAFETY: the executor passes a valid item pointer.
+    let Found::Row(mut target) = resolve(rel, unsafe { &*otid }, cid, thaw::BLOCK) else {
+        return TM_Result::TM_WouldBlock;
+    };
+    // The row's own old key is in the delta now, so only other rows can be found here.
+    if let Some(c) = frozen_part(rel) {
+        unique::thaw_holders(rel, &c, slot, cid, false);
+    }
+    remember(rel);
+    let at = &raw mut target.tid;
+    let result = heap_call!(tuple_update(
+        rel,
+        at,
+        slot,
+        cid,
+        snapshot,
+        crosscheck,
+        wait,
+        tmfd,
+        lockmode,
+        update_indexes
+    ));
+    target.changed(result, snapshot, cid);
+    result
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tuple_lock(
+    rel: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    snapshot: pg_sys::Snapshot,
+    slot: *mut pg_sys::TupleTableSlot,
+    cid: pg_sys::CommandId,
+    mode: pg_sys::LockTupleMode::Type,
+    wait_policy: pg_sys::LockWaitPolicy::Type,
+    flags: u8,
+    tmfd: *mut pg_sys::TM_FailureData,
+) -> TM_Result::Type {
+    // SAFETY: the executor passes a valid item pointer.
+    let mut at = unsafe { *tid };
+    let mut moved = false;
+    let last_version = flags & pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION as u8 != 0;
+    loop {
+        let Found::Row(mut target) = resolve(rel, &at, cid, wait_policy) else {
+            return TM_Result::TM_WouldBlock;
+        };
+        if last_version
+            && let Some(c) = frozen_part(rel)
+            && chain::any_in_place(rel, &c)
+        {
+            let wait = wait_policy == thaw::BLOCK;
+            if let End::Frozen(place) = chain::follow(rel, &c, &target.tid, wait) {
+                at = tid::encode(place);
+                moved = true;
+                continue;
+            }
+        }
+        let to = &raw mut target.tid;
+        let result = heap_call!(tuple_lock(
+            rel,
+            to,
+            snapshot,
+            slot,
+            cid,
+            mode,
+            wait_policy,
+            flags,
+            tmfd
+        ));
+        if result == TM_Result::TM_Ok {
+            // SAFETY: the caller's item pointer and failure data; heap writes the place of the version it locked.
+            unsafe {
+                *tid = (*slot).tts_tid;
+                (*tmfd).traversed |= moved;
+            }
+        }
+        return result;
+    }
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
+    rel: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    snapshot: pg_sys::Snapshot,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    // SAFETY: the executor passes a valid item pointer.
+    let at = unsafe { *tid };
+    let Some(place) = tid::decode(&at) else {
+        return heap_call!(tuple_fetch_row_version(rel, tid, snapshot, slot));
+    };
+    super::fetch::frozen_row(rel, place, snapshot, slot)
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tuple_satisfies_snapshot(
+    rel: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    snapshot: pg_sys::Snapshot,
+) -> bool {
+    // SAFETY: a filled slot.
+    let at = unsafe { (*slot).tts_tid };
+    match tid::decode(&at) {
+        Some(place) => match companion::of(rel) {
+            Some(c) => !snap::is_mvcc(snapshot) || super::fetch::visible(rel, &c, place, snapshot),
+            None => false,
+        },
+        None => heap_call!(tuple_satisfies_snapshot(rel, slot, snapshot)),
+    }
+}

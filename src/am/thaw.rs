@@ -1,0 +1,244 @@
+//! Thawing one row: taken out of its segment by a tombstone, and inserted into the delta with its index entries.
+//!
+//! Whoever wants to lock, update or delete a frozen row, or insert a key that it holds, thaws it first and then does
+//! to the thawed row what heap does. Heap's own rules (waiting, TM_Updated, following the chain of versions, EvalPlanQual,
+//! serialisation failures) then hold by themselves.
+
+use super::companion::Companion;
+use super::tid::{self, Place};
+use super::{cache, command, tombstone};
+use crate::pg::relation;
+use crate::pg::tuple;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// How a thaw ended.
+pub enum Thawed {
+    /// The row is in the delta, at this place.
+    At(pg_sys::ItemPointerData, tombstone::Tombstone),
+    /// Somebody else has it and the caller did not want to wait.
+    WouldBlock,
+}
+
+/// Whether and how to wait for another transaction.
+pub type Policy = pg_sys::LockWaitPolicy::Type;
+
+/// Waits forever.
+pub const BLOCK: Policy = pg_sys::LockWaitPolicy::LockWaitBlock;
+
+fn wait_for(
+    rel: pg_sys::Relation,
+    place: Place,
+    xid: pg_sys::TransactionId,
+    policy: Policy,
+) -> bool {
+    let mut at = tid::encode(place);
+    // SAFETY: lock manager calls with an open relation.
+    unsafe {
+        match policy {
+            pg_sys::LockWaitPolicy::LockWaitBlock => {
+                pg_sys::XactLockTableWait(xid, rel, &mut at, pg_sys::XLTW_Oper::XLTW_Update);
+                true
+            }
+            pg_sys::LockWaitPolicy::LockWaitSkip => pg_sys::ConditionalXactLockTableWait(xid),
+            _ => pg_sys::ConditionalXactLockTableWait(xid) || not_available(rel),
+        }
+    }
+}
+
+fn not_available(rel: pg_sys::Relation) -> bool {
+    super::error::raise(
+        PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+        format!(
+            "could not obtain lock on row in relation \"{}\"",
+            relation::name(rel)
+        ),
+        None,
+        None,
+    )
+}
+
+fn lock_place(rel: pg_sys::Relation, place: Place, policy: Policy) -> bool {
+    let mut at = tid::encode(place);
+    let mode = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: lock manager calls with an open relation.
+    unsafe {
+        match policy {
+            pg_sys::LockWaitPolicy::LockWaitBlock => {
+                pg_sys::LockTuple(rel, &mut at, mode);
+                true
+            }
+            pg_sys::LockWaitPolicy::LockWaitSkip => {
+                pg_sys::ConditionalLockTuple(rel, &mut at, mode)
+            }
+            _ => pg_sys::ConditionalLockTuple(rel, &mut at, mode) || not_available(rel),
+        }
+    }
+}
+
+fn unlock_place(rel: pg_sys::Relation, place: Place) {
+    let mut at = tid::encode(place);
+    // SAFETY: locked by us.
+    unsafe {
+        pg_sys::UnlockTuple(
+            rel,
+            &mut at,
+            pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
+        )
+    }
+}
+
+/// Brings a frozen row into the delta, or finds where somebody brought it. `cid` is the running command's.
+pub fn thaw(
+    rel: pg_sys::Relation,
+    companion: &Companion,
+    place: Place,
+    cid: pg_sys::CommandId,
+    policy: Policy,
+) -> Thawed {
+    loop {
+        if let Some(t) = tombstone::find(companion, place) {
+            match t.running {
+                None => return Thawed::At(t.to, t),
+                Some(xid) => {
+                    if !wait_for(rel, place, xid, policy) {
+                        return Thawed::WouldBlock;
+                    }
+                    continue;
+                }
+            }
+        }
+        if !lock_place(rel, place, policy) {
+            return Thawed::WouldBlock;
+        }
+        // Whoever held the lock before us has written his tombstone by now.
+        if tombstone::find(companion, place).is_none() {
+            move_row(rel, companion, place, command::thaw_cid(cid));
+        }
+        unlock_place(rel, place);
+    }
+}
+
+fn move_row(rel: pg_sys::Relation, companion: &Companion, place: Place, cid: pg_sys::CommandId) {
+    let directory = cache::directory(rel, companion);
+    let Some(segment) = directory.iter().find(|s| s.number == place.segment) else {
+        super::error::corrupt(rel, place.segment, "there is no such segment");
+    };
+    if place.row >= segment.header.rows {
+        super::error::corrupt(rel, place.segment, &format!("it has no row {}", place.row));
+    }
+    let decoded = cache::decoded(rel, companion, segment);
+    let desc = relation::tupdesc(rel);
+    let natts = relation::natts(desc);
+    let mut values = vec![pg_sys::Datum::from(0usize); natts];
+    let mut nulls = vec![true; natts];
+    decoded.row(place.row, &mut values, &mut nulls);
+    // SAFETY: the values are those of the relation's row shape; heap_insert copies what it keeps.
+    unsafe {
+        let row = pg_sys::heap_form_tuple(desc, values.as_ptr(), nulls.as_ptr());
+        pg_sys::heap_insert(
+            rel,
+            row,
+            cid,
+            pg_sys::HEAP_INSERT_NO_LOGICAL as i32,
+            std::ptr::null_mut(),
+        );
+        tombstone::insert(companion, place, (*row).t_self, cid);
+        (*row).t_tableOid = (*rel).rd_id;
+        insert_index_entries(rel, row);
+        pg_sys::heap_freetuple(row);
+    }
+}
+
+/// Makes the index entries of a row that lies in the delta.
+///
+/// # Safety
+/// `row` was inserted into `rel`; its `t_self` says where.
+pub unsafe fn insert_index_entries(rel: pg_sys::Relation, row: pg_sys::HeapTuple) {
+    // SAFETY: an executor state of our own around ExecInsertIndexTuples, as in CopyFrom.
+    unsafe {
+        if !(*(*rel).rd_rel).relhasindex {
+            return;
+        }
+        let estate = pg_sys::CreateExecutorState();
+        let info: *mut pg_sys::ResultRelInfo =
+            pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast();
+        (*info).type_ = pg_sys::NodeTag::T_ResultRelInfo;
+        pg_sys::InitResultRelInfo(info, rel, 1, std::ptr::null_mut(), 0);
+        pg_sys::ExecOpenIndices(info, false);
+        if (*info).ri_NumIndices > 0 {
+            let slot = pg_sys::MakeSingleTupleTableSlot(
+                relation::tupdesc(rel),
+                &raw const pg_sys::TTSOpsHeapTuple,
+            );
+            pg_sys::ExecStoreHeapTuple(row, slot, false);
+            (*slot).tts_tid = (*row).t_self;
+            (*slot).tts_tableOid = (*rel).rd_id;
+            pg_sys::ExecInsertIndexTuples(
+                info,
+                slot,
+                estate,
+                false,
+                false,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                false,
+            );
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+        }
+        pg_sys::ExecCloseIndices(info);
+        pg_sys::pfree(info.cast());
+        pg_sys::FreeExecutorState(estate);
+    }
+}
+
+/// Called after our transaction changed the row at the end of a tombstone: hides the frozen row from a transaction
+/// snapshot that is older than the tombstone.
+pub fn claim(
+    companion: &Companion,
+    place: Place,
+    found: &tombstone::Tombstone,
+    snapshot: pg_sys::Snapshot,
+    cid: pg_sys::CommandId,
+) {
+    // SAFETY: reads the transaction's isolation level and a valid snapshot.
+    let hidden_already = unsafe {
+        pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32
+            || !crate::pg::snapshot::is_mvcc(snapshot)
+            || pg_sys::TransactionIdIsCurrentTransactionId(found.xmin)
+            || !pg_sys::XidInMVCCSnapshot(found.xmin, snapshot)
+    };
+    if !hidden_already {
+        tombstone::insert(companion, place, found.to, cid);
+    }
+}
+
+/// Whether a snapshot sees a segment at all.
+pub fn segment_visible(
+    companion: &Companion,
+    segment: &super::directory::SegmentRef,
+    snapshot: pg_sys::Snapshot,
+) -> bool {
+    if segment.frozen || !crate::pg::snapshot::is_mvcc(snapshot) {
+        return true;
+    }
+    let table = relation::OpenRel::table(companion.segments, pg_sys::AccessShareLock);
+    let mut row = pg_sys::HeapTupleData {
+        t_self: segment.header_tid,
+        ..Default::default()
+    };
+    let mut buffer: pg_sys::Buffer = 0;
+    // SAFETY: heap_fetch of a known place; the pin is released.
+    unsafe {
+        let seen = pg_sys::heap_fetch(table.as_ptr(), snapshot, &mut row, &mut buffer, false);
+        if seen {
+            pg_sys::ReleaseBuffer(buffer);
+        }
+        seen
+    }
+}
+
+/// The encoded place of an item pointer, for messages and keys.
+pub fn place_key(place: Place) -> u64 {
+    tuple::tid_key(&tid::encode(place))
+}

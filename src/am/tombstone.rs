@@ -1,0 +1,158 @@
+//! Tombstones: where a frozen row went when it was thawed.
+//!
+//! The table is insert-only and written without logical decoding. One tombstone a row is the rule; a second one is
+//! added when a REPEATABLE READ transaction changes a row that another transaction had thawed after its snapshot, so
+//! that its later statements do not see the frozen row beside their own version.
+
+use super::companion::Companion;
+use super::tid::Place;
+use crate::pg::relation::{self, OpenRel};
+use crate::pg::{snapshot, tuple};
+use pgrx::pg_sys;
+
+/// What is known of a frozen row's tombstone.
+#[derive(Clone, Copy)]
+pub struct Tombstone {
+    /// Where the row went in the delta.
+    pub to: pg_sys::ItemPointerData,
+    /// Who thawed it.
+    pub xmin: pg_sys::TransactionId,
+    /// Set while the transaction that thawed it (not ours) is running.
+    pub running: Option<pg_sys::TransactionId>,
+}
+
+fn index_of(table: pg_sys::Relation) -> pg_sys::Oid {
+    // SAFETY: the list is ours to free; the table has exactly one index.
+    unsafe {
+        let list = pg_sys::RelationGetIndexList(table);
+        let oid = if list.is_null() || (*list).length < 1 {
+            pg_sys::InvalidOid
+        } else {
+            (*(*list).elements).oid_value
+        };
+        pg_sys::list_free(list);
+        oid
+    }
+}
+
+fn scan_key(attno: i16, value: i32) -> pg_sys::ScanKeyData {
+    let mut key = pg_sys::ScanKeyData::default();
+    // SAFETY: fills the key for int4eq.
+    unsafe {
+        pg_sys::ScanKeyInit(
+            &mut key,
+            attno,
+            pg_sys::BTEqualStrategyNumber as u16,
+            pg_sys::Oid::from_u32(pg_sys::F_INT4EQ),
+            pg_sys::Datum::from(value as isize as usize),
+        );
+    }
+    key
+}
+
+/// Looks the tombstones of a row up under a snapshot, calling `f` with each.
+fn lookup(
+    companion: &Companion,
+    place: Place,
+    snap: pg_sys::Snapshot,
+    mut f: impl FnMut(pg_sys::ItemPointerData, pg_sys::TransactionId),
+) {
+    let table = OpenRel::table(companion.tombstones, pg_sys::AccessShareLock);
+    if relation::blocks(table.as_ptr()) == 0 {
+        return;
+    }
+    let index = OpenRel::index(index_of(table.as_ptr()), pg_sys::AccessShareLock);
+    let mut keys = [scan_key(1, place.segment), scan_key(2, place.row as i32)];
+    // SAFETY: an ordinary index scan; the slot is dropped after the scan has ended.
+    unsafe {
+        let slot = pg_sys::table_slot_create(table.as_ptr(), std::ptr::null_mut());
+        let scan = pg_sys::index_beginscan(table.as_ptr(), index.as_ptr(), snap, 2, 0);
+        pg_sys::index_rescan(scan, keys.as_mut_ptr(), 2, std::ptr::null_mut(), 0);
+        while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
+            let mut null = false;
+            pg_sys::slot_getsomeattrs_int(slot, 3);
+            null |= *(*slot).tts_isnull.add(2);
+            if null {
+                continue;
+            }
+            let to = *(*(*slot).tts_values.add(2)).cast_mut_ptr::<pg_sys::ItemPointerData>();
+            let mut should_free = false;
+            let row = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut should_free);
+            f(to, tuple::raw_xmin(&*(*row).t_data));
+        }
+        pg_sys::index_endscan(scan);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+    }
+}
+
+/// The row's tombstone, committed, our own, or of a running transaction.
+pub fn find(companion: &Companion, place: Place) -> Option<Tombstone> {
+    let mut dirty = snapshot::dirty();
+    let snap = &raw mut dirty;
+    let mut found: Option<Tombstone> = None;
+    lookup(companion, place, snap, |to, xmin| {
+        // SAFETY: the dirty snapshot tells who is at work on the tuple just returned.
+        let writer = unsafe { (*snap).xmin };
+        let running = (writer != pg_sys::InvalidTransactionId).then_some(writer);
+        if found.is_none_or(|f| f.running.is_some()) {
+            found = Some(Tombstone { to, xmin, running });
+        }
+    });
+    found
+}
+
+/// Where a row went as an MVCC snapshot sees it; `None` while the snapshot still sees the frozen row.
+pub fn find_visible(
+    companion: &Companion,
+    place: Place,
+    snap: pg_sys::Snapshot,
+) -> Option<pg_sys::ItemPointerData> {
+    let mut found = None;
+    lookup(companion, place, snap, |to, _| found = Some(to));
+    found
+}
+
+/// Records that a row went to `to`, with the command id that hides it from the running command.
+pub fn insert(
+    companion: &Companion,
+    place: Place,
+    to: pg_sys::ItemPointerData,
+    cid: pg_sys::CommandId,
+) {
+    let table = OpenRel::table(companion.tombstones, pg_sys::RowExclusiveLock);
+    let index = OpenRel::index(index_of(table.as_ptr()), pg_sys::RowExclusiveLock);
+    let mut to = to;
+    let mut values = [
+        pg_sys::Datum::from(place.segment as isize as usize),
+        pg_sys::Datum::from(place.row as usize),
+        pg_sys::Datum::from(&raw mut to),
+    ];
+    let mut nulls = [false; 3];
+    // SAFETY: the tuple has the table's three columns; the index its first two.
+    unsafe {
+        let row = pg_sys::heap_form_tuple(
+            relation::tupdesc(table.as_ptr()),
+            values.as_ptr(),
+            nulls.as_ptr(),
+        );
+        pg_sys::heap_insert(
+            table.as_ptr(),
+            row,
+            cid,
+            pg_sys::HEAP_INSERT_NO_LOGICAL as i32,
+            std::ptr::null_mut(),
+        );
+        let info = pg_sys::BuildIndexInfo(index.as_ptr());
+        pg_sys::index_insert(
+            index.as_ptr(),
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            &mut (*row).t_self,
+            table.as_ptr(),
+            pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+            false,
+            info,
+        );
+        pg_sys::heap_freetuple(row);
+    }
+}

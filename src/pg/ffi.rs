@@ -1,0 +1,74 @@
+//! Functions of PostgreSQL 17 that `pg_sys` does not bind, declared as in its headers.
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// Opaque state of `access/rewriteheap.h`.
+#[repr(C)]
+pub struct RewriteStateData {
+    _private: [u8; 0],
+}
+/// Pointer to the opaque rewrite state.
+pub type RewriteState = *mut RewriteStateData;
+
+#[pg_guard]
+unsafe extern "C-unwind" {
+    /// `commands/cluster.h`: a transient table with the shape of `old_heap`.
+    pub fn make_new_heap(
+        old_heap: pg_sys::Oid,
+        tablespace: pg_sys::Oid,
+        access_method: pg_sys::Oid,
+        persistence: ::core::ffi::c_char,
+        lockmode: pg_sys::LOCKMODE,
+    ) -> pg_sys::Oid;
+    /// `commands/cluster.h`: swaps the storage of two tables, rebuilds the indexes, drops the transient one.
+    pub fn finish_heap_swap(
+        old_heap: pg_sys::Oid,
+        new_heap: pg_sys::Oid,
+        is_system_catalog: bool,
+        swap_toast_by_content: bool,
+        check_constraints: bool,
+        is_internal: bool,
+        frozen_xid: pg_sys::TransactionId,
+        cutoff_multi: pg_sys::MultiXactId,
+        new_persistence: ::core::ffi::c_char,
+    );
+    /// `access/rewriteheap.h`
+    pub fn begin_heap_rewrite(
+        old_heap: pg_sys::Relation,
+        new_heap: pg_sys::Relation,
+        oldest_xmin: pg_sys::TransactionId,
+        freeze_xid: pg_sys::TransactionId,
+        cutoff_multi: pg_sys::MultiXactId,
+    ) -> RewriteState;
+    /// `access/rewriteheap.h`
+    pub fn end_heap_rewrite(state: RewriteState);
+    /// `access/rewriteheap.h`
+    pub fn rewrite_heap_tuple(
+        state: RewriteState,
+        old_tuple: pg_sys::HeapTuple,
+        new_tuple: pg_sys::HeapTuple,
+    );
+    /// `access/rewriteheap.h`
+    pub fn rewrite_heap_dead_tuple(state: RewriteState, old_tuple: pg_sys::HeapTuple) -> bool;
+    /// `catalog/toasting.h`
+    pub fn NewHeapCreateToastTable(
+        relid: pg_sys::Oid,
+        reloptions: pg_sys::Datum,
+        lockmode: pg_sys::LOCKMODE,
+        old_toast: pg_sys::Oid,
+    );
+    /// `storage/predicate.h`
+    pub fn CheckForSerializableConflictIn(
+        relation: pg_sys::Relation,
+        tid: pg_sys::ItemPointer,
+        block: pg_sys::BlockNumber,
+    );
+    /// `storage/predicate.h`
+    pub fn PredicateLockRelation(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot);
+    /// `catalog/pg_inherits.h`
+    pub fn find_inheritance_children(
+        parent: pg_sys::Oid,
+        lockmode: pg_sys::LOCKMODE,
+    ) -> *mut pg_sys::List;
+}

@@ -1,0 +1,134 @@
+//! Opening, closing and naming relations.
+
+use pgrx::pg_sys;
+use std::ffi::{CStr, CString};
+
+/// An open relation that is closed when dropped; its lock is kept until the transaction ends.
+pub struct OpenRel {
+    rel: pg_sys::Relation,
+}
+
+impl OpenRel {
+    /// Opens a table by OID (`table_open`); errors when it does not exist.
+    pub fn table(oid: pg_sys::Oid, lockmode: u32) -> Self {
+        // SAFETY: table_open checks the OID and reports an error itself.
+        let rel = unsafe { pg_sys::table_open(oid, lockmode as pg_sys::LOCKMODE) };
+        OpenRel { rel }
+    }
+
+    /// Opens an index by OID.
+    pub fn index(oid: pg_sys::Oid, lockmode: u32) -> Self {
+        // SAFETY: index_open checks the OID and reports an error itself.
+        let rel = unsafe { pg_sys::index_open(oid, lockmode as pg_sys::LOCKMODE) };
+        OpenRel { rel }
+    }
+
+    /// Opens any relation, `None` when it does not exist (any more).
+    pub fn try_open(oid: pg_sys::Oid, lockmode: u32) -> Option<Self> {
+        // SAFETY: try_relation_open returns NULL when the relation is gone.
+        let rel = unsafe { pg_sys::try_relation_open(oid, lockmode as pg_sys::LOCKMODE) };
+        (!rel.is_null()).then_some(OpenRel { rel })
+    }
+
+    /// The relation descriptor.
+    pub fn as_ptr(&self) -> pg_sys::Relation {
+        self.rel
+    }
+
+    /// The relation's OID.
+    pub fn oid(&self) -> pg_sys::Oid {
+        oid(self.rel)
+    }
+}
+
+impl Drop for OpenRel {
+    fn drop(&mut self) {
+        // After an error the resource owner releases the reference.
+        if !std::thread::panicking() {
+            // SAFETY: opened by us and not closed before.
+            unsafe { pg_sys::relation_close(self.rel, pg_sys::NoLock as pg_sys::LOCKMODE) }
+        }
+    }
+}
+
+/// OID of an open relation.
+pub fn oid(rel: pg_sys::Relation) -> pg_sys::Oid {
+    // SAFETY: `rel` is open.
+    unsafe { (*rel).rd_id }
+}
+
+/// `pg_class` row of an open relation.
+pub fn form<'a>(rel: pg_sys::Relation) -> &'a pg_sys::FormData_pg_class {
+    // SAFETY: an open relation has its pg_class row.
+    unsafe { &*(*rel).rd_rel }
+}
+
+/// Row shape of an open relation.
+pub fn tupdesc(rel: pg_sys::Relation) -> pg_sys::TupleDesc {
+    // SAFETY: `rel` is open.
+    unsafe { (*rel).rd_att }
+}
+
+/// Attribute `index` (from 0) of a row shape.
+pub fn attribute<'a>(desc: pg_sys::TupleDesc, index: usize) -> &'a pg_sys::FormData_pg_attribute {
+    // SAFETY: callers stay below natts; attrs is an array of that many entries.
+    unsafe { &*(*desc).attrs.as_ptr().add(index) }
+}
+
+/// Number of attributes, dropped ones included.
+pub fn natts(desc: pg_sys::TupleDesc) -> usize {
+    // SAFETY: `desc` is a live tuple descriptor.
+    unsafe { (*desc).natts as usize }
+}
+
+/// A relation's name.
+pub fn name(rel: pg_sys::Relation) -> String {
+    // SAFETY: relname is a NUL-terminated NameData.
+    unsafe { CStr::from_ptr((*(*rel).rd_rel).relname.data.as_ptr()) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Schema-qualified, quoted name of a relation, or its OID in words when it is gone.
+pub fn qualified_name(relid: pg_sys::Oid) -> String {
+    // SAFETY: both look-ups return NULL when there is no such relation.
+    unsafe {
+        let rel = pg_sys::get_rel_name(relid);
+        if rel.is_null() {
+            return format!("relation with OID {}", relid.to_u32());
+        }
+        let ns = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relid));
+        let ns = if ns.is_null() {
+            c"pg_temp".as_ptr()
+        } else {
+            ns.cast_const()
+        };
+        CStr::from_ptr(pg_sys::quote_qualified_identifier(ns, rel))
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
+/// Number of blocks of the main fork.
+pub fn blocks(rel: pg_sys::Relation) -> u32 {
+    // SAFETY: `rel` is open.
+    unsafe { pg_sys::RelationGetNumberOfBlocksInFork(rel, pg_sys::ForkNumber::MAIN_FORKNUM) }
+}
+
+/// OID of a relation by name in a namespace, `None` when there is none.
+pub fn lookup(relname: &str, namespace: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let relname = CString::new(relname).ok()?;
+    // SAFETY: syscache look-up of a NUL-terminated name.
+    let oid = unsafe { pg_sys::get_relname_relid(relname.as_ptr(), namespace) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// OID of the access method `varve` in this database, `None` where the extension is not created.
+pub fn varve_am() -> Option<pg_sys::Oid> {
+    // SAFETY: syscache look-up.
+    let oid = unsafe { pg_sys::get_table_am_oid(c"varve".as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// OID of the heap access method (pg_am.dat).
+pub const HEAP_AM: pg_sys::Oid = pg_sys::Oid::from_u32(2);

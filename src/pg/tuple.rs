@@ -1,0 +1,87 @@
+//! Item pointers, tuple headers and datums.
+
+use pgrx::pg_sys;
+
+/// Block and offset of an item pointer.
+pub fn tid_parts(tid: &pg_sys::ItemPointerData) -> (u32, u16) {
+    let block = (u32::from(tid.ip_blkid.bi_hi) << 16) | u32::from(tid.ip_blkid.bi_lo);
+    (block, tid.ip_posid)
+}
+
+/// Builds an item pointer.
+pub fn make_tid(block: u32, offset: u16) -> pg_sys::ItemPointerData {
+    pg_sys::ItemPointerData {
+        ip_blkid: pg_sys::BlockIdData {
+            bi_hi: (block >> 16) as u16,
+            bi_lo: (block & 0xFFFF) as u16,
+        },
+        ip_posid: offset,
+    }
+}
+
+/// An item pointer as one number, in physical order.
+pub fn tid_key(tid: &pg_sys::ItemPointerData) -> u64 {
+    let (block, offset) = tid_parts(tid);
+    (u64::from(block) << 16) | u64::from(offset)
+}
+
+/// The reverse of [`tid_key`].
+pub fn tid_from_key(key: u64) -> pg_sys::ItemPointerData {
+    make_tid((key >> 16) as u32, (key & 0xFFFF) as u16)
+}
+
+/// Raw xmin of a heap tuple.
+pub fn raw_xmin(tuple: &pg_sys::HeapTupleHeaderData) -> pg_sys::TransactionId {
+    // SAFETY: a heap tuple (not a composite datum) holds heap fields.
+    unsafe { tuple.t_choice.t_heap.t_xmin }
+}
+
+/// Whether the tuple's inserter is frozen: visible to everybody.
+pub fn xmin_frozen(tuple: &pg_sys::HeapTupleHeaderData) -> bool {
+    let frozen = pg_sys::HEAP_XMIN_FROZEN as u16;
+    tuple.t_infomask & frozen == frozen
+        || raw_xmin(tuple) == pg_sys::FrozenTransactionId
+        || raw_xmin(tuple) == pg_sys::BootstrapTransactionId
+}
+
+/// Whether `a` comes before `b` (both may be special xids).
+pub fn xid_precedes(a: pg_sys::TransactionId, b: pg_sys::TransactionId) -> bool {
+    // SAFETY: pure arithmetic.
+    unsafe { pg_sys::TransactionIdPrecedes(a, b) }
+}
+
+/// Bytes of a varlena datum as they lie, TOAST pointer or value, header included.
+///
+/// # Safety
+/// `datum` points to a valid varlena.
+pub unsafe fn varlena_bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+    let ptr = datum.cast_mut_ptr::<u8>();
+    // SAFETY: by contract.
+    unsafe { std::slice::from_raw_parts(ptr, pgrx::varsize_any(ptr.cast())) }
+}
+
+/// Detoasts a varlena and hands its payload (without header) to `f`; frees the copy.
+///
+/// # Safety
+/// `datum` points to a valid varlena.
+pub unsafe fn with_payload<T>(datum: pg_sys::Datum, f: impl FnOnce(&[u8]) -> T) -> T {
+    let original = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: by contract; detoasting returns the pointer itself when nothing is to be done.
+    unsafe {
+        let plain = pg_sys::pg_detoast_datum_packed(original);
+        let bytes = std::slice::from_raw_parts(
+            pgrx::vardata_any(plain).cast::<u8>(),
+            pgrx::varsize_any_exhdr(plain),
+        );
+        let result = f(bytes);
+        if plain != original {
+            pg_sys::pfree(plain.cast());
+        }
+        result
+    }
+}
+
+/// Makes a `bytea` (4-byte header) in the current memory context.
+pub fn new_bytea(bytes: &[u8]) -> pg_sys::Datum {
+    pgrx::datum::IntoDatum::into_datum(bytes).unwrap_or(pg_sys::Datum::from(0usize))
+}

@@ -1,0 +1,61 @@
+//! Settings `varve.*`.
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use std::ffi::CStr;
+
+/// Values of `varve.debug_freeze`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum DebugFreeze {
+    /// Rows are frozen only when asked for.
+    #[name = c"off"]
+    Off,
+    /// Every row written to a varve table is frozen when its transaction commits.
+    #[name = c"commit"]
+    Commit,
+}
+
+static DEBUG_FREEZE: GucSetting<DebugFreeze> = GucSetting::<DebugFreeze>::new(DebugFreeze::Off);
+static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+
+const DEBUG_FREEZE_SHORT: &CStr =
+    c"Freezes rows of varve tables as part of the commit that wrote them.";
+const DEBUG_FREEZE_LONG: &CStr =
+    c"For tests: lets any test suite that runs on varve tables exercise frozen rows.";
+const LOCK_TIMEOUT_SHORT: &CStr =
+    c"Longest time that freezing a chunk tries to lock it for the exchange of its storage.";
+const LOCK_TIMEOUT_LONG: &CStr =
+    c"Each try waits 40 ms at most, so that statements of others never queue for long. 0 tries for ever.";
+
+/// Registers all settings; called once from `_PG_init`.
+pub fn register() {
+    GucRegistry::define_enum_guc(
+        c"varve.debug_freeze",
+        DEBUG_FREEZE_SHORT,
+        DEBUG_FREEZE_LONG,
+        &DEBUG_FREEZE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"varve.lock_timeout",
+        LOCK_TIMEOUT_SHORT,
+        LOCK_TIMEOUT_LONG,
+        &LOCK_TIMEOUT,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    // SAFETY: reserves the prefix once the settings are defined.
+    unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"varve".as_ptr()) };
+}
+
+/// Whether `varve.debug_freeze = commit`.
+pub fn debug_freeze_on_commit() -> bool {
+    DEBUG_FREEZE.get() == DebugFreeze::Commit
+}
+
+/// `varve.lock_timeout` in milliseconds.
+pub fn lock_timeout_ms() -> i32 {
+    LOCK_TIMEOUT.get()
+}

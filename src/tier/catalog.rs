@@ -1,0 +1,160 @@
+//! Typed access to varve's own tables.
+
+use super::order::RowOrder;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use pgrx::spi::SpiError;
+
+/// Runs `f` as the bootstrap superuser, who owns varve's tables; the caller's rights were checked before.
+pub fn as_owner<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(pg_sys::Oid, i32);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: puts the session's user back.
+            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) }
+        }
+    }
+    let mut user = pg_sys::InvalidOid;
+    let mut context = 0;
+    // SAFETY: as a SECURITY DEFINER function switches users.
+    let _restore = unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let restore = Restore(user, context);
+        pg_sys::SetUserIdAndSecContext(
+            pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID),
+            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
+        );
+        restore
+    };
+    f()
+}
+
+fn must<T>(result: Result<T, SpiError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(e) => pgrx::error!("varve's catalogue: {e}"),
+    }
+}
+
+/// The root of the inheritance tree above a table: hypertable, partitioned table, or the table itself.
+pub fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
+    let mut at = oid;
+    // The depth of a tree is small; the bound only guards against a damaged catalogue.
+    for _ in 0..64 {
+        let parent = must(Spi::get_one_with_args::<pg_sys::Oid>(
+            "SELECT max(inhparent::pg_catalog.oid::pg_catalog.int8)::pg_catalog.oid FROM pg_catalog.pg_inherits WHERE inhrelid OPERATOR(pg_catalog.=) $1",
+            &[at.into()],
+        ));
+        match parent {
+            Some(parent) => at = parent,
+            None => break,
+        }
+    }
+    at
+}
+
+/// Records that a table is managed.
+pub fn manage(root: pg_sys::Oid, segment_by: &[String], order_by: &[String]) {
+    as_owner(|| {
+        must(Spi::run_with_args(
+            "INSERT INTO varve.managed (relation, segment_by, order_by) \
+             VALUES ($1::pg_catalog.oid::pg_catalog.regclass, $2::pg_catalog.name[], $3::pg_catalog.name[]) \
+             ON CONFLICT (relation) DO UPDATE SET segment_by = excluded.segment_by, order_by = excluded.order_by",
+            &[
+                root.into(),
+                segment_by.to_vec().into(),
+                order_by.to_vec().into(),
+            ],
+        ));
+    });
+}
+
+/// Forgets a managed table.
+pub fn unmanage(root: pg_sys::Oid) {
+    as_owner(|| {
+        must(Spi::run_with_args(
+            "DELETE FROM varve.managed WHERE relation OPERATOR(pg_catalog.=) $1",
+            &[root.into()],
+        ));
+    });
+}
+
+/// The order in which a chunk's rows are frozen: that of its root where it is managed.
+pub fn row_order(root: pg_sys::Oid) -> RowOrder {
+    let columns = as_owner(|| {
+        must(Spi::get_one_with_args::<Vec<String>>(
+            "SELECT max((segment_by || order_by)::pg_catalog.text[]) FROM varve.managed WHERE relation OPERATOR(pg_catalog.=) $1",
+            &[root.into()],
+        ))
+    });
+    match columns {
+        Some(columns) => RowOrder::by(columns),
+        None => RowOrder::physical(),
+    }
+}
+
+/// Whether a table is managed.
+pub fn is_managed(root: pg_sys::Oid) -> bool {
+    as_owner(|| {
+        must(Spi::get_one_with_args::<bool>(
+            "SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 FROM varve.managed WHERE relation OPERATOR(pg_catalog.=) $1",
+            &[root.into()],
+        ))
+    })
+    .unwrap_or(false)
+}
+
+/// Records what a chunk takes before its first freeze, and clears what is known of chunks that are gone.
+pub fn remember_size(chunk: pg_sys::Oid, bytes: i64) {
+    as_owner(|| {
+        must(Spi::run_with_args(
+            "DELETE FROM varve.chunk_history h WHERE NOT EXISTS \
+             (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) h.chunk)",
+            &[],
+        ));
+        must(Spi::run_with_args(
+            "INSERT INTO varve.chunk_history (chunk, bytes_before, frozen_at) \
+             VALUES ($1, $2, pg_catalog.now()) ON CONFLICT (chunk) DO UPDATE \
+             SET frozen_at = excluded.frozen_at",
+            &[chunk.into(), bytes.into()],
+        ));
+    });
+}
+
+/// Forgets a chunk that is hot again.
+pub fn forget_size(chunk: pg_sys::Oid) {
+    as_owner(|| {
+        must(Spi::run_with_args(
+            "DELETE FROM varve.chunk_history WHERE chunk OPERATOR(pg_catalog.=) $1",
+            &[chunk.into()],
+        ));
+    });
+}
+
+/// Notes that all segments of a chunk were found whole.
+pub fn remember_verified(chunk: pg_sys::Oid) {
+    as_owner(|| {
+        must(Spi::run_with_args(
+            "UPDATE varve.chunk_history SET verified_at = pg_catalog.now() WHERE chunk OPERATOR(pg_catalog.=) $1",
+            &[chunk.into()],
+        ));
+    });
+}
+
+/// Chunks of a table: those of a hypertable, the leaves of a partitioned table, or the table itself.
+pub fn chunks_of(root: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    must(Spi::get_one_with_args::<Vec<pg_sys::Oid>>(
+        "SELECT pg_catalog.array_agg(chunk::pg_catalog.oid ORDER BY range_start, chunk::pg_catalog.oid) FROM varve.chunk_ranges($1::pg_catalog.oid::pg_catalog.regclass)",
+        &[root.into()],
+    ))
+    .unwrap_or_default()
+}
+
+/// Bytes of a table with its indexes and TOAST.
+pub fn total_bytes(oid: pg_sys::Oid) -> i64 {
+    must(Spi::get_one_with_args::<i64>(
+        "SELECT pg_catalog.pg_total_relation_size($1::pg_catalog.oid::pg_catalog.regclass)",
+        &[oid.into()],
+    ))
+    .unwrap_or(0)
+}

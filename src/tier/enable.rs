@@ -1,0 +1,142 @@
+//! `varve.enable` and `varve.disable`.
+
+use super::{catalog, rewrite, set_tier};
+use crate::am::error::raise;
+use crate::pg::relation::{self, OpenRel};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+fn null_target() -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+        "the table must not be NULL".into(),
+        None,
+        None,
+    )
+}
+
+/// Names of the key's columns: of the primary key, else of the only unique index; and the time column.
+fn defaults(oid: pg_sys::Oid) -> (Vec<String>, Option<String>) {
+    let columns = Spi::get_one_with_args::<Vec<String>>(
+        "SELECT k.columns::pg_catalog.text[] FROM varve.unique_keys($1::pg_catalog.oid::pg_catalog.regclass) k ORDER BY k.is_primary DESC, k.index_oid LIMIT 1",
+        &[oid.into()],
+    )
+    .unwrap_or_default()
+    .unwrap_or_default();
+    let time = Spi::get_one_with_args::<String>(
+        "SELECT varve.time_column($1::pg_catalog.oid::pg_catalog.regclass)::pg_catalog.text",
+        &[oid.into()],
+    )
+    .unwrap_or_default();
+    (columns, time)
+}
+
+fn check_columns(oid: pg_sys::Oid, names: &[String], what: &str) {
+    for name in names {
+        let cname = std::ffi::CString::new(name.as_str()).unwrap_or_default();
+        // SAFETY: syscache look-ups.
+        unsafe {
+            let attnum = pg_sys::get_attnum(oid, cname.as_ptr());
+            if attnum <= 0 {
+                raise(
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                    format!(
+                        "column \"{name}\" of {} does not exist",
+                        relation::qualified_name(oid)
+                    ),
+                    Some(format!("It is named in {what}.")),
+                    Some("Name columns of the table.".into()),
+                );
+            }
+            let typ = pg_sys::lookup_type_cache(
+                pg_sys::get_atttype(oid, attnum),
+                pg_sys::TYPECACHE_LT_OPR as i32,
+            );
+            if (*typ).lt_opr == pg_sys::InvalidOid {
+                raise(
+                    PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                    format!("column \"{name}\" has a type without an order"),
+                    Some(format!("It is named in {what}.")),
+                    None,
+                );
+            }
+        }
+    }
+}
+
+/// Puts a table under varve's care: its chunks can be frozen, in the order of these columns.
+#[pg_extern(sql = false)]
+fn enable(
+    target: Option<pg_sys::Oid>,
+    segment_by: Option<Vec<String>>,
+    order_by: Option<Vec<String>>,
+) {
+    let oid = target.unwrap_or_else(|| null_target());
+    set_tier::check_table(oid);
+    let root = catalog::root_of(oid);
+    if root != oid {
+        raise(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("{} is a chunk", relation::qualified_name(oid)),
+            None,
+            Some(format!(
+                "Enable {} instead.",
+                relation::qualified_name(root)
+            )),
+        );
+    }
+    let (key, time) = defaults(oid);
+    if key.is_empty() && order_by.is_none() && time.is_none() {
+        raise(
+            PgSqlErrorCode::ERRCODE_INVALID_TABLE_DEFINITION,
+            format!(
+                "{} has no primary key, unique index or time column",
+                relation::qualified_name(oid)
+            ),
+            None,
+            Some("Add a key, or name the order: varve.enable(table, segment_by => '{…}', order_by => '{…}').".into()),
+        );
+    }
+    let order_by = order_by.unwrap_or_else(|| match &time {
+        Some(t) => vec![t.clone()],
+        None => key.last().cloned().into_iter().collect(),
+    });
+    let segment_by = segment_by.unwrap_or_else(|| {
+        key.iter()
+            .filter(|c| !order_by.contains(c))
+            .cloned()
+            .collect()
+    });
+    check_columns(oid, &segment_by, "segment_by");
+    check_columns(oid, &order_by, "order_by");
+    catalog::manage(oid, &segment_by, &order_by);
+}
+
+/// Takes a table out of varve's care: every frozen row comes back, and its chunks become ordinary heap tables.
+#[pg_extern(sql = false)]
+fn disable(target: Option<pg_sys::Oid>) {
+    let oid = target.unwrap_or_else(|| null_target());
+    set_tier::check_table(oid);
+    if !catalog::is_managed(oid) {
+        raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("{} is not enabled", relation::qualified_name(oid)),
+            None,
+            Some("varve.managed lists the tables that are.".into()),
+        );
+    }
+    for chunk in catalog::chunks_of(oid) {
+        let varve = {
+            let Some(table) = OpenRel::try_open(chunk, pg_sys::AccessShareLock) else {
+                continue;
+            };
+            Some(relation::form(table.as_ptr()).relam) == relation::varve_am()
+        };
+        if varve {
+            super::lock::exclusively(chunk);
+            rewrite::to_heap(chunk);
+            catalog::forget_size(chunk);
+        }
+    }
+    catalog::unmanage(oid);
+}

@@ -1,0 +1,337 @@
+//! Freezing a chunk: rows that every snapshot sees go into segments of new storage, the rest into its delta.
+//!
+//! The long part (read, sort, encode) runs under `SHARE UPDATE EXCLUSIVE`, which no reader or writer meets. Then the
+//! chunk is locked for a moment: pages written meanwhile (known by their LSN) are read again, versions that are not in
+//! the segments are carried into the new delta with their MVCC history, encoded rows that were changed are marked dead,
+//! and the storage is swapped. All of it is one transaction.
+
+use super::carry::{self, Carry, Cutoffs, Graves};
+use super::order::RowOrder;
+use super::{lock, rewrite};
+use crate::am::companion::{self, Companion};
+use crate::am::directory::{self, Decoded, Directory};
+use crate::am::tid::{self, Place};
+use crate::am::writer::{Encoded, SegmentBuilder, SegmentWriter};
+use crate::pg::relation::{self, OpenRel};
+use crate::pg::{snapshot, tuple};
+use pgrx::pg_sys;
+use pgrx::pg_sys::HTSV_Result;
+use std::collections::HashSet;
+
+/// Words of a page's bitmap of encoded line pointers (at most 291 on a page).
+const PAGE_WORDS: usize = 5;
+
+/// What a freeze did.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Report {
+    /// Rows in segments now.
+    pub frozen: u64,
+    /// Rows left in the delta.
+    pub delta: u64,
+    /// Segments written.
+    pub segments: u32,
+}
+
+/// What is known of the old delta's pages from the first reading.
+struct Pages {
+    /// Line pointers whose rows were encoded.
+    encoded: Vec<[u64; PAGE_WORDS]>,
+    /// Pages with versions that were not.
+    mixed: Vec<bool>,
+    /// WAL position before the first page was read; `None` where pages carry no LSN.
+    start: Option<u64>,
+}
+
+impl Pages {
+    fn is_encoded(&self, block: u32, offset: u16) -> bool {
+        let bit = usize::from(offset) - 1;
+        self.encoded
+            .get(block as usize)
+            .and_then(|words| words.get(bit / 64))
+            .is_some_and(|word| word & (1 << (bit % 64)) != 0)
+    }
+
+    fn offsets(&self, block: u32) -> Vec<u16> {
+        (1..=(PAGE_WORDS * 64) as u16)
+            .filter(|o| self.is_encoded(block, *o))
+            .collect()
+    }
+}
+
+/// Freezes a table of access method heap or varve. The caller has checked privileges and that the table may be frozen.
+pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
+    let table = OpenRel::table(oid, pg_sys::ShareUpdateExclusiveLock);
+    let old = table.as_ptr();
+    super::check_not_in_use(old, "varve.set_tier");
+    let persistence = relation::form(old).relpersistence;
+    let logged = persistence == pg_sys::RELPERSISTENCE_PERMANENT as std::ffi::c_char;
+    let reading = snapshot::Registered::latest();
+    // SAFETY: the horizon of all snapshots, ours included.
+    let horizon = unsafe { pg_sys::GetOldestNonRemovableTransactionId(old) };
+    let from = companion::of(old);
+    let old_segments: Directory = from
+        .as_ref()
+        .map(|c| directory::load(old, c, reading.get()))
+        .unwrap_or_default();
+
+    let mut source = order.sorter(old);
+    let pages = read_delta(old, horizon, logged, |values, nulls, key| {
+        source.put(values, nulls, key);
+    });
+    if let Some(c) = &from {
+        let graves = Graves::read(c, reading.get(), horizon);
+        let mut gone: std::collections::HashMap<i32, Vec<u32>> = Default::default();
+        for place in &graves.gone {
+            gone.entry(place.segment).or_default().push(place.row);
+        }
+        read_segments(old, &old_segments, &gone, |values, nulls, key| {
+            source.put(values, nulls, key);
+        });
+    }
+
+    let new_oid = rewrite::new_storage(old, rewrite::varve_am(), pg_sys::ShareUpdateExclusiveLock);
+    let transient = OpenRel::table(new_oid, pg_sys::AccessExclusiveLock);
+    let new = transient.as_ptr();
+    let to = companion::create(new, oid);
+    let (mut encoded, keys) = encode(old, &mut source, &to);
+    drop(source);
+    if logged {
+        // The commit's flush, under the exclusive lock, then finds little left to write.
+        // SAFETY: writes WAL out up to where we are.
+        unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) };
+    }
+    // Standbys cancel snapshots that are older than what the segments show to everybody.
+    super::conflict::log(old, horizon);
+
+    lock::exclusively(oid);
+    let cutoffs = Cutoffs::of(old);
+    let latest = snapshot::Registered::latest();
+    let graves = match &from {
+        Some(c) => Graves::read(c, latest.get(), cutoffs.oldest_xmin),
+        None => Graves::none(),
+    };
+    let mut dead: HashSet<u64> = graves
+        .gone
+        .iter()
+        .chain(graves.recent.iter().map(|t| &t.place))
+        .map(|p| tuple::tid_key(&tid::encode(*p)))
+        .collect();
+    let mut carry = Carry::begin(old, new, &cutoffs, &graves.recent);
+    carry_delta(old, &pages, horizon, &cutoffs, &mut carry, &mut dead);
+    carry::carry_graves(&mut carry, old, &old_segments, &graves.recent);
+    let mut report = Report {
+        delta: carry.live,
+        segments: encoded.len() as u32,
+        ..Report::default()
+    };
+    carry.end();
+    carry::ensure_a_page(new);
+    bury(&mut encoded, &keys, &dead);
+    let writer = SegmentWriter::new(to.segments, true);
+    for (number, segment) in encoded.iter().enumerate() {
+        report.frozen += u64::from(segment.header.rows) - segment.header.dead.count_ones() as u64;
+        writer.write_header(number as i32, &segment.header);
+    }
+    drop(writer);
+    rewrite::set_stats(new, report.frozen + report.delta);
+    drop(latest);
+    drop(reading);
+    drop(transient);
+    drop(table);
+    rewrite::swap(oid, new_oid, &cutoffs, persistence);
+    report
+}
+
+/// Reads the delta and hands every row that all snapshots see to `put` (values, nulls, origin).
+fn read_delta(
+    rel: pg_sys::Relation,
+    horizon: pg_sys::TransactionId,
+    logged: bool,
+    mut put: impl FnMut(&mut [pg_sys::Datum], &mut [bool], u64),
+) -> Pages {
+    let desc = relation::tupdesc(rel);
+    let natts = relation::natts(desc);
+    // SAFETY: reads the WAL insert position.
+    let start = logged.then(|| unsafe { pg_sys::GetXLogInsertRecPtr() });
+    let blocks = relation::blocks(rel);
+    let mut pages = Pages {
+        encoded: vec![[0; PAGE_WORDS]; blocks as usize],
+        mixed: vec![false; blocks as usize],
+        start,
+    };
+    let mut values = vec![pg_sys::Datum::from(0usize); natts];
+    let mut nulls = vec![true; natts];
+    // SAFETY: a ring of buffers, so that the reading does not sweep the cache.
+    let strategy =
+        unsafe { pg_sys::GetAccessStrategy(pg_sys::BufferAccessStrategyType::BAS_BULKREAD) };
+    for (block, (encoded, mixed)) in (0..blocks).zip(pages.encoded.iter_mut().zip(&mut pages.mixed))
+    {
+        pgrx::check_for_interrupts!();
+        let versions = carry::read_page(rel, block, horizon, strategy, |offset, head, state| {
+            let take =
+                state == HTSV_Result::HEAPTUPLE_LIVE && rewrite::visible_to_all(head, horizon);
+            if take {
+                let bit = usize::from(offset) - 1;
+                if let Some(word) = encoded.get_mut(bit / 64) {
+                    *word |= 1 << (bit % 64);
+                }
+            } else if state != HTSV_Result::HEAPTUPLE_DEAD {
+                *mixed = true;
+            }
+            take
+        });
+        for version in versions {
+            // SAFETY: our copy of a row of this relation; `put` copies what it keeps.
+            unsafe {
+                let row = version.tuple;
+                pg_sys::heap_deform_tuple(row, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+                put(&mut values, &mut nulls, tuple::tid_key(&(*row).t_self));
+                pg_sys::heap_freetuple(row);
+            }
+        }
+    }
+    // SAFETY: made above.
+    unsafe { pg_sys::FreeAccessStrategy(strategy) };
+    pages
+}
+
+fn read_segments(
+    rel: pg_sys::Relation,
+    segments: &Directory,
+    gone: &std::collections::HashMap<i32, Vec<u32>>,
+    mut put: impl FnMut(&mut [pg_sys::Datum], &mut [bool], u64),
+) {
+    let natts = relation::natts(relation::tupdesc(rel));
+    let mut values = vec![pg_sys::Datum::from(0usize); natts];
+    let mut nulls = vec![true; natts];
+    for segment in segments {
+        let hidden = directory::hidden_rows(segment, gone.get(&segment.number));
+        let decoded = Decoded::new(rel, segment, |_| true);
+        for row in 0..segment.header.rows {
+            if hidden.get(row as usize) {
+                continue;
+            }
+            decoded.row(row, &mut values, &mut nulls);
+            let place = Place {
+                segment: segment.number,
+                row,
+            };
+            put(&mut values, &mut nulls, tuple::tid_key(&tid::encode(place)));
+        }
+        pgrx::check_for_interrupts!();
+    }
+}
+
+/// Encodes sorted rows and stores their columns; headers follow under the lock. Also returns where each row came from,
+/// segment by segment.
+fn encode(
+    rel: pg_sys::Relation,
+    source: &mut super::order::Sorter,
+    to: &Companion,
+) -> (Vec<Encoded>, Vec<Vec<u64>>) {
+    let mut builder = SegmentBuilder::new(relation::tupdesc(rel), false);
+    let writer = SegmentWriter::new(to.segments, true);
+    let mut segments: Vec<Encoded> = Vec::new();
+    let mut keys: Vec<Vec<u64>> = Vec::new();
+    let mut here = Vec::new();
+    let mut close = |builder: &mut SegmentBuilder, here: &mut Vec<u64>| {
+        let number = segments.len() as i32;
+        if number > tid::MAX_SEGMENT {
+            pgrx::error!("the chunk has too many rows to be frozen");
+        }
+        let mut done = builder.finish();
+        writer.write_columns(number, &done.columns);
+        done.columns = Vec::new();
+        segments.push(done);
+        keys.push(std::mem::take(here));
+    };
+    source.drain(|values, nulls, key| {
+        if builder.full() {
+            close(&mut builder, &mut here);
+        }
+        // SAFETY: the sorter returns rows of the relation's shape.
+        unsafe { builder.push(values, nulls, key) };
+        here.push(key);
+    });
+    if builder.rows() > 0 {
+        close(&mut builder, &mut here);
+    }
+    (segments, keys)
+}
+
+/// Carries what is not in the segments, and collects encoded rows that are not what they were.
+fn carry_delta(
+    rel: pg_sys::Relation,
+    pages: &Pages,
+    horizon: pg_sys::TransactionId,
+    cutoffs: &Cutoffs,
+    carry: &mut Carry,
+    dead: &mut HashSet<u64>,
+) {
+    for block in 0..relation::blocks(rel) {
+        let known = pages.mixed.get(block as usize);
+        if known == Some(&false) && !changed_since(rel, block, pages.start) {
+            continue;
+        }
+        let mut intact: HashSet<u16> = HashSet::new();
+        let none = std::ptr::null_mut();
+        let versions = carry::read_page(
+            rel,
+            block,
+            cutoffs.oldest_xmin,
+            none,
+            |offset, head, state| {
+                let same = pages.is_encoded(block, offset)
+                    && rewrite::visible_to_all(head, horizon)
+                    && state == HTSV_Result::HEAPTUPLE_LIVE;
+                if same {
+                    intact.insert(offset);
+                }
+                !same
+            },
+        );
+        for version in versions {
+            carry.version(version);
+        }
+        for offset in pages.offsets(block) {
+            if !intact.contains(&offset) {
+                dead.insert(tuple::tid_key(&tuple::make_tid(block, offset)));
+            }
+        }
+    }
+}
+
+/// Whether a page was written after `start`; pages without LSNs always count as written.
+fn changed_since(rel: pg_sys::Relation, block: u32, start: Option<u64>) -> bool {
+    let Some(start) = start else {
+        return true;
+    };
+    // SAFETY: the page is pinned and share-locked while its LSN is read.
+    unsafe {
+        let buffer = pg_sys::ReadBufferExtended(
+            rel,
+            pg_sys::ForkNumber::MAIN_FORKNUM,
+            block,
+            pg_sys::ReadBufferMode::RBM_NORMAL,
+            std::ptr::null_mut(),
+        );
+        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+        let lsn = pg_sys::PageGetLSN(pg_sys::BufferGetPage(buffer));
+        pg_sys::UnlockReleaseBuffer(buffer);
+        lsn > start
+    }
+}
+
+/// Marks rows of the new segments dead whose origins are in `dead`.
+fn bury(segments: &mut [Encoded], keys: &[Vec<u64>], dead: &HashSet<u64>) {
+    if dead.is_empty() {
+        return;
+    }
+    for (segment, keys) in segments.iter_mut().zip(keys) {
+        for (row, key) in keys.iter().enumerate() {
+            if dead.contains(key) {
+                segment.header.dead.set(row, true);
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What chunks look like: the function behind the view `varve.chunks`.
+
+use super::catalog;
+use crate::am::{companion, directory};
+use crate::heap_call;
+use crate::pg::relation::{self, OpenRel};
+use crate::pg::snapshot;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// Rows of a table's delta that a snapshot sees.
+fn delta_rows(rel: pg_sys::Relation, snap: pg_sys::Snapshot) -> i64 {
+    let mut rows = 0;
+    // SAFETY: heap's own scan of the delta; the slot is dropped after it.
+    unsafe {
+        let slot = pg_sys::MakeSingleTupleTableSlot(
+            relation::tupdesc(rel),
+            &raw const pg_sys::TTSOpsBufferHeapTuple,
+        );
+        let none = std::ptr::null_mut();
+        let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
+            | pg_sys::ScanOptions::SO_ALLOW_STRAT
+            | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
+        let scan = heap_call!(scan_begin(rel, snap, 0, none, none.cast(), flags));
+        let forward = pg_sys::ScanDirection::ForwardScanDirection;
+        while heap_call!(scan_getnextslot(scan, forward, slot)) {
+            rows += 1;
+        }
+        heap_call!(scan_end(scan));
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+    }
+    rows
+}
+
+/// Tier, rows, rows in the delta, segments, bytes now, SHA-256 over the segments' sums, bytes before encoding.
+type Stats = (
+    name!(tier, String),
+    name!(rows, i64),
+    name!(delta_rows, i64),
+    name!(segments, i32),
+    name!(bytes_now, i64),
+    name!(sha256, Option<String>),
+);
+
+/// State of one chunk; no row when it is gone.
+#[pg_extern(sql = false)]
+fn chunk_stats(
+    chunk: pg_sys::Oid,
+) -> TableIterator<
+    'static,
+    (
+        name!(tier, String),
+        name!(rows, i64),
+        name!(delta_rows, i64),
+        name!(segments, i32),
+        name!(bytes_now, i64),
+        name!(sha256, Option<String>),
+    ),
+> {
+    let row: Option<Stats> = stats(chunk);
+    TableIterator::new(row)
+}
+
+fn stats(chunk: pg_sys::Oid) -> Option<Stats> {
+    let table = OpenRel::try_open(chunk, pg_sys::AccessShareLock)?;
+    let rel = table.as_ptr();
+    let latest = snapshot::Registered::latest();
+    let delta = delta_rows(rel, latest.get());
+    let mut bytes = catalog::total_bytes(chunk);
+    let varve = Some(relation::form(rel).relam) == relation::varve_am();
+    let Some(c) = companion::of(rel).filter(|_| varve) else {
+        return Some(("hot".into(), delta, delta, 0, bytes, None));
+    };
+    bytes += catalog::total_bytes(c.segments) + catalog::total_bytes(c.tombstones);
+    let segments = directory::load(rel, &c, latest.get());
+    let thawed = directory::tombstones(&c, latest.get());
+    let frozen: i64 = segments
+        .iter()
+        .map(|s| {
+            let hidden = directory::hidden_rows(s, thawed.get(&s.number));
+            i64::from(s.header.rows) - hidden.count_ones() as i64
+        })
+        .sum();
+    let sum = varve_core::combine_sha256(segments.iter().map(|s| s.header.sha256));
+    let sum = sum.iter().map(|b| format!("{b:02x}")).collect();
+    let tier = if segments.is_empty() { "hot" } else { "warm" };
+    Some((
+        tier.into(),
+        frozen + delta,
+        delta,
+        segments.len() as i32,
+        bytes,
+        (!segments.is_empty()).then_some(sum),
+    ))
+}
+
+/// The table that holds a chunk's segments; NULL when nothing of it is frozen.
+#[pg_extern(sql = false)]
+fn segment_table(chunk: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let table = OpenRel::try_open(chunk, pg_sys::AccessShareLock)?;
+    if Some(relation::form(table.as_ptr()).relam) != relation::varve_am() {
+        return None;
+    }
+    companion::of(table.as_ptr()).map(|c| c.segments)
+}

@@ -1,0 +1,228 @@
+//! `varve.set_tier`: one chunk from tier to tier.
+
+use super::{catalog, freeze, lock, rewrite};
+use crate::am::error::raise;
+use crate::am::{companion, unique};
+use crate::pg::relation::{self, OpenRel};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// What a table must be to have tiers.
+pub fn check_table(oid: pg_sys::Oid) {
+    let name = relation::qualified_name(oid);
+    // SAFETY: syscache look-ups.
+    unsafe {
+        let kind = pg_sys::get_rel_relkind(oid) as u8;
+        if kind == 0 {
+            raise(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                format!("{name} does not exist"),
+                Some("It may have been dropped meanwhile.".into()),
+                None,
+            );
+        }
+        if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_PARTITIONED_TABLE {
+            raise(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("{name} is not a table"),
+                None,
+                Some("varve manages hypertables, partitioned tables and ordinary tables.".into()),
+            );
+        }
+        if pg_sys::IsCatalogRelationOid(oid) {
+            raise(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("{name} is a system catalog"),
+                None,
+                None,
+            );
+        }
+        if !pg_sys::object_ownercheck(pg_sys::RelationRelationId, oid, pg_sys::GetUserId()) {
+            raise(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("must be owner of table {name}"),
+                None,
+                None,
+            );
+        }
+    }
+    check_columnstore(oid, &name);
+}
+
+/// Refuses what TimescaleDB's own columnstore has compressed.
+fn check_columnstore(oid: pg_sys::Oid, name: &str) {
+    let compressed = catalog::as_owner(|| {
+        Spi::get_one_with_args::<bool>(
+            "SELECT EXISTS (SELECT FROM _timescaledb_catalog.hypertable h \
+               JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) h.table_name \
+               JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace AND n.nspname OPERATOR(pg_catalog.=) h.schema_name \
+               WHERE c.oid OPERATOR(pg_catalog.=) $1 AND (h.compression_state OPERATOR(pg_catalog.=) 2)) \
+             OR EXISTS (SELECT FROM _timescaledb_catalog.chunk h \
+               JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) h.table_name \
+               JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace AND n.nspname OPERATOR(pg_catalog.=) h.schema_name \
+               WHERE c.oid OPERATOR(pg_catalog.=) $1 AND h.compressed_chunk_id IS NOT NULL)",
+            &[oid.into()],
+        )
+    })
+    .unwrap_or_default()
+    .unwrap_or(false);
+    if compressed {
+        raise(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("{name} is compressed by TimescaleDB's own columnstore"),
+            None,
+            Some("Decompress it there first (decompress_chunk).".into()),
+        );
+    }
+}
+
+/// Refuses what a frozen chunk can't keep.
+fn check_freezable(oid: pg_sys::Oid) {
+    let table = OpenRel::table(oid, pg_sys::AccessShareLock);
+    let rel = table.as_ptr();
+    let form = relation::form(rel);
+    let name = relation::qualified_name(oid);
+    if form.relam != relation::HEAP_AM && Some(form.relam) != relation::varve_am() {
+        raise(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("{name} uses another table access method"),
+            None,
+            Some("Only tables of heap or varve have tiers.".into()),
+        );
+    }
+    // SAFETY: pg_class and pg_index rows of open relations.
+    let temporary_of_other = form.relpersistence == pg_sys::RELPERSISTENCE_TEMP as std::ffi::c_char
+        && unsafe { !(*rel).rd_islocaltemp };
+    if temporary_of_other {
+        raise(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("{name} is a temporary table of another session"),
+            None,
+            None,
+        );
+    }
+    for index in unique::index_oids(rel) {
+        let index = OpenRel::index(index, pg_sys::AccessShareLock);
+        // SAFETY: as above.
+        if unsafe { (*(*index.as_ptr()).rd_index).indisexclusion } {
+            raise(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot freeze {name}, which has an exclusion constraint"),
+                Some(format!(
+                    "Constraint \"{}\" is checked through its index, which holds no frozen rows.",
+                    relation::name(index.as_ptr())
+                )),
+                Some("Drop the constraint, or leave the chunk hot.".into()),
+            );
+        }
+    }
+}
+
+fn is_leaf(oid: pg_sys::Oid) -> bool {
+    // SAFETY: syscache and catalogue look-ups.
+    unsafe {
+        pg_sys::get_rel_relkind(oid) as u8 == pg_sys::RELKIND_RELATION && !pg_sys::has_subclass(oid)
+    }
+}
+
+fn is_hypertable(oid: pg_sys::Oid) -> bool {
+    Spi::get_one_with_args::<bool>(
+        "SELECT EXISTS (SELECT FROM _timescaledb_catalog.hypertable h \
+           JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) h.table_name \
+           JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace AND n.nspname OPERATOR(pg_catalog.=) h.schema_name \
+           WHERE c.oid OPERATOR(pg_catalog.=) $1)",
+        &[oid.into()],
+    )
+    .unwrap_or_default()
+    .unwrap_or(false)
+}
+
+/// Brings a chunk into a tier; returns the tier. Moving to the tier it has is a no-op, but that new rows of a warm
+/// chunk are frozen too.
+#[pg_extern(sql = false)]
+fn set_tier(chunk: Option<pg_sys::Oid>, tier: Option<&str>, codec: Option<&str>) -> String {
+    let (Some(oid), Some(tier)) = (chunk, tier) else {
+        raise(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "chunk and tier must not be NULL".into(),
+            None,
+            None,
+        )
+    };
+    check_table(oid);
+    if !is_leaf(oid) || is_hypertable(oid) {
+        raise(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("{} is not a chunk", relation::qualified_name(oid)),
+            Some("Tiers are set chunk by chunk.".into()),
+            Some("Use CALL varve.set_tiers(table, tier), or SELECT varve.set_tier(c, tier) FROM show_chunks(table) c.".into()),
+        );
+    }
+    if codec.is_some_and(|c| c != "auto") {
+        raise(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!(
+                "codec \"{}\" is not supported for this tier",
+                codec.unwrap_or_default()
+            ),
+            None,
+            Some("The warm tier chooses each column's codec itself: codec => 'auto'.".into()),
+        );
+    }
+    match tier {
+        "warm" => to_warm(oid),
+        "hot" => to_hot(oid),
+        "cold" | "archived" => raise(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("tier \"{tier}\" is not supported by this version of varve"),
+            None,
+            Some("Tiers are hot and warm.".into()),
+        ),
+        _ => raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("unknown tier \"{tier}\""),
+            None,
+            Some("Tiers are hot and warm.".into()),
+        ),
+    }
+    tier.to_string()
+}
+
+fn to_warm(oid: pg_sys::Oid) {
+    check_freezable(oid);
+    let root = catalog::root_of(oid);
+    let order = catalog::row_order(root);
+    {
+        // Held to the end: VACUUM, DDL and a second freeze keep out; readers and writers do not notice.
+        let table = OpenRel::table(oid, pg_sys::ShareUpdateExclusiveLock);
+        if companion::of(table.as_ptr()).is_none() {
+            catalog::remember_size(oid, catalog::total_bytes(oid));
+        }
+    }
+    let report = freeze::freeze(oid, &order);
+    if report.delta > 0 {
+        pgrx::ereport!(
+            PgLogLevel::NOTICE,
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!(
+                "{} rows of {} stay in the delta",
+                report.delta,
+                relation::qualified_name(oid)
+            ),
+            "They were written by this transaction or during the freeze, or a snapshot older than them is in use; set_tier(…, 'warm') later freezes them."
+        );
+    }
+}
+
+fn to_hot(oid: pg_sys::Oid) {
+    let frozen = {
+        let table = OpenRel::table(oid, pg_sys::AccessShareLock);
+        companion::of(table.as_ptr()).is_some()
+    };
+    if !frozen {
+        return;
+    }
+    lock::exclusively(oid);
+    rewrite::thaw_all(oid);
+    catalog::forget_size(oid);
+}
