@@ -58,6 +58,7 @@ unsafe extern "C-unwind" fn relation_info(
                 .cast::<pg_sys::IndexOptInfo>();
             (*index).amhasgettuple = false;
             (*index).amhasgetbitmap = false;
+            (*index).amcanparallel = false;
             // Keeps estimates from probing the index for the ends of a histogram.
             (*index).hypothetical = true;
         }
@@ -134,17 +135,28 @@ unsafe extern "C-unwind" fn process_utility(
     // SAFETY: the server passes a valid statement.
     unsafe {
         crate::tier::extension::before_utility((*statement).utilityStmt);
-        let next = PREVIOUS_UTILITY.unwrap_or(pg_sys::standard_ProcessUtility);
-        next(
-            statement,
-            query,
-            read_only_tree,
-            context,
-            params,
-            environment,
-            receiver,
-            completion,
-        );
+        match PREVIOUS_UTILITY {
+            Some(previous) => previous(
+                statement,
+                query,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                receiver,
+                completion,
+            ),
+            None => pg_sys::standard_ProcessUtility(
+                statement,
+                query,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                receiver,
+                completion,
+            ),
+        }
     }
 }
 

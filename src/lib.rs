@@ -8,6 +8,9 @@
 
 use pgrx::prelude::*;
 
+// `#[pg_guard]` on our own declarations of server functions expands to calls of `crate::ffi`.
+use pgrx::pg_sys::submodules::ffi;
+
 pub mod am;
 mod hooks;
 pub mod pg;

@@ -73,20 +73,9 @@ fn parent_has_frozen(relid: pg_sys::Oid, varve_am: pg_sys::Oid) -> bool {
     if let Some(known) = PARENTS.with_borrow(|p| p.get(&relid).copied()) {
         return known;
     }
-    // SAFETY: the list is in the current memory context.
-    let children: Vec<pg_sys::Oid> = unsafe {
-        let list =
-            crate::pg::ffi::find_inheritance_children(relid, pg_sys::NoLock as pg_sys::LOCKMODE);
-        let n = if list.is_null() {
-            0
-        } else {
-            (*list).length as usize
-        };
-        (0..n)
-            .map(|i| (*(*list).elements.add(i)).oid_value)
-            .collect()
-    };
-    let found = children.into_iter().any(|c| class_has_frozen(c, varve_am));
+    let found = relation::children(relid)
+        .into_iter()
+        .any(|c| class_has_frozen(c, varve_am));
     PARENTS.with_borrow_mut(|p| p.insert(relid, found));
     found
 }

@@ -47,7 +47,7 @@ pub unsafe extern "C-unwind" fn index_build_range_scan(
     let whole = start == 0 && blocks == pg_sys::InvalidBlockNumber;
     // SAFETY: the index machinery passes a valid IndexInfo; parallel workers leave the check to the leader.
     unsafe {
-        if whole && !pg_sys::IsParallelWorker() && !TRUSTED.get() {
+        if whole && pg_sys::ParallelWorkerNumber < 0 && !TRUSTED.get() {
             check_frozen(rel, index, info);
         }
     }

@@ -1,5 +1,7 @@
 //! Functions of PostgreSQL 17 that `pg_sys` does not bind, declared as in its headers.
 
+#![allow(non_snake_case)]
+
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 

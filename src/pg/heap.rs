@@ -14,10 +14,15 @@ macro_rules! heap_call {
     ($field:ident ( $($arg:expr),* $(,)? )) => {{
         let callback = $crate::pg::heap::routine().$field;
         match callback {
-            // SAFETY: the arguments are those of the callback of the same name that we stand in for.
-            Some(f) => unsafe {
-                pgrx::pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| f($($arg),*))
-            },
+            Some(f) => {
+                // The macro also stands in unsafe blocks.
+                #[allow(unused_unsafe)]
+                // SAFETY: the arguments are those of the callback of the same name that we stand in for.
+                let result = unsafe {
+                    pgrx::pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| f($($arg),*))
+                };
+                result
+            }
             None => pgrx::error!(concat!("heap has no callback ", stringify!($field))),
         }
     }};

@@ -123,6 +123,20 @@ pub fn lookup(relname: &str, namespace: pg_sys::Oid) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
+/// Direct children of a table: chunks of a hypertable, partitions, heirs.
+pub fn children(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: the list of OIDs is in the current memory context.
+    unsafe {
+        let list = super::ffi::find_inheritance_children(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+        if list.is_null() {
+            return Vec::new();
+        }
+        (0..(*list).length as usize)
+            .map(|i| (*(*list).elements.add(i)).oid_value)
+            .collect()
+    }
+}
+
 /// OID of the access method `varve` in this database, `None` where the extension is not created.
 pub fn varve_am() -> Option<pg_sys::Oid> {
     // SAFETY: syscache look-up.

@@ -15,6 +15,17 @@ struct ReusePage {
 
 const XLOG_BTREE_REUSE_PAGE: u8 = 0xD0;
 
+/// The normal transaction id before another (`TransactionIdRetreat`).
+fn before(xid: pg_sys::TransactionId) -> u32 {
+    let mut at = xid.into_inner();
+    loop {
+        at = at.wrapping_sub(1);
+        if at >= pg_sys::FirstNormalTransactionId.into_inner() {
+            return at;
+        }
+    }
+}
+
 /// Logs that queries on standbys whose snapshots are older than `horizon` must not read `rel` any more.
 pub fn log(rel: pg_sys::Relation, horizon: pg_sys::TransactionId) {
     if relation::form(rel).relpersistence != pg_sys::RELPERSISTENCE_PERMANENT as std::ffi::c_char {
@@ -22,13 +33,12 @@ pub fn log(rel: pg_sys::Relation, horizon: pg_sys::TransactionId) {
     }
     // SAFETY: the record is laid out as nbtxlog.c reads it: locator, block, horizon, flag, without trailing padding.
     unsafe {
-        let mut newest = horizon;
         // The conflict is with snapshots that do not yet see the newest id below the horizon.
-        pg_sys::TransactionIdRetreat(&mut newest);
+        let newest = before(horizon);
         let full = pg_sys::ReadNextFullTransactionId();
         let next = full.value as u32;
         let epoch = (full.value >> 32) as u32;
-        let epoch = if newest.into_inner() > next {
+        let epoch = if newest > next {
             epoch.wrapping_sub(1)
         } else {
             epoch
@@ -36,7 +46,7 @@ pub fn log(rel: pg_sys::Relation, horizon: pg_sys::TransactionId) {
         let record = ReusePage {
             locator: (*rel).rd_locator,
             block: 0,
-            snapshot_conflict_horizon: (u64::from(epoch) << 32) | u64::from(newest.into_inner()),
+            snapshot_conflict_horizon: (u64::from(epoch) << 32) | u64::from(newest),
             is_catalog_rel: false,
         };
         pg_sys::XLogBeginInsert();

@@ -119,10 +119,9 @@ fn check_freezable(oid: pg_sys::Oid) {
 }
 
 fn is_leaf(oid: pg_sys::Oid) -> bool {
-    // SAFETY: syscache and catalogue look-ups.
-    unsafe {
-        pg_sys::get_rel_relkind(oid) as u8 == pg_sys::RELKIND_RELATION && !pg_sys::has_subclass(oid)
-    }
+    // SAFETY: a syscache look-up.
+    let kind = unsafe { pg_sys::get_rel_relkind(oid) } as u8;
+    kind == pg_sys::RELKIND_RELATION && relation::children(oid).is_empty()
 }
 
 fn is_hypertable(oid: pg_sys::Oid) -> bool {
