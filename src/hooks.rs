@@ -1,9 +1,8 @@
 //! The hooks that varve sits on, each calling the one before it.
 
 use crate::am::{cache, command, companion, inplace};
-use crate::pg::relation;
+use crate::pg::{ffi::raw, guard, relation};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 static mut PREVIOUS_RELATION_INFO: pg_sys::get_relation_info_hook_type = None;
 static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
@@ -36,22 +35,29 @@ pub fn install() {
 
 /// Indexes hold delta rows only: a relation with frozen rows must not be read through them. They stay known to the
 /// planner, which proves uniqueness by them.
-#[pg_guard]
 unsafe extern "C-unwind" fn relation_info(
     root: *mut pg_sys::PlannerInfo,
     relid: pg_sys::Oid,
     inhparent: bool,
     rel: *mut pg_sys::RelOptInfo,
 ) {
-    // SAFETY: the planner passes valid nodes and holds a lock on the relation.
+    // SAFETY: the planner passes valid nodes and holds a lock on the relation. The hook before ours is called outside
+    // the guard: an error in it passes over a frame that holds nothing.
     unsafe {
         if let Some(previous) = PREVIOUS_RELATION_INFO {
             previous(root, relid, inhparent, rel);
         }
-        let indexes = (*rel).indexlist;
-        if indexes.is_null() || !is_frozen(relid) {
-            return;
-        }
+        guard::entry(|| hide_indexes(relid, &*rel));
+    }
+}
+
+fn hide_indexes(relid: pg_sys::Oid, rel: &pg_sys::RelOptInfo) {
+    let indexes = rel.indexlist;
+    if indexes.is_null() || !is_frozen(relid) {
+        return;
+    }
+    // SAFETY: a list of IndexOptInfo nodes that the planner has just made.
+    unsafe {
         for i in 0..(*indexes).length as usize {
             let index = (*(*indexes).elements.add(i))
                 .ptr_value
@@ -74,32 +80,29 @@ fn is_frozen(relid: pg_sys::Oid) -> bool {
         && crate::am::modify::frozen_part(rel.as_ptr()).is_some()
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags: i32) {
-    // SAFETY: the executor passes a valid query.
+    // SAFETY: the executor passes a valid query; what follows is called outside the guard, as above.
     unsafe {
-        command::before_executor_start(&*query, eflags);
+        guard::entry(|| command::before_executor_start(&*query, eflags));
         match PREVIOUS_START {
             Some(previous) => previous(query, eflags),
-            None => pg_sys::standard_ExecutorStart(query, eflags),
+            None => raw::standard_ExecutorStart(query, eflags),
         }
     }
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn executor_end(query: *mut pg_sys::QueryDesc) {
-    // SAFETY: the executor passes a valid query.
+    // SAFETY: as above.
     unsafe {
-        command::before_executor_end(&*query);
+        guard::entry(|| command::before_executor_end(&*query));
         match PREVIOUS_END {
             Some(previous) => previous(query),
-            None => pg_sys::standard_ExecutorEnd(query),
+            None => raw::standard_ExecutorEnd(query),
         }
     }
 }
 
 /// Frozen rows go with the storage of the table that is dropped.
-#[pg_guard]
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -107,7 +110,7 @@ unsafe extern "C-unwind" fn object_access(
     sub: i32,
     arg: *mut std::ffi::c_void,
 ) {
-    // SAFETY: the hook before ours, with its own arguments.
+    // SAFETY: the hook before ours, with its own arguments, outside the guard.
     unsafe {
         if let Some(previous) = PREVIOUS_ACCESS {
             previous(access, class, object, sub, arg);
@@ -117,11 +120,10 @@ unsafe extern "C-unwind" fn object_access(
         && class == pg_sys::RelationRelationId
         && sub == 0
     {
-        companion::on_drop(object);
+        guard::entry(|| companion::on_drop(object));
     }
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
     query: *const std::ffi::c_char,
@@ -132,40 +134,28 @@ unsafe extern "C-unwind" fn process_utility(
     receiver: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: the server passes a valid statement.
+    // SAFETY: the server passes a valid statement; what follows is called outside the guard, as above.
     unsafe {
-        crate::tier::extension::before_utility((*statement).utilityStmt);
-        match PREVIOUS_UTILITY {
-            Some(previous) => previous(
-                statement,
-                query,
-                read_only_tree,
-                context,
-                params,
-                environment,
-                receiver,
-                completion,
-            ),
-            None => pg_sys::standard_ProcessUtility(
-                statement,
-                query,
-                read_only_tree,
-                context,
-                params,
-                environment,
-                receiver,
-                completion,
-            ),
-        }
+        guard::entry(|| crate::tier::extension::before_utility((*statement).utilityStmt));
+        let next = PREVIOUS_UTILITY.unwrap_or(raw::standard_ProcessUtility);
+        next(
+            statement,
+            query,
+            read_only_tree,
+            context,
+            params,
+            environment,
+            receiver,
+            completion,
+        );
     }
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn on_transaction(
     event: pg_sys::XactEvent::Type,
     _arg: *mut std::ffi::c_void,
 ) {
-    match event {
+    guard::entry(|| match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
             if crate::settings::debug_freeze_on_commit() {
                 inplace::freeze_written();
@@ -183,17 +173,18 @@ unsafe extern "C-unwind" fn on_transaction(
             cache::clear();
         }
         _ => {}
-    }
+    })
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn on_subtransaction(
     event: pg_sys::SubXactEvent::Type,
     _me: pg_sys::SubTransactionId,
     _parent: pg_sys::SubTransactionId,
     _arg: *mut std::ffi::c_void,
 ) {
-    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
-        cache::clear();
-    }
+    guard::entry(|| {
+        if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+            cache::clear();
+        }
+    })
 }

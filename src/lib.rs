@@ -27,6 +27,9 @@ pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", finalize);
 pub extern "C-unwind" fn _PG_init() {
     // SAFETY: a flag of the postmaster.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        // An error's report would carry a backtrace in its detail where the environment asks for one.
+        // SAFETY: the postmaster has one thread.
+        unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
         settings::register();
         hooks::install();
         PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);

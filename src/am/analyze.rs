@@ -6,9 +6,9 @@
 
 use super::scan::{FrozenScan, ours};
 use crate::heap_call;
+use crate::pg::guard;
 use crate::pg::relation;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 /// Progress of an ANALYZE scan.
 #[derive(Default)]
@@ -51,31 +51,31 @@ fn probability(f: &FrozenScan, rel: pg_sys::Relation) -> f64 {
     (2.0 * target / rows.max(1.0)).min(1.0)
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_analyze_next_block(
     scan: pg_sys::TableScanDesc,
     stream: *mut pg_sys::ReadStream,
 ) -> bool {
-    // SAFETY: ANALYZE hands our descriptor back.
-    let (scan, frozen) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    let Some(f) = frozen else {
-        return heap_call!(scan_analyze_next_block(heap, stream));
-    };
-    match f.analyze.phase {
-        Phase::Delta => {
-            if heap_call!(scan_analyze_next_block(heap, stream)) {
-                f.analyze.blocks_seen += 1;
-                return true;
+    guard::entry(|| {
+        // SAFETY: ANALYZE hands our descriptor back.
+        let (scan, frozen) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        let Some(f) = frozen else {
+            return heap_call!(scan_analyze_next_block(heap, stream));
+        };
+        match f.analyze.phase {
+            Phase::Delta => {
+                if heap_call!(scan_analyze_next_block(heap, stream)) {
+                    f.analyze.blocks_seen += 1;
+                    return true;
+                }
+                f.analyze.phase = Phase::Frozen;
+                true
             }
-            f.analyze.phase = Phase::Frozen;
-            true
+            Phase::Frozen | Phase::Done => false,
         }
-        Phase::Frozen | Phase::Done => false,
-    }
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_analyze_next_tuple(
     scan: pg_sys::TableScanDesc,
     oldest_xmin: pg_sys::TransactionId,
@@ -83,62 +83,64 @@ pub unsafe extern "C-unwind" fn scan_analyze_next_tuple(
     deadrows: *mut f64,
     slot: *mut pg_sys::TupleTableSlot,
 ) -> bool {
-    // SAFETY: ANALYZE hands our descriptor back.
-    let (scan, frozen) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    let Some(f) = frozen else {
-        return heap_call!(scan_analyze_next_tuple(
-            heap,
-            oldest_xmin,
-            liverows,
-            deadrows,
-            slot
-        ));
-    };
-    // SAFETY: heap's scan is open.
-    let rel = unsafe { (*heap).rs_rd };
-    let p = match f.analyze.probability {
-        Some(p) => p,
-        None => {
-            f.analyze.random = u64::from(relation::oid(rel).to_u32());
-            let p = probability(f, rel);
-            f.analyze.probability = Some(p);
-            p
-        }
-    };
-    match f.analyze.phase {
-        Phase::Delta => loop {
-            if !heap_call!(scan_analyze_next_tuple(
+    guard::entry(|| {
+        // SAFETY: ANALYZE hands our descriptor back.
+        let (scan, frozen) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        let Some(f) = frozen else {
+            return heap_call!(scan_analyze_next_tuple(
                 heap,
                 oldest_xmin,
                 liverows,
                 deadrows,
                 slot
-            )) {
-                return false;
+            ));
+        };
+        // SAFETY: heap's scan is open.
+        let rel = unsafe { (*heap).rs_rd };
+        let p = match f.analyze.probability {
+            Some(p) => p,
+            None => {
+                f.analyze.random = u64::from(relation::oid(rel).to_u32());
+                let p = probability(f, rel);
+                f.analyze.probability = Some(p);
+                p
             }
-            if f.analyze.draw() < p {
-                return true;
+        };
+        match f.analyze.phase {
+            Phase::Delta => loop {
+                if !heap_call!(scan_analyze_next_tuple(
+                    heap,
+                    oldest_xmin,
+                    liverows,
+                    deadrows,
+                    slot
+                )) {
+                    return false;
+                }
+                if f.analyze.draw() < p {
+                    return true;
+                }
+            },
+            Phase::Frozen => {
+                let (rows, more) = next_frozen(f, p, slot);
+                let total = f64::from(relation::blocks(rel));
+                let seen = f64::from(f.analyze.blocks_seen);
+                let scale = if total > 0.0 && seen > 0.0 {
+                    seen / total
+                } else {
+                    1.0
+                };
+                // SAFETY: ANALYZE passes valid counters.
+                unsafe { *liverows += rows as f64 * scale };
+                if !more {
+                    f.analyze.phase = Phase::Done;
+                }
+                more
             }
-        },
-        Phase::Frozen => {
-            let (rows, more) = next_frozen(f, p, slot);
-            let total = f64::from(relation::blocks(rel));
-            let seen = f64::from(f.analyze.blocks_seen);
-            let scale = if total > 0.0 && seen > 0.0 {
-                seen / total
-            } else {
-                1.0
-            };
-            // SAFETY: ANALYZE passes valid counters.
-            unsafe { *liverows += rows as f64 * scale };
-            if !more {
-                f.analyze.phase = Phase::Done;
-            }
-            more
+            Phase::Done => false,
         }
-        Phase::Done => false,
-    }
+    })
 }
 
 /// Stores the next frozen row that the sample takes; also returns how many visible rows were passed on the way.

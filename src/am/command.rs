@@ -5,9 +5,9 @@
 //! snapshot still sees the frozen row and not the thawed one, while a lock or an update that follows sees the thawed one.
 
 use super::companion;
+use crate::pg::guard;
 use crate::pg::relation;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -33,14 +33,15 @@ pub fn forget() {
 }
 
 /// Relation cache callback: what is known of parents may be wrong now.
-#[pg_guard]
 pub unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, _relid: pg_sys::Oid) {
-    // The callback may arrive while the map is being filled; then it stays as it is for this one statement.
-    PARENTS.with(|p| {
-        if let Ok(mut map) = p.try_borrow_mut() {
-            map.clear();
-        }
-    });
+    guard::entry(|| {
+        // The callback may arrive while the map is being filled; then it stays as it is for this one statement.
+        PARENTS.with(|p| {
+            if let Ok(mut map) = p.try_borrow_mut() {
+                map.clear();
+            }
+        });
+    })
 }
 
 fn class_has_frozen(relid: pg_sys::Oid, varve_am: pg_sys::Oid) -> bool {

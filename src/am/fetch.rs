@@ -6,9 +6,9 @@ use super::scan::{ours, store_row};
 use super::tid::{self, Place};
 use super::{cache, thaw, tombstone};
 use crate::heap_call;
+use crate::pg::guard;
 use crate::pg::{ffi, relation, snapshot as snap};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 /// Whether an MVCC snapshot sees a frozen row where it is.
 pub fn visible(
@@ -60,50 +60,51 @@ pub fn frozen_row(
     true
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn tuple_tid_valid(
     scan: pg_sys::TableScanDesc,
     tid: pg_sys::ItemPointer,
 ) -> bool {
-    // SAFETY: the executor hands our descriptor and a valid item pointer.
-    let (scan, _) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    // SAFETY: as above.
-    let (rel, at) = unsafe { ((*heap).rs_rd, *tid) };
-    match tid::decode(&at) {
-        Some(place) => companion::of(rel).is_some_and(|c| {
-            cache::directory(rel, &c)
-                .iter()
-                .any(|s| s.number == place.segment && place.row < s.header.rows)
-        }),
-        None => heap_call!(tuple_tid_valid(heap, tid)),
-    }
+    guard::entry(|| {
+        // SAFETY: the executor hands our descriptor and a valid item pointer.
+        let (scan, _) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        // SAFETY: as above.
+        let (rel, at) = unsafe { ((*heap).rs_rd, *tid) };
+        match tid::decode(&at) {
+            Some(place) => companion::of(rel).is_some_and(|c| {
+                cache::directory(rel, &c)
+                    .iter()
+                    .any(|s| s.number == place.segment && place.row < s.header.rows)
+            }),
+            None => heap_call!(tuple_tid_valid(heap, tid)),
+        }
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn tuple_get_latest_tid(
     scan: pg_sys::TableScanDesc,
     tid: pg_sys::ItemPointer,
 ) {
-    // SAFETY: the executor hands our descriptor and a valid item pointer.
-    let (scan, _) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    // SAFETY: as above.
-    let (rel, snapshot, at) = unsafe { ((*heap).rs_rd, (*heap).rs_snapshot, *tid) };
-    if let Some(place) = tid::decode(&at) {
-        let moved = companion::of(rel)
-            .filter(|_| snap::is_mvcc(snapshot))
-            .and_then(|c| tombstone::find_visible(&c, place, snapshot));
-        match moved {
-            // SAFETY: the caller's item pointer.
-            Some(to) => unsafe { *tid = to },
-            None => return,
+    guard::entry(|| {
+        // SAFETY: the executor hands our descriptor and a valid item pointer.
+        let (scan, _) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        // SAFETY: as above.
+        let (rel, snapshot, at) = unsafe { ((*heap).rs_rd, (*heap).rs_snapshot, *tid) };
+        if let Some(place) = tid::decode(&at) {
+            let moved = companion::of(rel)
+                .filter(|_| snap::is_mvcc(snapshot))
+                .and_then(|c| tombstone::find_visible(&c, place, snapshot));
+            match moved {
+                // SAFETY: the caller's item pointer.
+                Some(to) => unsafe { *tid = to },
+                None => return,
+            }
         }
-    }
-    heap_call!(tuple_get_latest_tid(heap, tid));
+        heap_call!(tuple_get_latest_tid(heap, tid));
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn index_fetch_tuple(
     scan: *mut pg_sys::IndexFetchTableData,
     tid: pg_sys::ItemPointer,
@@ -112,27 +113,29 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
     call_again: *mut bool,
     all_dead: *mut bool,
 ) -> bool {
-    // SAFETY: the index machinery passes valid pointers; heap may change the item pointer to the version found.
-    let (rel, root) = unsafe { ((*scan).rel, *tid) };
-    if heap_call!(index_fetch_tuple(
-        scan, tid, snapshot, slot, call_again, all_dead
-    )) {
-        return true;
-    }
-    // A uniqueness check must not take a row that was frozen in place for one that is gone.
-    // SAFETY: a valid snapshot.
-    let dirty = unsafe { (*snapshot).snapshot_type == pg_sys::SnapshotType::SNAPSHOT_DIRTY };
-    if dirty
-        && let Some(c) = super::modify::frozen_part(rel)
-        && chain::any_in_place(rel, &c)
-        && let End::Frozen(place) = chain::follow(rel, &c, &root, false)
-        && tombstone::find(&c, place).is_none()
-    {
-        if !all_dead.is_null() {
-            // SAFETY: the caller's flag.
-            unsafe { *all_dead = false };
+    guard::entry(|| {
+        // SAFETY: the index machinery passes valid pointers; heap may change the item pointer to the version found.
+        let (rel, root) = unsafe { ((*scan).rel, *tid) };
+        if heap_call!(index_fetch_tuple(
+            scan, tid, snapshot, slot, call_again, all_dead
+        )) {
+            return true;
         }
-        return frozen_row(rel, place, snapshot, slot);
-    }
-    false
+        // A uniqueness check must not take a row that was frozen in place for one that is gone.
+        // SAFETY: a valid snapshot.
+        let dirty = unsafe { (*snapshot).snapshot_type == pg_sys::SnapshotType::SNAPSHOT_DIRTY };
+        if dirty
+            && let Some(c) = super::modify::frozen_part(rel)
+            && chain::any_in_place(rel, &c)
+            && let End::Frozen(place) = chain::follow(rel, &c, &root, false)
+            && tombstone::find(&c, place).is_none()
+        {
+            if !all_dead.is_null() {
+                // SAFETY: the caller's flag.
+                unsafe { *all_dead = false };
+            }
+            return frozen_row(rel, place, snapshot, slot);
+        }
+        false
+    })
 }

@@ -1,8 +1,8 @@
 //! The access method's routine: a copy of heap's with our callbacks in it.
 
 use super::{analyze, fetch, index_build, modify, sample, scan, storage};
+use crate::pg::guard;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 static ROUTINE: AtomicPtr<pg_sys::TableAmRoutine> = AtomicPtr::new(std::ptr::null_mut());
@@ -55,13 +55,14 @@ fn routine() -> *mut pg_sys::TableAmRoutine {
 }
 
 /// Handler of the access method (`CREATE ACCESS METHOD varve TYPE TABLE HANDLER varve.am_handler`).
-#[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn varve_am_handler_wrapper(
     _info: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
-    crate::require_preload();
-    pg_sys::Datum::from(routine())
+    guard::entry(|| {
+        crate::require_preload();
+        pg_sys::Datum::from(routine())
+    })
 }
 
 /// Calling convention of the handler.

@@ -5,6 +5,7 @@ use super::directory::{self, Decoded};
 use super::scan::VarveScan;
 use super::unique::{KeyEvaluator, RowSlot};
 use crate::heap_call;
+use crate::pg::guard;
 use crate::pg::heap::as_heap;
 use crate::pg::{relation, snapshot};
 use pgrx::pg_sys;
@@ -29,7 +30,6 @@ pub fn trusted<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn index_build_range_scan(
     rel: pg_sys::Relation,
     index: pg_sys::Relation,
@@ -43,39 +43,40 @@ pub unsafe extern "C-unwind" fn index_build_range_scan(
     state: *mut std::ffi::c_void,
     scan: pg_sys::TableScanDesc,
 ) -> f64 {
-    // BRIN summarises single ranges of the delta; whole builds start at block 0 with no end.
-    let whole = start == 0 && blocks == pg_sys::InvalidBlockNumber;
-    // SAFETY: the index machinery passes a valid IndexInfo; parallel workers leave the check to the leader.
-    unsafe {
-        if whole && pg_sys::ParallelWorkerNumber < 0 && !TRUSTED.get() {
-            check_frozen(rel, index, info);
+    guard::entry(|| {
+        // BRIN summarises single ranges of the delta; whole builds start at block 0 with no end.
+        let whole = start == 0 && blocks == pg_sys::InvalidBlockNumber;
+        // SAFETY: the index machinery passes a valid IndexInfo; parallel workers leave the check to the leader.
+        unsafe {
+            if whole && pg_sys::ParallelWorkerNumber < 0 && !TRUSTED.get() {
+                check_frozen(rel, index, info);
+            }
         }
-    }
-    // A parallel build hands in a scan that our scan_begin made.
-    let heap_scan = if scan.is_null() {
-        scan
-    } else {
-        // SAFETY: see above.
-        unsafe { (*scan.cast::<VarveScan>()).heap }
-    };
-    as_heap(rel, || {
-        heap_call!(index_build_range_scan(
-            rel,
-            index,
-            info,
-            allow_sync,
-            any_visible,
-            progress,
-            start,
-            blocks,
-            callback,
-            state,
-            heap_scan
-        ))
+        // A parallel build hands in a scan that our scan_begin made.
+        let heap_scan = if scan.is_null() {
+            scan
+        } else {
+            // SAFETY: see above.
+            unsafe { (*scan.cast::<VarveScan>()).heap }
+        };
+        as_heap(rel, || {
+            heap_call!(index_build_range_scan(
+                rel,
+                index,
+                info,
+                allow_sync,
+                any_visible,
+                progress,
+                start,
+                blocks,
+                callback,
+                state,
+                heap_scan
+            ))
+        })
     })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn index_validate_scan(
     rel: pg_sys::Relation,
     index: pg_sys::Relation,
@@ -83,12 +84,14 @@ pub unsafe extern "C-unwind" fn index_validate_scan(
     snapshot: pg_sys::Snapshot,
     state: *mut pg_sys::ValidateIndexState,
 ) {
-    // Rows that came between the build and the moment when writers began to heed the index are checked here.
-    // SAFETY: as above.
-    unsafe { check_frozen(rel, index, info) };
-    as_heap(rel, || {
-        heap_call!(index_validate_scan(rel, index, info, snapshot, state))
-    });
+    guard::entry(|| {
+        // Rows that came between the build and the moment when writers began to heed the index are checked here.
+        // SAFETY: as above.
+        unsafe { check_frozen(rel, index, info) };
+        as_heap(rel, || {
+            heap_call!(index_validate_scan(rel, index, info, snapshot, state))
+        });
+    })
 }
 
 /// Evaluates the index on every visible row, frozen or not, where the relation has frozen rows: expressions may fail

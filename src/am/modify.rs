@@ -6,10 +6,10 @@ use super::thaw::{self, Thawed};
 use super::tid::{self, Place};
 use super::{tombstone, unique};
 use crate::heap_call;
+use crate::pg::guard;
 use crate::pg::snapshot as snap;
 use pgrx::pg_sys;
 use pgrx::pg_sys::TM_Result;
-use pgrx::prelude::*;
 
 /// The relation's companion, in-place freezes of others included.
 pub fn frozen_part(rel: pg_sys::Relation) -> Option<Companion> {
@@ -26,7 +26,6 @@ fn remember(rel: pg_sys::Relation) {
     }
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn tuple_insert(
     rel: pg_sys::Relation,
     slot: *mut pg_sys::TupleTableSlot,
@@ -34,14 +33,15 @@ pub unsafe extern "C-unwind" fn tuple_insert(
     options: i32,
     bistate: *mut pg_sys::BulkInsertStateData,
 ) {
-    if let Some(c) = frozen_part(rel) {
-        unique::thaw_holders(rel, &c, slot, cid, false);
-    }
-    remember(rel);
-    heap_call!(tuple_insert(rel, slot, cid, options, bistate));
+    guard::entry(|| {
+        if let Some(c) = frozen_part(rel) {
+            unique::thaw_holders(rel, &c, slot, cid, false);
+        }
+        remember(rel);
+        heap_call!(tuple_insert(rel, slot, cid, options, bistate));
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn tuple_insert_speculative(
     rel: pg_sys::Relation,
     slot: *mut pg_sys::TupleTableSlot,
@@ -50,16 +50,17 @@ pub unsafe extern "C-unwind" fn tuple_insert_speculative(
     bistate: *mut pg_sys::BulkInsertStateData,
     token: u32,
 ) {
-    if let Some(c) = frozen_part(rel) {
-        unique::thaw_holders(rel, &c, slot, cid, true);
-    }
-    remember(rel);
-    heap_call!(tuple_insert_speculative(
-        rel, slot, cid, options, bistate, token
-    ));
+    guard::entry(|| {
+        if let Some(c) = frozen_part(rel) {
+            unique::thaw_holders(rel, &c, slot, cid, true);
+        }
+        remember(rel);
+        heap_call!(tuple_insert_speculative(
+            rel, slot, cid, options, bistate, token
+        ));
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn multi_insert(
     rel: pg_sys::Relation,
     slots: *mut *mut pg_sys::TupleTableSlot,
@@ -68,15 +69,17 @@ pub unsafe extern "C-unwind" fn multi_insert(
     options: i32,
     bistate: *mut pg_sys::BulkInsertStateData,
 ) {
-    if let Some(c) = frozen_part(rel) {
-        for i in 0..nslots as usize {
-            // SAFETY: the caller passes nslots slots.
-            let slot = unsafe { *slots.add(i) };
-            unique::thaw_holders(rel, &c, slot, cid, false);
+    guard::entry(|| {
+        if let Some(c) = frozen_part(rel) {
+            for i in 0..nslots as usize {
+                // SAFETY: the caller passes nslots slots.
+                let slot = unsafe { *slots.add(i) };
+                unique::thaw_holders(rel, &c, slot, cid, false);
+            }
         }
-    }
-    remember(rel);
-    heap_call!(multi_insert(rel, slots, nslots, cid, options, bistate));
+        remember(rel);
+        heap_call!(multi_insert(rel, slots, nslots, cid, options, bistate));
+    })
 }
 
 /// Where a writer's item pointer leads.
@@ -125,7 +128,6 @@ impl Target {
     }
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn tuple_delete(
     rel: pg_sys::Relation,
     tid: pg_sys::ItemPointer,
@@ -136,27 +138,28 @@ pub unsafe extern "C-unwind" fn tuple_delete(
     tmfd: *mut pg_sys::TM_FailureData,
     changing_part: bool,
 ) -> TM_Result::Type {
-    // SAFETY: the executor passes a valid item pointer.
-    let Found::Row(mut target) = resolve(rel, unsafe { &*tid }, cid, thaw::BLOCK) else {
-        return TM_Result::TM_WouldBlock;
-    };
-    remember(rel);
-    let at = &raw mut target.tid;
-    let result = heap_call!(tuple_delete(
-        rel,
-        at,
-        cid,
-        snapshot,
-        crosscheck,
-        wait,
-        tmfd,
-        changing_part
-    ));
-    target.changed(result, snapshot, cid);
-    result
+    guard::entry(|| {
+        // SAFETY: the executor passes a valid item pointer.
+        let Found::Row(mut target) = resolve(rel, unsafe { &*tid }, cid, thaw::BLOCK) else {
+            return TM_Result::TM_WouldBlock;
+        };
+        remember(rel);
+        let at = &raw mut target.tid;
+        let result = heap_call!(tuple_delete(
+            rel,
+            at,
+            cid,
+            snapshot,
+            crosscheck,
+            wait,
+            tmfd,
+            changing_part
+        ));
+        target.changed(result, snapshot, cid);
+        result
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn tuple_update(
     rel: pg_sys::Relation,
     otid: pg_sys::ItemPointer,
@@ -169,33 +172,34 @@ pub unsafe extern "C-unwind" fn tuple_update(
     lockmode: *mut pg_sys::LockTupleMode::Type,
     update_indexes: *mut pg_sys::TU_UpdateIndexes::Type,
 ) -> TM_Result::Type {
-    // SAFETY: the executor passes a valid item pointer.
-    let Found::Row(mut target) = resolve(rel, unsafe { &*otid }, cid, thaw::BLOCK) else {
-        return TM_Result::TM_WouldBlock;
-    };
-    // The row's own old key is in the delta now, so only other rows can be found here.
-    if let Some(c) = frozen_part(rel) {
-        unique::thaw_holders(rel, &c, slot, cid, false);
-    }
-    remember(rel);
-    let at = &raw mut target.tid;
-    let result = heap_call!(tuple_update(
-        rel,
-        at,
-        slot,
-        cid,
-        snapshot,
-        crosscheck,
-        wait,
-        tmfd,
-        lockmode,
-        update_indexes
-    ));
-    target.changed(result, snapshot, cid);
-    result
+    guard::entry(|| {
+        // SAFETY: the executor passes a valid item pointer.
+        let Found::Row(mut target) = resolve(rel, unsafe { &*otid }, cid, thaw::BLOCK) else {
+            return TM_Result::TM_WouldBlock;
+        };
+        // The row's own old key is in the delta now, so only other rows can be found here.
+        if let Some(c) = frozen_part(rel) {
+            unique::thaw_holders(rel, &c, slot, cid, false);
+        }
+        remember(rel);
+        let at = &raw mut target.tid;
+        let result = heap_call!(tuple_update(
+            rel,
+            at,
+            slot,
+            cid,
+            snapshot,
+            crosscheck,
+            wait,
+            tmfd,
+            lockmode,
+            update_indexes
+        ));
+        target.changed(result, snapshot, cid);
+        result
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn tuple_lock(
     rel: pg_sys::Relation,
     tid: pg_sys::ItemPointer,
@@ -207,76 +211,82 @@ pub unsafe extern "C-unwind" fn tuple_lock(
     flags: u8,
     tmfd: *mut pg_sys::TM_FailureData,
 ) -> TM_Result::Type {
-    // SAFETY: the executor passes a valid item pointer.
-    let mut at = unsafe { *tid };
-    let mut moved = false;
-    let last_version = flags & pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION as u8 != 0;
-    loop {
-        let Found::Row(mut target) = resolve(rel, &at, cid, wait_policy) else {
-            return TM_Result::TM_WouldBlock;
-        };
-        if last_version
-            && let Some(c) = frozen_part(rel)
-            && chain::any_in_place(rel, &c)
-        {
-            let wait = wait_policy == thaw::BLOCK;
-            if let End::Frozen(place) = chain::follow(rel, &c, &target.tid, wait) {
-                at = tid::encode(place);
-                moved = true;
-                continue;
+    guard::entry(|| {
+        // SAFETY: the executor passes a valid item pointer.
+        let mut at = unsafe { *tid };
+        let mut moved = false;
+        let last_version = flags & pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION as u8 != 0;
+        loop {
+            let Found::Row(mut target) = resolve(rel, &at, cid, wait_policy) else {
+                return TM_Result::TM_WouldBlock;
+            };
+            if last_version
+                && let Some(c) = frozen_part(rel)
+                && chain::any_in_place(rel, &c)
+            {
+                let wait = wait_policy == thaw::BLOCK;
+                if let End::Frozen(place) = chain::follow(rel, &c, &target.tid, wait) {
+                    at = tid::encode(place);
+                    moved = true;
+                    continue;
+                }
             }
-        }
-        let to = &raw mut target.tid;
-        let result = heap_call!(tuple_lock(
-            rel,
-            to,
-            snapshot,
-            slot,
-            cid,
-            mode,
-            wait_policy,
-            flags,
-            tmfd
-        ));
-        if result == TM_Result::TM_Ok {
-            // SAFETY: the caller's item pointer and failure data; heap writes the place of the version it locked.
-            unsafe {
-                *tid = (*slot).tts_tid;
-                (*tmfd).traversed |= moved;
+            let to = &raw mut target.tid;
+            let result = heap_call!(tuple_lock(
+                rel,
+                to,
+                snapshot,
+                slot,
+                cid,
+                mode,
+                wait_policy,
+                flags,
+                tmfd
+            ));
+            if result == TM_Result::TM_Ok {
+                // SAFETY: the caller's item pointer and failure data; heap writes the place of the version it locked.
+                unsafe {
+                    *tid = (*slot).tts_tid;
+                    (*tmfd).traversed |= moved;
+                }
             }
+            return result;
         }
-        return result;
-    }
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
     rel: pg_sys::Relation,
     tid: pg_sys::ItemPointer,
     snapshot: pg_sys::Snapshot,
     slot: *mut pg_sys::TupleTableSlot,
 ) -> bool {
-    // SAFETY: the executor passes a valid item pointer.
-    let at = unsafe { *tid };
-    let Some(place) = tid::decode(&at) else {
-        return heap_call!(tuple_fetch_row_version(rel, tid, snapshot, slot));
-    };
-    super::fetch::frozen_row(rel, place, snapshot, slot)
+    guard::entry(|| {
+        // SAFETY: the executor passes a valid item pointer.
+        let at = unsafe { *tid };
+        let Some(place) = tid::decode(&at) else {
+            return heap_call!(tuple_fetch_row_version(rel, tid, snapshot, slot));
+        };
+        super::fetch::frozen_row(rel, place, snapshot, slot)
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn tuple_satisfies_snapshot(
     rel: pg_sys::Relation,
     slot: *mut pg_sys::TupleTableSlot,
     snapshot: pg_sys::Snapshot,
 ) -> bool {
-    // SAFETY: a filled slot.
-    let at = unsafe { (*slot).tts_tid };
-    match tid::decode(&at) {
-        Some(place) => match companion::of(rel) {
-            Some(c) => !snap::is_mvcc(snapshot) || super::fetch::visible(rel, &c, place, snapshot),
-            None => false,
-        },
-        None => heap_call!(tuple_satisfies_snapshot(rel, slot, snapshot)),
-    }
+    guard::entry(|| {
+        // SAFETY: a filled slot.
+        let at = unsafe { (*slot).tts_tid };
+        match tid::decode(&at) {
+            Some(place) => match companion::of(rel) {
+                Some(c) => {
+                    !snap::is_mvcc(snapshot) || super::fetch::visible(rel, &c, place, snapshot)
+                }
+                None => false,
+            },
+            None => heap_call!(tuple_satisfies_snapshot(rel, slot, snapshot)),
+        }
+    })
 }

@@ -2,8 +2,8 @@
 
 use super::scan::{FrozenScan, ours};
 use crate::heap_call;
+use crate::pg::guard;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use std::cell::Cell;
 
 /// Rows of one block of frozen rows, about what a heap page holds.
@@ -31,21 +31,22 @@ thread_local! {
 }
 
 /// Stands in for the method's `NextSampleBlock`: lets it choose among all blocks, and hands heap only its own.
-#[pg_guard]
 unsafe extern "C-unwind" fn choose(
     node: *mut pg_sys::SampleScanState,
     _nblocks: pg_sys::BlockNumber,
 ) -> pg_sys::BlockNumber {
-    let Some((method, all, own)) = METHOD.get() else {
-        return pg_sys::InvalidBlockNumber;
-    };
-    // SAFETY: the method's own callback with its own node.
-    let block = unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| method(node, all)) };
-    if block == pg_sys::InvalidBlockNumber || block < own {
-        return block;
-    }
-    CHOSEN.set(Some(block - own));
-    pg_sys::InvalidBlockNumber
+    guard::entry(|| {
+        let Some((method, all, own)) = METHOD.get() else {
+            return pg_sys::InvalidBlockNumber;
+        };
+        // SAFETY: the method's own callback with its own node.
+        let block = unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| method(node, all)) };
+        if block == pg_sys::InvalidBlockNumber || block < own {
+            return block;
+        }
+        CHOSEN.set(Some(block - own));
+        pg_sys::InvalidBlockNumber
+    })
 }
 
 fn frozen_blocks(f: &FrozenScan) -> u32 {
@@ -67,105 +68,107 @@ fn locate(f: &FrozenScan, mut block: u32) -> Option<(usize, u32)> {
     None
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_sample_next_block(
     scan: pg_sys::TableScanDesc,
     scanstate: *mut pg_sys::SampleScanState,
 ) -> bool {
-    // SAFETY: the executor hands our descriptor back.
-    let (scan, frozen) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    let Some(f) = frozen else {
-        return heap_call!(scan_sample_next_block(heap, scanstate));
-    };
-    // SAFETY: heap's descriptor and the node are valid; the method's routine is put back before we return or unwind.
-    unsafe {
-        let own = (*heap.cast::<pg_sys::HeapScanDescData>()).rs_nblocks;
-        let all = own + frozen_blocks(f);
-        let tsm = (*scanstate).tsmroutine;
-        match (*tsm).NextSampleBlock {
-            Some(method) => {
-                CHOSEN.set(None);
-                METHOD.set(Some((method, all, own)));
-                f.sample.current = None;
-                if own == 0 {
-                    choose(scanstate, 0);
-                } else {
-                    struct Restore(*mut pg_sys::SampleScanState, *mut pg_sys::TsmRoutine);
-                    impl Drop for Restore {
-                        fn drop(&mut self) {
-                            // SAFETY: the node outlives this call.
-                            unsafe { (*self.0).tsmroutine = self.1.cast() }
+    guard::entry(|| {
+        // SAFETY: the executor hands our descriptor back.
+        let (scan, frozen) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        let Some(f) = frozen else {
+            return heap_call!(scan_sample_next_block(heap, scanstate));
+        };
+        // SAFETY: heap's descriptor and the node are valid; the method's routine is put back before we return or unwind.
+        unsafe {
+            let own = (*heap.cast::<pg_sys::HeapScanDescData>()).rs_nblocks;
+            let all = own + frozen_blocks(f);
+            let tsm = (*scanstate).tsmroutine;
+            match (*tsm).NextSampleBlock {
+                Some(method) => {
+                    CHOSEN.set(None);
+                    METHOD.set(Some((method, all, own)));
+                    f.sample.current = None;
+                    if own == 0 {
+                        choose(scanstate, 0);
+                    } else {
+                        struct Restore(*mut pg_sys::SampleScanState, *mut pg_sys::TsmRoutine);
+                        impl Drop for Restore {
+                            fn drop(&mut self) {
+                                // SAFETY: the node outlives this call.
+                                unsafe { (*self.0).tsmroutine = self.1.cast() }
+                            }
+                        }
+                        let mut stand_in = *tsm;
+                        stand_in.NextSampleBlock = Some(choose);
+                        let _restore = Restore(scanstate, tsm.cast());
+                        (*scanstate).tsmroutine = (&raw mut stand_in).cast();
+                        if heap_call!(scan_sample_next_block(heap, scanstate)) {
+                            return true;
                         }
                     }
-                    let mut stand_in = *tsm;
-                    stand_in.NextSampleBlock = Some(choose);
-                    let _restore = Restore(scanstate, tsm.cast());
-                    (*scanstate).tsmroutine = (&raw mut stand_in).cast();
-                    if heap_call!(scan_sample_next_block(heap, scanstate)) {
+                    f.sample.current = CHOSEN.take();
+                    f.sample.current.is_some()
+                }
+                None => {
+                    if f.sample.current.is_none()
+                        && f.sample.sequential == 0
+                        && heap_call!(scan_sample_next_block(heap, scanstate))
+                    {
                         return true;
                     }
+                    let next = f.sample.sequential;
+                    f.sample.sequential += 1;
+                    f.sample.current = (own + next < all).then_some(next);
+                    f.sample.current.is_some()
                 }
-                f.sample.current = CHOSEN.take();
-                f.sample.current.is_some()
-            }
-            None => {
-                if f.sample.current.is_none()
-                    && f.sample.sequential == 0
-                    && heap_call!(scan_sample_next_block(heap, scanstate))
-                {
-                    return true;
-                }
-                let next = f.sample.sequential;
-                f.sample.sequential += 1;
-                f.sample.current = (own + next < all).then_some(next);
-                f.sample.current.is_some()
             }
         }
-    }
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_sample_next_tuple(
     scan: pg_sys::TableScanDesc,
     scanstate: *mut pg_sys::SampleScanState,
     slot: *mut pg_sys::TupleTableSlot,
 ) -> bool {
-    // SAFETY: the executor hands our descriptor back.
-    let (scan, frozen) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    let Some(f) = frozen else {
-        return heap_call!(scan_sample_next_tuple(heap, scanstate, slot));
-    };
-    let Some(block) = f.sample.current else {
-        return heap_call!(scan_sample_next_tuple(heap, scanstate, slot));
-    };
-    let Some((index, first)) = locate(f, block) else {
-        return false;
-    };
-    if !f.enter(index) {
-        return false;
-    }
-    let most = (f.rows() - first).min(ROWS_PER_BLOCK) as u16;
-    // SAFETY: the sampling method's own callback; the block number is the one it knows this block by.
-    unsafe {
-        let own = (*heap.cast::<pg_sys::HeapScanDescData>()).rs_nblocks;
-        let Some(method) = (*(*scanstate).tsmroutine).NextSampleTuple else {
+    guard::entry(|| {
+        // SAFETY: the executor hands our descriptor back.
+        let (scan, frozen) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        let Some(f) = frozen else {
+            return heap_call!(scan_sample_next_tuple(heap, scanstate, slot));
+        };
+        let Some(block) = f.sample.current else {
+            return heap_call!(scan_sample_next_tuple(heap, scanstate, slot));
+        };
+        let Some((index, first)) = locate(f, block) else {
             return false;
         };
-        loop {
-            pgrx::check_for_interrupts!();
-            let offset = pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
-                method(scanstate, own + block, most)
-            });
-            if offset == 0 {
+        if !f.enter(index) {
+            return false;
+        }
+        let most = (f.rows() - first).min(ROWS_PER_BLOCK) as u16;
+        // SAFETY: the sampling method's own callback; the block number is the one it knows this block by.
+        unsafe {
+            let own = (*heap.cast::<pg_sys::HeapScanDescData>()).rs_nblocks;
+            let Some(method) = (*(*scanstate).tsmroutine).NextSampleTuple else {
                 return false;
-            }
-            let row = first + u32::from(offset) - 1;
-            if f.visible(row) {
-                f.store(row, slot);
-                return true;
+            };
+            loop {
+                pgrx::check_for_interrupts!();
+                let offset = pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+                    method(scanstate, own + block, most)
+                });
+                if offset == 0 {
+                    return false;
+                }
+                let row = first + u32::from(offset) - 1;
+                if f.visible(row) {
+                    f.store(row, slot);
+                    return true;
+                }
             }
         }
-    }
+    })
 }

@@ -4,9 +4,9 @@ use super::companion::{self, Companion};
 use super::directory::{self, Decoded, Directory};
 use super::tid::{self, Place};
 use crate::heap_call;
+use crate::pg::guard;
 use crate::pg::relation;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use std::collections::HashMap;
 use varve_core::bitmap::Bitmap;
 
@@ -331,7 +331,6 @@ pub unsafe fn ours<'a>(
     }
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_begin(
     rel: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
@@ -340,40 +339,42 @@ pub unsafe extern "C-unwind" fn scan_begin(
     pscan: pg_sys::ParallelTableScanDesc,
     flags: u32,
 ) -> pg_sys::TableScanDesc {
-    // The caller's temporary snapshot is released by heap's scan_end.
-    let heap = heap_call!(scan_begin(rel, snapshot, nkeys, key, pscan, flags));
-    // A TID scan looks single rows up and never asks for the next one.
-    let frozen = if flags & pg_sys::ScanOptions::SO_TYPE_TIDSCAN != 0 {
-        None
-    } else {
-        companion::of(rel).map(|c| FrozenScan::new(rel, c, snapshot, pscan))
-    };
-    // SAFETY: the descriptor is allocated like heap's, in the caller's context; the cell is dropped with that context
-    // or emptied by scan_end, whichever comes first.
-    unsafe {
-        let cell = pgrx::PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(frozen);
-        let scan: *mut VarveScan = pg_sys::palloc0(size_of::<VarveScan>()).cast();
-        (*scan).base = *heap;
-        (*scan).heap = heap;
-        (*scan).frozen = cell;
-        scan.cast()
-    }
+    guard::entry(|| {
+        // The caller's temporary snapshot is released by heap's scan_end.
+        let heap = heap_call!(scan_begin(rel, snapshot, nkeys, key, pscan, flags));
+        // A TID scan looks single rows up and never asks for the next one.
+        let frozen = if flags & pg_sys::ScanOptions::SO_TYPE_TIDSCAN != 0 {
+            None
+        } else {
+            companion::of(rel).map(|c| FrozenScan::new(rel, c, snapshot, pscan))
+        };
+        // SAFETY: the descriptor is allocated like heap's, in the caller's context; the cell is dropped with that context
+        // or emptied by scan_end, whichever comes first.
+        unsafe {
+            let cell = pgrx::PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(frozen);
+            let scan: *mut VarveScan = pg_sys::palloc0(size_of::<VarveScan>()).cast();
+            (*scan).base = *heap;
+            (*scan).heap = heap;
+            (*scan).frozen = cell;
+            scan.cast()
+        }
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_end(scan: pg_sys::TableScanDesc) {
-    // SAFETY: the executor hands our descriptor back.
-    unsafe {
-        let (scan, _) = ours(scan);
-        scan.pass_snapshot_on();
-        *scan.frozen = None;
-        let heap = scan.heap;
-        heap_call!(scan_end(heap));
-        pg_sys::pfree(std::ptr::from_mut(scan).cast());
-    }
+    guard::entry(|| {
+        // SAFETY: the executor hands our descriptor back.
+        unsafe {
+            let (scan, _) = ours(scan);
+            scan.pass_snapshot_on();
+            *scan.frozen = None;
+            let heap = scan.heap;
+            heap_call!(scan_end(heap));
+            pg_sys::pfree(std::ptr::from_mut(scan).cast());
+        }
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_rescan(
     scan: pg_sys::TableScanDesc,
     key: *mut pg_sys::ScanKeyData,
@@ -382,33 +383,36 @@ pub unsafe extern "C-unwind" fn scan_rescan(
     allow_sync: bool,
     allow_pagemode: bool,
 ) {
-    // SAFETY: the executor hands our descriptor back.
-    let (scan, frozen) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    heap_call!(scan_rescan(
-        heap,
-        key,
-        set_params,
-        allow_strat,
-        allow_sync,
-        allow_pagemode
-    ));
-    if let Some(f) = frozen {
-        f.rewind();
-    }
+    guard::entry(|| {
+        // SAFETY: the executor hands our descriptor back.
+        let (scan, frozen) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        heap_call!(scan_rescan(
+            heap,
+            key,
+            set_params,
+            allow_strat,
+            allow_sync,
+            allow_pagemode
+        ));
+        if let Some(f) = frozen {
+            f.rewind();
+        }
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_getnextslot(
     scan: pg_sys::TableScanDesc,
     direction: pg_sys::ScanDirection::Type,
     slot: *mut pg_sys::TupleTableSlot,
 ) -> bool {
-    // SAFETY: the executor hands our descriptor back.
-    let (scan, frozen) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    next(frozen, direction, slot, || {
-        heap_call!(scan_getnextslot(heap, direction, slot))
+    guard::entry(|| {
+        // SAFETY: the executor hands our descriptor back.
+        let (scan, frozen) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        next(frozen, direction, slot, || {
+            heap_call!(scan_getnextslot(heap, direction, slot))
+        })
     })
 }
 
@@ -482,88 +486,93 @@ unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) {
     }
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_set_tidrange(
     scan: pg_sys::TableScanDesc,
     mintid: pg_sys::ItemPointer,
     maxtid: pg_sys::ItemPointer,
 ) {
-    // SAFETY: the executor hands our descriptor and valid item pointers.
-    let (scan, frozen) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    if let Some(f) = frozen {
-        f.rewind();
-        // SAFETY: as above.
-        f.tid_range = Some(unsafe {
-            (
-                crate::pg::tuple::tid_key(&*mintid),
-                crate::pg::tuple::tid_key(&*maxtid),
-            )
-        });
-    }
-    heap_call!(scan_set_tidrange(heap, mintid, maxtid));
+    guard::entry(|| {
+        // SAFETY: the executor hands our descriptor and valid item pointers.
+        let (scan, frozen) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        if let Some(f) = frozen {
+            f.rewind();
+            // SAFETY: as above.
+            f.tid_range = Some(unsafe {
+                (
+                    crate::pg::tuple::tid_key(&*mintid),
+                    crate::pg::tuple::tid_key(&*maxtid),
+                )
+            });
+        }
+        heap_call!(scan_set_tidrange(heap, mintid, maxtid));
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_getnextslot_tidrange(
     scan: pg_sys::TableScanDesc,
     direction: pg_sys::ScanDirection::Type,
     slot: *mut pg_sys::TupleTableSlot,
 ) -> bool {
-    // SAFETY: the executor hands our descriptor back.
-    let (scan, frozen) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    next(frozen, direction, slot, || {
-        heap_call!(scan_getnextslot_tidrange(heap, direction, slot))
+    guard::entry(|| {
+        // SAFETY: the executor hands our descriptor back.
+        let (scan, frozen) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        next(frozen, direction, slot, || {
+            heap_call!(scan_getnextslot_tidrange(heap, direction, slot))
+        })
     })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn parallelscan_estimate(rel: pg_sys::Relation) -> pg_sys::Size {
-    heap_parallel_size(rel) + CLAIM_BYTES
+    guard::entry(|| heap_parallel_size(rel) + CLAIM_BYTES)
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn parallelscan_initialize(
     rel: pg_sys::Relation,
     pscan: pg_sys::ParallelTableScanDesc,
 ) -> pg_sys::Size {
-    heap_call!(parallelscan_initialize(rel, pscan));
-    // SAFETY: the bytes were reserved by parallelscan_estimate.
-    unsafe { (*claim_of(pscan)).value = 0 };
-    heap_parallel_size(rel) + CLAIM_BYTES
+    guard::entry(|| {
+        heap_call!(parallelscan_initialize(rel, pscan));
+        // SAFETY: the bytes were reserved by parallelscan_estimate.
+        unsafe { (*claim_of(pscan)).value = 0 };
+        heap_parallel_size(rel) + CLAIM_BYTES
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn parallelscan_reinitialize(
     rel: pg_sys::Relation,
     pscan: pg_sys::ParallelTableScanDesc,
 ) {
-    heap_call!(parallelscan_reinitialize(rel, pscan));
-    // SAFETY: as above.
-    unsafe { (*claim_of(pscan)).value = 0 };
+    guard::entry(|| {
+        heap_call!(parallelscan_reinitialize(rel, pscan));
+        // SAFETY: as above.
+        unsafe { (*claim_of(pscan)).value = 0 };
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_bitmap_next_block(
     scan: pg_sys::TableScanDesc,
     tbmres: *mut pg_sys::TBMIterateResult,
 ) -> bool {
-    // SAFETY: the executor hands our descriptor back. Only relations without frozen rows get bitmap plans.
-    let (scan, _) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    scan.pass_snapshot_on();
-    heap_call!(scan_bitmap_next_block(heap, tbmres))
+    guard::entry(|| {
+        // SAFETY: the executor hands our descriptor back. Only relations without frozen rows get bitmap plans.
+        let (scan, _) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        scan.pass_snapshot_on();
+        heap_call!(scan_bitmap_next_block(heap, tbmres))
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn scan_bitmap_next_tuple(
     scan: pg_sys::TableScanDesc,
     tbmres: *mut pg_sys::TBMIterateResult,
     slot: *mut pg_sys::TupleTableSlot,
 ) -> bool {
-    // SAFETY: as above.
-    let (scan, _) = unsafe { ours(scan) };
-    let heap = scan.heap;
-    heap_call!(scan_bitmap_next_tuple(heap, tbmres, slot))
+    guard::entry(|| {
+        // SAFETY: as above.
+        let (scan, _) = unsafe { ours(scan) };
+        let heap = scan.heap;
+        heap_call!(scan_bitmap_next_tuple(heap, tbmres, slot))
+    })
 }

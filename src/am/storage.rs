@@ -3,14 +3,13 @@
 use super::companion;
 use super::directory;
 use crate::heap_call;
+use crate::pg::guard;
 use crate::pg::heap::as_heap;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot;
 use crate::tier::rewrite;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn relation_set_new_filelocator(
     rel: pg_sys::Relation,
     locator: *const pg_sys::RelFileLocator,
@@ -18,44 +17,47 @@ pub unsafe extern "C-unwind" fn relation_set_new_filelocator(
     freeze_xid: *mut pg_sys::TransactionId,
     minmulti: *mut pg_sys::MultiXactId,
 ) {
-    heap_call!(relation_set_new_filelocator(
-        rel,
-        locator,
-        persistence,
-        freeze_xid,
-        minmulti
-    ));
-    // SAFETY: both locators are valid. TRUNCATE comes here with the old storage still in pg_class: its frozen rows go.
-    let fresh = unsafe { (*locator).relNumber != (*rel).rd_locator.relNumber };
-    if fresh {
-        companion::drop_for(relation::form(rel));
-    }
-}
-
-#[pg_guard]
-pub unsafe extern "C-unwind" fn relation_nontransactional_truncate(rel: pg_sys::Relation) {
-    heap_call!(relation_nontransactional_truncate(rel));
-    if let Some(c) = companion::of(rel) {
-        for oid in [c.segments, c.tombstones] {
-            let table = OpenRel::table(oid, pg_sys::AccessExclusiveLock);
-            // SAFETY: the caller truncates without a way back, and so do we.
-            unsafe { pg_sys::heap_truncate_one_rel(table.as_ptr()) };
+    guard::entry(|| {
+        heap_call!(relation_set_new_filelocator(
+            rel,
+            locator,
+            persistence,
+            freeze_xid,
+            minmulti
+        ));
+        // SAFETY: both locators are valid. TRUNCATE comes here with the old storage still in pg_class: its frozen rows go.
+        let fresh = unsafe { (*locator).relNumber != (*rel).rd_locator.relNumber };
+        if fresh {
+            companion::drop_for(relation::form(rel));
         }
-        companion::invalidate(rel);
-    }
+    })
 }
 
-#[pg_guard]
+pub unsafe extern "C-unwind" fn relation_nontransactional_truncate(rel: pg_sys::Relation) {
+    guard::entry(|| {
+        heap_call!(relation_nontransactional_truncate(rel));
+        if let Some(c) = companion::of(rel) {
+            for oid in [c.segments, c.tombstones] {
+                let table = OpenRel::table(oid, pg_sys::AccessExclusiveLock);
+                // SAFETY: the caller truncates without a way back, and so do we.
+                unsafe { pg_sys::heap_truncate_one_rel(table.as_ptr()) };
+            }
+            companion::invalidate(rel);
+        }
+    })
+}
+
 pub unsafe extern "C-unwind" fn relation_copy_data(
     rel: pg_sys::Relation,
     locator: *const pg_sys::RelFileLocator,
 ) {
-    heap_call!(relation_copy_data(rel, locator));
-    // SAFETY: the new storage is described by its locator; the delta's item pointers stay as they are.
-    unsafe { companion::rename_for(rel, &*locator) };
+    guard::entry(|| {
+        heap_call!(relation_copy_data(rel, locator));
+        // SAFETY: the new storage is described by its locator; the delta's item pointers stay as they are.
+        unsafe { companion::rename_for(rel, &*locator) };
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn relation_copy_for_cluster(
     old: pg_sys::Relation,
     new: pg_sys::Relation,
@@ -68,36 +70,38 @@ pub unsafe extern "C-unwind" fn relation_copy_for_cluster(
     tups_vacuumed: *mut f64,
     tups_recently_dead: *mut f64,
 ) {
-    match companion::of(old) {
-        None => as_heap(old, || {
-            heap_call!(relation_copy_for_cluster(
-                old,
-                new,
-                index,
-                use_sort,
-                oldest_xmin,
-                xid_cutoff,
-                multi_cutoff,
-                num_tuples,
-                tups_vacuumed,
-                tups_recently_dead
-            ))
-        }),
-        Some(c) => {
-            // SAFETY: CLUSTER passes valid cutoffs and counters.
-            unsafe {
-                let cutoffs = crate::tier::carry::Cutoffs {
+    guard::entry(|| {
+        match companion::of(old) {
+            None => as_heap(old, || {
+                heap_call!(relation_copy_for_cluster(
+                    old,
+                    new,
+                    index,
+                    use_sort,
                     oldest_xmin,
-                    freeze_limit: *xid_cutoff,
-                    multi_cutoff: *multi_cutoff,
-                };
-                let counts = rewrite::carry_over(old, new, &c, &cutoffs);
-                *num_tuples = counts.live as f64;
-                *tups_vacuumed = counts.dead as f64;
-                *tups_recently_dead = counts.recently_dead as f64;
+                    xid_cutoff,
+                    multi_cutoff,
+                    num_tuples,
+                    tups_vacuumed,
+                    tups_recently_dead
+                ))
+            }),
+            Some(c) => {
+                // SAFETY: CLUSTER passes valid cutoffs and counters.
+                unsafe {
+                    let cutoffs = crate::tier::carry::Cutoffs {
+                        oldest_xmin,
+                        freeze_limit: *xid_cutoff,
+                        multi_cutoff: *multi_cutoff,
+                    };
+                    let counts = rewrite::carry_over(old, new, &c, &cutoffs);
+                    *num_tuples = counts.live as f64;
+                    *tups_vacuumed = counts.dead as f64;
+                    *tups_recently_dead = counts.recently_dead as f64;
+                }
             }
         }
-    }
+    })
 }
 
 /// Frozen rows that a fresh snapshot sees, and the pages they take.
@@ -123,46 +127,46 @@ pub fn frozen_size(rel: pg_sys::Relation) -> Option<(u64, u32)> {
     Some((rows.saturating_sub(thawed as u64), pages))
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn relation_vacuum(
     rel: pg_sys::Relation,
     params: *mut pg_sys::VacuumParams,
     strategy: pg_sys::BufferAccessStrategy,
 ) {
-    if companion::of(rel).is_none() {
-        heap_call!(relation_vacuum(rel, params, strategy));
-        return;
-    }
-    // SAFETY: a copy of the caller's parameters. The last page stays: ANALYZE needs one (see `carry::ensure_a_page`).
-    unsafe {
-        let mut own = *params;
-        own.truncate = pg_sys::VacOptValue::VACOPTVALUE_DISABLED;
-        let own = &raw mut own;
-        heap_call!(relation_vacuum(rel, own, strategy));
-        // VACUUM has counted the delta alone.
-        if let Some((rows, _)) = frozen_size(rel) {
-            let form = relation::form(rel);
-            let delta = f64::from(form.reltuples.max(0.0));
-            pg_sys::vac_update_relstats(
-                rel,
-                form.relpages as u32,
-                delta + rows as f64,
-                form.relallvisible as u32,
-                form.relhasindex,
-                pg_sys::InvalidTransactionId,
-                pg_sys::InvalidTransactionId.into_inner().into(),
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                false,
-            );
+    guard::entry(|| {
+        if companion::of(rel).is_none() {
+            heap_call!(relation_vacuum(rel, params, strategy));
+            return;
         }
-    }
+        // SAFETY: a copy of the caller's parameters. The last page stays: ANALYZE needs one (see `carry::ensure_a_page`).
+        unsafe {
+            let mut own = *params;
+            own.truncate = pg_sys::VacOptValue::VACOPTVALUE_DISABLED;
+            let own = &raw mut own;
+            heap_call!(relation_vacuum(rel, own, strategy));
+            // VACUUM has counted the delta alone.
+            if let Some((rows, _)) = frozen_size(rel) {
+                let form = relation::form(rel);
+                let delta = f64::from(form.reltuples.max(0.0));
+                pg_sys::vac_update_relstats(
+                    rel,
+                    form.relpages as u32,
+                    delta + rows as f64,
+                    form.relallvisible as u32,
+                    form.relhasindex,
+                    pg_sys::InvalidTransactionId,
+                    pg_sys::InvalidTransactionId.into_inner().into(),
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                    false,
+                );
+            }
+        }
+    })
 }
 
 /// Bytes of a tuple header and its line pointer, for estimates.
 const ROW_OVERHEAD: i32 = 28;
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn relation_estimate_size(
     rel: pg_sys::Relation,
     attr_widths: *mut i32,
@@ -170,34 +174,37 @@ pub unsafe extern "C-unwind" fn relation_estimate_size(
     tuples: *mut f64,
     allvisfrac: *mut f64,
 ) {
-    heap_call!(relation_estimate_size(
-        rel,
-        attr_widths,
-        pages,
-        tuples,
-        allvisfrac
-    ));
-    if let Some((rows, frozen_pages)) = frozen_size(rel) {
-        // SAFETY: the planner passes valid places. reltuples counts frozen rows too, so heap's estimate of the
-        // delta, which divides it by the delta's pages, is replaced by one from the width of a row.
-        unsafe {
-            let width = pg_sys::get_rel_data_width(rel, attr_widths) + ROW_OVERHEAD;
-            let delta_pages = relation::blocks(rel);
-            let per_page = f64::from(pg_sys::BLCKSZ as i32 / width.max(1));
-            let delta = if delta_pages <= 1 {
-                0.0
-            } else {
-                f64::from(delta_pages) * per_page
-            };
-            *pages = delta_pages + frozen_pages;
-            *tuples = delta + rows as f64;
-            *allvisfrac = 0.0;
+    guard::entry(|| {
+        heap_call!(relation_estimate_size(
+            rel,
+            attr_widths,
+            pages,
+            tuples,
+            allvisfrac
+        ));
+        if let Some((rows, frozen_pages)) = frozen_size(rel) {
+            // SAFETY: the planner passes valid places. reltuples counts frozen rows too, so heap's estimate of the
+            // delta, which divides it by the delta's pages, is replaced by one from the width of a row.
+            unsafe {
+                let width = pg_sys::get_rel_data_width(rel, attr_widths) + ROW_OVERHEAD;
+                let delta_pages = relation::blocks(rel);
+                let per_page = f64::from(pg_sys::BLCKSZ as i32 / width.max(1));
+                let delta = if delta_pages <= 1 {
+                    0.0
+                } else {
+                    f64::from(delta_pages) * per_page
+                };
+                *pages = delta_pages + frozen_pages;
+                *tuples = delta + rows as f64;
+                *allvisfrac = 0.0;
+            }
         }
-    }
+    })
 }
 
-#[pg_guard]
 pub unsafe extern "C-unwind" fn relation_toast_am(_rel: pg_sys::Relation) -> pg_sys::Oid {
-    // Heap answers with the relation's own method, which would make TOAST tables varve tables.
-    relation::HEAP_AM
+    guard::entry(|| {
+        // Heap answers with the relation's own method, which would make TOAST tables varve tables.
+        relation::HEAP_AM
+    })
 }

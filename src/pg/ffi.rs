@@ -74,3 +74,28 @@ unsafe extern "C-unwind" {
         lockmode: pg_sys::LOCKMODE,
     ) -> *mut pg_sys::List;
 }
+
+/// Functions called without pgrx's guard: an error jumps over the calling frame, which must hold nothing to drop.
+pub mod raw {
+    use pgrx::pg_sys;
+
+    unsafe extern "C-unwind" {
+        /// `utils/elog.h`: raises an error from a copy; context lines of the callers are added to it.
+        pub fn ThrowErrorData(error: *mut pg_sys::ErrorData);
+        /// `executor/executor.h`
+        pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, eflags: ::core::ffi::c_int);
+        /// `executor/executor.h`
+        pub fn standard_ExecutorEnd(query: *mut pg_sys::QueryDesc);
+        /// `tcop/utility.h`
+        pub fn standard_ProcessUtility(
+            statement: *mut pg_sys::PlannedStmt,
+            query: *const ::core::ffi::c_char,
+            read_only_tree: bool,
+            context: pg_sys::ProcessUtilityContext::Type,
+            params: pg_sys::ParamListInfo,
+            environment: *mut pg_sys::QueryEnvironment,
+            receiver: *mut pg_sys::DestReceiver,
+            completion: *mut pg_sys::QueryCompletion,
+        );
+    }
+}

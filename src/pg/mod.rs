@@ -1,12 +1,14 @@
 //! The fence around PostgreSQL: safe (or at least checked) wrappers over `pg_sys`.
 //!
 //! - [`ffi`]: functions that `pg_sys` does not bind.
+//! - [`guard`]: the way into Rust, and the way out of errors.
 //! - [`heap`]: heap's own table access method, called behind a guard.
 //! - [`relation`]: opening, closing and naming relations.
 //! - [`tuple`]: item pointers, tuple headers and datums.
 //! - [`snapshot`]: snapshots that are released on every way out.
 
 pub mod ffi;
+pub mod guard;
 pub mod heap;
 pub mod relation;
 pub mod snapshot;

@@ -1,0 +1,97 @@
+//! The way into Rust: every function that PostgreSQL calls runs its body through [`entry`].
+//!
+//! pgrx turns an `ereport(ERROR)` below us into a panic, so that destructors run, and reports it again on the way out;
+//! but its report keeps only code, message, detail and hint. Users and drivers also need the constraint's name, the
+//! position in the statement and the context lines. So the error is copied whole while it is being raised, and the
+//! copy is thrown instead.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use std::any::Any;
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::ffi::{CStr, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
+
+thread_local! {
+    /// The error raised last below one of our functions.
+    static LAST: Cell<*mut pg_sys::ErrorData> = const { Cell::new(ptr::null_mut()) };
+    /// Where its copy lies; emptied when the next one is raised.
+    static CONTEXT: Cell<pg_sys::MemoryContext> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Runs the body of a function that PostgreSQL called. Errors and panics go on as PostgreSQL errors, complete as they
+/// were raised.
+pub fn entry<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: the entry of the context stack lives as long as this frame, and is taken off before the frame ends.
+    let outcome = unsafe {
+        let mut callback = pg_sys::ErrorContextCallback {
+            previous: pg_sys::error_context_stack,
+            callback: Some(remember),
+            arg: ptr::null_mut(),
+        };
+        pg_sys::error_context_stack = &raw mut callback;
+        let outcome = catch_unwind(AssertUnwindSafe(body));
+        pg_sys::error_context_stack = callback.previous;
+        outcome
+    };
+    match outcome {
+        Ok(result) => result,
+        Err(payload) => rethrow(payload),
+    }
+}
+
+/// Called while an error is being raised, after the context lines of everything below our function are in it.
+unsafe extern "C-unwind" fn remember(_arg: *mut c_void) {
+    // SAFETY: inside errfinish, where CopyErrorData copies the error at hand into the current memory context.
+    unsafe {
+        if CONTEXT.get().is_null() {
+            CONTEXT.set(pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"varve errors".as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+            ));
+        }
+        LAST.set(ptr::null_mut());
+        pg_sys::MemoryContextReset(CONTEXT.get());
+        let before = pg_sys::MemoryContextSwitchTo(CONTEXT.get());
+        let copy = pg_sys::CopyErrorData();
+        pg_sys::MemoryContextSwitchTo(before);
+        if (*copy).elevel >= pgrx::PgLogLevel::ERROR as i32 {
+            LAST.set(copy);
+        }
+    }
+}
+
+/// Whether the copy is of the error that the panic carries, and not of one that was caught on the way.
+fn is_copy_of(copy: *mut pg_sys::ErrorData, payload: &(dyn Any + Send)) -> bool {
+    let Some(CaughtError::PostgresError(report)) = payload.downcast_ref::<CaughtError>() else {
+        return false;
+    };
+    if copy.is_null() {
+        return false;
+    }
+    // SAFETY: a live copy; its message is NUL-terminated where it is set.
+    unsafe {
+        !(*copy).message.is_null()
+            && CStr::from_ptr((*copy).message).to_string_lossy() == report.message()
+            && (*copy).sqlerrcode == report.sql_error_code() as i32
+    }
+}
+
+fn rethrow(payload: Box<dyn Any + Send>) -> ! {
+    let copy = LAST.replace(ptr::null_mut());
+    if !is_copy_of(copy, payload.as_ref()) {
+        // SAFETY: pgrx reports what it knows of the panic; does not return.
+        let never: Infallible =
+            unsafe { pg_sys::panic::pgrx_extern_c_guard(|| resume_unwind(payload)) };
+        match never {}
+    }
+    drop(payload);
+    // SAFETY: nothing is left to drop in this frame, nor in the callers' up to PostgreSQL's.
+    unsafe { super::ffi::raw::ThrowErrorData(copy) };
+    unreachable!("ThrowErrorData does not return for an error")
+}
