@@ -2,7 +2,7 @@
 //!
 //! - [`handler`]: the routine, heap's with our callbacks.
 //! - [`companion`], [`directory`], [`datum`], [`writer`]: where segments are, reading and writing them.
-//! - [`tid`], [`tombstone`], [`thaw`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
+//! - [`tid`], [`tombstone`], [`thaw`], [`toast`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
 //! - [`scan`], [`sample`], [`analyze`], [`fetch`]: reading.
 //! - [`modify`], [`unique`], [`command`]: writing.
 //! - [`index_build`], [`storage`]: indexes, and the relation as a whole.
@@ -27,6 +27,7 @@ pub mod scan;
 pub mod storage;
 pub mod thaw;
 pub mod tid;
+pub mod toast;
 pub mod tombstone;
 pub mod unique;
 pub mod writer;

@@ -143,6 +143,7 @@ fn move_row(rel: pg_sys::Relation, companion: &Companion, place: Place, cid: pg_
             pg_sys::HEAP_INSERT_NO_LOGICAL as i32,
             std::ptr::null_mut(),
         );
+        super::toast::date_back(rel, (*row).t_self, cid);
         tombstone::insert(companion, place, (*row).t_self, cid);
         (*row).t_tableOid = (*rel).rd_id;
         insert_index_entries(rel, row);

@@ -60,6 +60,8 @@ unsafe extern "C-unwind" {
         lockmode: pg_sys::LOCKMODE,
         old_toast: pg_sys::Oid,
     );
+    /// `access/toast_internals.h`: the valid index of a TOAST table.
+    pub fn toast_get_valid_index(toast: pg_sys::Oid, lockmode: pg_sys::LOCKMODE) -> pg_sys::Oid;
     /// `storage/predicate.h`
     pub fn CheckForSerializableConflictIn(
         relation: pg_sys::Relation,

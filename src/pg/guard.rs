@@ -85,10 +85,9 @@ fn is_copy_of(copy: *mut pg_sys::ErrorData, payload: &(dyn Any + Send)) -> bool 
 fn rethrow(payload: Box<dyn Any + Send>) -> ! {
     let copy = LAST.replace(ptr::null_mut());
     if !is_copy_of(copy, payload.as_ref()) {
+        let report = || -> Infallible { resume_unwind(payload) };
         // SAFETY: pgrx reports what it knows of the panic; does not return.
-        let never: Infallible =
-            unsafe { pg_sys::panic::pgrx_extern_c_guard(|| resume_unwind(payload)) };
-        match never {}
+        match unsafe { pg_sys::panic::pgrx_extern_c_guard(report) } {}
     }
     drop(payload);
     // SAFETY: nothing is left to drop in this frame, nor in the callers' up to PostgreSQL's.

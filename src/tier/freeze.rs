@@ -97,8 +97,8 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
     drop(source);
     if logged {
         // The commit's flush, under the exclusive lock, then finds little left to write.
-        // SAFETY: writes WAL out up to where we are.
-        unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) };
+        // SAFETY: writes WAL out up to the end of the last record of ours.
+        unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) };
     }
     // Standbys cancel snapshots that are older than what the segments show to everybody.
     super::conflict::log(old, horizon);
