@@ -2,6 +2,12 @@
 //!
 //! - [`cluster`]: a private server that is gone afterwards, however its user ends.
 //! - [`wait`]: waiting for a condition.
+//! - [`session`]: a client whose statements run beside the test.
+//! - [`twin`]: a hypertable under varve and a heap table that get the same statements.
+//! - [`random`]: repeatable random numbers.
 
 pub mod cluster;
+pub mod random;
+pub mod session;
+pub mod twin;
 pub mod wait;
