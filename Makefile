@@ -1,0 +1,74 @@
+# varve: `make demo` shows it at work, `make test` proves it. Both do all of their own set-up and can be run again.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# Where PostgreSQL 17 and libclang are; Debian's places unless told otherwise. Nothing of ~/.pgrx is used.
+PG_CONFIG ?= /usr/lib/postgresql/17/bin/pg_config
+export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
+export VARVE_PG_BINDIR := $(patsubst %/,%,$(dir $(PG_CONFIG)))
+ifneq ($(wildcard /usr/lib/llvm-19/lib),)
+export LIBCLANG_PATH ?= /usr/lib/llvm-19/lib
+endif
+
+# cargo-pgrx lies here when the user has another version of it (tools/setup.sh).
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+
+.PHONY: help
+help: ## Lists what can be made
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## Installs what is missing (Debian 12 and 13; elsewhere it says what is missing)
+	@tools/setup.sh
+
+.PHONY: build
+build: setup ## Builds the extension and the tools, optimised
+	cargo build --locked --release --workspace
+
+.PHONY: install
+install: setup ## Builds the extension, optimised, and installs it into PostgreSQL 17
+	@tools/install.sh release
+
+.PHONY: demo
+demo: install ## Shows varve at work on real prices (DATA=file.csv.gz names others)
+	@cargo run --locked --quiet --package varve-demo
+
+.PHONY: psql
+psql: install ## Opens psql on a private server with the extension in it
+	@trap '' INT; cargo run --locked --quiet --package varve-demo --bin with-server -- psql
+
+.PHONY: test
+test: setup ## Runs every test: core, inside the server, end to end
+	cargo test --locked --package varve-core
+	@tools/pgrx_test.sh
+	@tools/install.sh dev
+	cargo test --locked --package varve-demo --package varve-tests
+
+.PHONY: regress
+regress: install ## Runs PostgreSQL's own tests on varve (SRC=src/test of its sources, SUITE=, FREEZE=, ONLY=)
+	@test -n "$(SRC)" || { echo 'Name the folder src/test of a PostgreSQL source tree: make regress SRC=DIR' >&2; exit 2; }
+	@cargo run --locked --quiet --package varve-demo --bin with-server -- \
+	    fsync=off max_worker_processes=32 wal_level=logical max_prepared_transactions=10 varve.debug_freeze=$(or $(FREEZE),off) -- \
+	    bash -c 'exec python3 "$$0" --host "$$PGHOST" --port "$$PGPORT" "$$@"' $(REGRESS_DIFF) --src "$(SRC)" --am varve \
+	    --setup 'CREATE EXTENSION timescaledb; CREATE EXTENSION varve' --suite $(or $(SUITE),sql) --only '$(or $(ONLY),.)' \
+	    --out $(or $(OUT),/tmp/varve-regress)
+REGRESS_DIFF ?= ../shared/tools/regress_diff.py
+
+.PHONY: fmt
+fmt: ## Formats the sources
+	cargo fmt --all
+
+.PHONY: lint
+lint: setup ## Checks format, lints and licences
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@tools/licences.sh
+
+.PHONY: licences
+licences: ## Checks the licences of all crates against deny.toml
+	@tools/licences.sh
+
+.PHONY: clean
+clean: ## Removes what was built
+	cargo clean
