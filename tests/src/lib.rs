@@ -4,10 +4,12 @@
 //! - [`wait`]: waiting for a condition.
 //! - [`session`]: a client whose statements run beside the test.
 //! - [`twin`]: a hypertable under varve and a heap table that get the same statements.
+//! - [`shadow`]: random statements on heap and on varve side by side.
 //! - [`random`]: repeatable random numbers.
 
 pub mod cluster;
 pub mod random;
 pub mod session;
+pub mod shadow;
 pub mod twin;
 pub mod wait;

@@ -1,26 +1,24 @@
 //! Random numbers from a seed: the same ones on every machine, for ever.
 
-/// SplitMix64.
-pub struct Rng(u64);
+use crate::random::Random;
+
+/// A generator with the draws that the shadow test needs.
+pub struct Rng(Random);
 
 impl Rng {
     /// A generator that starts from `seed`.
     pub fn new(seed: u64) -> Rng {
-        Rng(seed)
+        Rng(Random::new(seed))
     }
 
     /// The next 64 bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.number()
     }
 
     /// A number in `0..n`; 0 when `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.bits() % n.max(1)
+        self.0.below(n)
     }
 
     /// A number in `low..=high`.

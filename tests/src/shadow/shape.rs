@@ -68,7 +68,10 @@ pub struct Shape {
 impl Shape {
     /// Columns that address one row; all columns of a table without a key.
     pub fn keys(&self) -> Vec<&Column> {
-        self.columns.iter().filter(|c| c.role == Role::Key).collect()
+        self.columns
+            .iter()
+            .filter(|c| c.role == Role::Key)
+            .collect()
     }
 
     /// Whether the key columns identify a row.
@@ -78,12 +81,18 @@ impl Shape {
 
     /// Columns that may be written.
     pub fn writable(&self) -> Vec<&Column> {
-        self.columns.iter().filter(|c| c.role != Role::Computed).collect()
+        self.columns
+            .iter()
+            .filter(|c| c.role != Role::Computed)
+            .collect()
     }
 
     /// Columns that may be set in many rows at once.
     pub fn plain(&self) -> Vec<&Column> {
-        self.columns.iter().filter(|c| c.role == Role::Plain).collect()
+        self.columns
+            .iter()
+            .filter(|c| c.role == Role::Plain)
+            .collect()
     }
 
     /// A total order, as the list of ORDER BY, of rows of alias `t`.
@@ -165,14 +174,33 @@ pub const ENABLE: &[&str] = &[
 
 /// All tables whose contents are compared.
 pub const TABLES: &[&str] = &[
-    "bars", "item", "item_audit", "item_statements", "line", "gen", "slot", "log", "part", "many",
+    "bars",
+    "item",
+    "item_audit",
+    "item_statements",
+    "line",
+    "gen",
+    "slot",
+    "log",
+    "part",
+    "many",
 ];
 
 fn column(name: &str, kind: Kind, nulls: u64, role: Role) -> Column {
-    Column { name: name.into(), kind, nulls, role }
+    Column {
+        name: name.into(),
+        kind,
+        nulls,
+        role,
+    }
 }
 
-fn shape(name: &'static str, columns: Vec<Column>, arbiters: &'static [&'static str], index: Option<&'static str>) -> Shape {
+fn shape(
+    name: &'static str,
+    columns: Vec<Column>,
+    arbiters: &'static [&'static str],
+    index: Option<&'static str>,
+) -> Shape {
     Shape {
         name,
         base: columns.len(),
@@ -281,12 +309,34 @@ pub fn shapes() -> Vec<Shape> {
 fn many() -> Shape {
     use Kind::*;
     let kinds = [
-        ("c_small", Small), ("c_big", Big), ("c_real", Real), ("c_double", Double), ("c_wild", Wild),
-        ("c_numeric", Numeric), ("c_decimal", Decimal), ("c_bool", Bool), ("c_text", Text), ("c_varchar", Varchar),
-        ("c_char", Char), ("c_bytea", Bytea), ("c_date", Date), ("c_time", TimeOfDay), ("c_timestamp", Timestamp),
-        ("c_instant", Instant), ("c_interval", Interval), ("c_uuid", Uuid), ("c_json", Json), ("c_jsonb", Jsonb),
-        ("c_ints", Ints), ("c_texts", Texts), ("c_range", Range), ("c_inet", Inet), ("c_mood", Mood),
-        ("c_positive", Positive), ("c_pair", Pair), ("c_bits", Bits),
+        ("c_small", Small),
+        ("c_big", Big),
+        ("c_real", Real),
+        ("c_double", Double),
+        ("c_wild", Wild),
+        ("c_numeric", Numeric),
+        ("c_decimal", Decimal),
+        ("c_bool", Bool),
+        ("c_text", Text),
+        ("c_varchar", Varchar),
+        ("c_char", Char),
+        ("c_bytea", Bytea),
+        ("c_date", Date),
+        ("c_time", TimeOfDay),
+        ("c_timestamp", Timestamp),
+        ("c_instant", Instant),
+        ("c_interval", Interval),
+        ("c_uuid", Uuid),
+        ("c_json", Json),
+        ("c_jsonb", Jsonb),
+        ("c_ints", Ints),
+        ("c_texts", Texts),
+        ("c_range", Range),
+        ("c_inet", Inet),
+        ("c_mood", Mood),
+        ("c_positive", Positive),
+        ("c_pair", Pair),
+        ("c_bits", Bits),
     ];
     let mut columns = vec![column("k", Int(1, 200), 0, Role::Key)];
     columns.extend(kinds.map(|(name, kind)| column(name, kind, 30, Role::Plain)));

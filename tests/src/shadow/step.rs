@@ -140,10 +140,7 @@ fn failure(error: &postgres::Error) -> Failure {
     match error.as_db_error() {
         Some(e) => Failure {
             code: e.code().code().to_string(),
-            message: match e.detail() {
-                Some(detail) => format!("{} ({detail})", e.message()),
-                None => e.message().to_string(),
-            },
+            message: e.message().to_string(),
         },
         None => Failure {
             code: "lost".into(),
@@ -170,7 +167,9 @@ fn query(client: &mut Client, sql: &str, outcome: &mut Outcome) -> Result<(), Fa
     for message in client.simple_query(sql).map_err(|e| failure(&e))? {
         match message {
             SimpleQueryMessage::Row(row) => {
-                let fields: Vec<&str> = (0..row.len()).map(|i| row.get(i).unwrap_or("\\N")).collect();
+                let fields: Vec<&str> = (0..row.len())
+                    .map(|i| row.get(i).unwrap_or("\\N"))
+                    .collect();
                 outcome.rows.push(fields.join(" | "));
             }
             SimpleQueryMessage::CommandComplete(n) => outcome.counts.push(n),
@@ -180,11 +179,18 @@ fn query(client: &mut Client, sql: &str, outcome: &mut Outcome) -> Result<(), Fa
     Ok(())
 }
 
-fn copy_in(client: &mut Client, sql: &str, data: &str, outcome: &mut Outcome) -> Result<(), Failure> {
+fn copy_in(
+    client: &mut Client,
+    sql: &str,
+    data: &str,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
     let mut writer = client.copy_in(sql).map_err(|e| failure(&e))?;
     // A write fails only when the connection does; then so does the end, with the better message.
     let _: std::io::Result<()> = writer.write_all(data.as_bytes());
-    outcome.counts.push(writer.finish().map_err(|e| failure(&e))?);
+    outcome
+        .counts
+        .push(writer.finish().map_err(|e| failure(&e))?);
     Ok(())
 }
 
@@ -192,10 +198,18 @@ fn copy_out(client: &mut Client, sql: &str, outcome: &mut Outcome) -> Result<(),
     let mut text = String::new();
     let mut reader = client.copy_out(sql).map_err(|e| failure(&e))?;
     if let Err(e) = reader.read_to_string(&mut text) {
-        return Err(match e.get_ref().and_then(|e| e.downcast_ref::<postgres::Error>()) {
-            Some(e) => failure(e),
-            None => Failure { code: "lost".into(), message: e.to_string() },
-        });
+        return Err(
+            match e
+                .get_ref()
+                .and_then(|e| e.downcast_ref::<postgres::Error>())
+            {
+                Some(e) => failure(e),
+                None => Failure {
+                    code: "lost".into(),
+                    message: e.to_string(),
+                },
+            },
+        );
     }
     outcome.rows = text.lines().map(str::to_string).collect();
     Ok(())

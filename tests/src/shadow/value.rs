@@ -143,7 +143,12 @@ impl Kind {
                 2 => "-Infinity".into(),
                 3 => "1e-300".into(),
                 4 => "1e300".into(),
-                _ => format!("{}.{}e{}", rng.below(10), rng.below(1 << 50), rng.between(-9, 9)),
+                _ => format!(
+                    "{}.{}e{}",
+                    rng.below(10),
+                    rng.below(1 << 50),
+                    rng.between(-9, 9)
+                ),
             },
             Kind::Numeric => match rng.below(10) {
                 0 => "NaN".into(),
@@ -151,7 +156,11 @@ impl Kind {
                 2 => format!("{}e{}", rng.below(1000), rng.between(-20, 40)),
                 _ => {
                     let scale = rng.below(8) as usize;
-                    format!("{}.{:0scale$}", rng.between(-999, 999), rng.below(10u64.pow(scale as u32)))
+                    format!(
+                        "{}.{:0scale$}",
+                        rng.between(-999, 999),
+                        rng.below(10u64.pow(scale as u32))
+                    )
                 }
             },
             Kind::Decimal => format!("{}.{:02}", rng.between(-99, 999), rng.below(100)),
@@ -166,7 +175,12 @@ impl Kind {
             }
             Kind::Date => match rng.below(20) {
                 0 => "infinity".into(),
-                _ => format!("20{:02}-{:02}-{:02}", rng.below(30), 1 + rng.below(12), 1 + rng.below(28)),
+                _ => format!(
+                    "20{:02}-{:02}-{:02}",
+                    rng.below(30),
+                    1 + rng.below(12),
+                    1 + rng.below(28)
+                ),
             },
             Kind::TimeOfDay => clock(rng),
             Kind::Timestamp => format!("{} {}", Kind::Date.finite(rng), clock(rng)),
@@ -186,7 +200,11 @@ impl Kind {
             Kind::Jsonb => match rng.below(5) {
                 0 => "null".into(),
                 1 => format!("[{}, {}.50]", rng.below(9), rng.below(9)),
-                _ => format!(r#"{{"b": {}, "a": {{"c": "{}"}}}}"#, rng.below(9), rng.pick(&WORDS)),
+                _ => format!(
+                    r#"{{"b": {}, "a": {{"c": "{}"}}}}"#,
+                    rng.below(9),
+                    rng.pick(&WORDS)
+                ),
             },
             Kind::Ints => match rng.below(4) {
                 0 => "{}".into(),
@@ -205,7 +223,11 @@ impl Kind {
             },
             Kind::Mood => (*rng.pick(&["sad", "ok", "happy"])).into(),
             Kind::Positive => rng.between(1, 500).to_string(),
-            Kind::Pair => format!("({},{})", rng.below(99), rng.pick(&["one", "two", "\"a,b\"", ""])),
+            Kind::Pair => format!(
+                "({},{})",
+                rng.below(99),
+                rng.pick(&["one", "two", "\"a,b\"", ""])
+            ),
             Kind::Bits => format!("{:b}", rng.below(4096)),
         }
     }
@@ -224,7 +246,11 @@ impl Kind {
         match self {
             Kind::Int(low, high) => {
                 let from = rng.between(low, high);
-                let width = if rng.chance(8) { high - low } else { (high - low) / 12 };
+                let width = if rng.chance(8) {
+                    high - low
+                } else {
+                    (high - low) / 12
+                };
                 Some((from.to_string(), (from + rng.between(0, width)).to_string()))
             }
             Kind::Bar => {
@@ -243,7 +269,12 @@ const BARS: u64 = 112;
 fn bar(step: u64) -> String {
     let day = step / 4;
     // January and February 2024, from the first.
-    format!("2024-{:02}-{:02} {:02}:00+00", 1 + day / 31, 1 + day % 31, step % 4 * 6)
+    format!(
+        "2024-{:02}-{:02} {:02}:00+00",
+        1 + day / 31,
+        1 + day % 31,
+        step % 4 * 6
+    )
 }
 
 fn quarter(n: i64) -> String {
@@ -262,8 +293,17 @@ fn integer(rng: &mut Rng, bits: u32) -> i64 {
 }
 
 fn clock(rng: &mut Rng) -> String {
-    let micros = if rng.chance(50) { 0 } else { rng.below(1_000_000) };
-    format!("{:02}:{:02}:{:02}.{micros:06}", rng.below(24), rng.below(60), rng.below(60))
+    let micros = if rng.chance(50) {
+        0
+    } else {
+        rng.below(1_000_000)
+    };
+    format!(
+        "{:02}:{:02}:{:02}.{micros:06}",
+        rng.below(24),
+        rng.below(60),
+        rng.below(60)
+    )
 }
 
 /// `n` random bytes in hexadecimal.
@@ -287,7 +327,11 @@ pub fn literal(kind: Kind, value: Option<&str>) -> String {
     match value {
         None => format!("NULL::{}", kind.sql()),
         Some(v) if v.contains('\\') => {
-            format!("E'{}'::{}", v.replace('\\', "\\\\").replace('\'', "''"), kind.sql())
+            format!(
+                "E'{}'::{}",
+                v.replace('\\', "\\\\").replace('\'', "''"),
+                kind.sql()
+            )
         }
         Some(v) => format!("'{}'::{}", v.replace('\'', "''"), kind.sql()),
     }

@@ -1,0 +1,291 @@
+//! Which statement comes next.
+
+use super::cursor::{self, Cursor};
+use super::rng::Rng;
+use super::shape::{Shape, added, shapes};
+use super::step::{Step, Who};
+use super::{ddl, dml, query};
+use std::collections::VecDeque;
+
+/// What is known of a session.
+#[derive(Default)]
+struct Session {
+    open: bool,
+    aborted: bool,
+    serializable: bool,
+    savepoints: Vec<String>,
+    cursor: Option<Cursor>,
+    age: u64,
+}
+
+impl Session {
+    /// Follows what a statement did to the transaction.
+    fn learn(&mut self, sql: &str, failed: bool) {
+        self.age += 1;
+        let word = |n: usize| {
+            sql.split_whitespace()
+                .nth(n)
+                .unwrap_or_default()
+                .to_string()
+        };
+        match word(0).as_str() {
+            "BEGIN" if !failed => {
+                *self = Session {
+                    open: true,
+                    serializable: sql.contains("SERIALIZABLE"),
+                    ..Session::default()
+                };
+            }
+            "COMMIT" => *self = Session::default(),
+            "ROLLBACK" if word(1) != "TO" => *self = Session::default(),
+            "SAVEPOINT" if !failed => self.savepoints.push(word(1)),
+            "ROLLBACK" if !failed => {
+                self.aborted = false;
+                self.cursor = None;
+                self.keep(&word(2), 1);
+            }
+            "RELEASE" if !failed => self.keep(&word(1), 0),
+            _ => {}
+        }
+        if failed && self.open {
+            self.aborted = true;
+            self.cursor = None;
+        }
+    }
+
+    /// Forgets savepoints from the named one on, but for `more` of them.
+    fn keep(&mut self, name: &str, more: usize) {
+        if let Some(at) = self.savepoints.iter().rposition(|s| s == name) {
+            self.savepoints.truncate(at + more);
+        }
+    }
+}
+
+/// Makes statements, and follows what came of them.
+pub struct Generator {
+    rng: Rng,
+    shapes: Vec<Shape>,
+    main: Session,
+    second: Session,
+    queue: VecDeque<Step>,
+    names: u64,
+    /// Whether the added columns may have changed.
+    pub stale: bool,
+}
+
+impl Generator {
+    /// A generator that starts from `seed`.
+    pub fn new(seed: u64) -> Generator {
+        Generator {
+            rng: Rng::new(seed),
+            shapes: shapes(),
+            main: Session::default(),
+            second: Session::default(),
+            queue: VecDeque::new(),
+            names: 0,
+            stale: false,
+        }
+    }
+
+    /// Rows to begin with.
+    pub fn load(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for shape in &self.shapes {
+            for _ in 0..3 {
+                let one = std::slice::from_ref(shape);
+                steps.push(dml::any(Who::Main, one, &mut self.rng));
+                steps.push(dml::bulk(Who::Main, shape, &mut self.rng).touching(shape.touched()));
+            }
+        }
+        steps
+    }
+
+    /// Whether the main session can be asked for its columns.
+    pub fn can_ask(&self) -> bool {
+        !self.main.aborted && self.queue.is_empty()
+    }
+
+    /// Takes the columns that ALTER TABLE has added, as (table, column, type).
+    pub fn learn_columns(&mut self, rows: &[String]) {
+        self.stale = false;
+        for shape in &mut self.shapes {
+            shape.columns.truncate(shape.base);
+        }
+        for row in rows {
+            let mut fields = row.split(" | ");
+            let (Some(table), Some(name), Some(sql_type)) =
+                (fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
+            if let Some(shape) = self.shapes.iter_mut().find(|s| s.name == table) {
+                shape.columns.push(added(name, sql_type));
+            }
+        }
+    }
+
+    /// Follows what a statement did.
+    pub fn learn(&mut self, step: &Step, failed: bool) {
+        if step.varve_only {
+            return;
+        }
+        let session = match step.who {
+            Who::Main => &mut self.main,
+            Who::Second => &mut self.second,
+        };
+        session.learn(&step.sql, failed);
+        if step.who == Who::Main
+            && (step.sql.starts_with("ALTER")
+                || step.sql.starts_with("ROLLBACK")
+                || step.sql.starts_with("COMMIT"))
+        {
+            self.stale = true;
+        }
+    }
+
+    /// The next statement.
+    pub fn next_step(&mut self) -> Step {
+        if let Some(step) = self.queue.pop_front() {
+            return step;
+        }
+        let steps = if self.rng.chance(20) {
+            self.second()
+        } else {
+            self.main()
+        };
+        self.queue.extend(steps);
+        self.queue
+            .pop_front()
+            .unwrap_or_else(|| Step::new(Who::Main, "SELECT 1"))
+    }
+
+    fn main(&mut self) -> Vec<Step> {
+        let rng = &mut self.rng;
+        if self.main.aborted {
+            return vec![leave_failed(Who::Main, &self.main, rng)];
+        }
+        if self.main.open {
+            return self.in_transaction();
+        }
+        let alone = !self.second.open;
+        match rng.weighted(&[18, 40, 22, 2, 2, 6, 1, 4, 3, 3, 2]) {
+            0 => vec![begin(Who::Main, !self.second.serializable, rng)],
+            1 => vec![dml::any(Who::Main, &self.shapes, rng)],
+            2 => vec![query::any(Who::Main, &self.shapes, rng)],
+            3 => vec![query::lock(Who::Main, &self.shapes, rng)],
+            4 => ddl::definition(&self.shapes, rng),
+            5 => vec![ddl::tier(&self.shapes, rng)],
+            6 if rng.chance(25) => vec![ddl::truncate(&self.shapes, rng)],
+            7 => vec![ddl::vacuum(&self.shapes, alone, rng)],
+            8 => vec![ddl::upkeep(&self.shapes, rng)],
+            9 => vec![ddl::setting(Who::Main, rng)],
+            _ => {
+                let mut steps = vec![begin(Who::Main, false, rng)];
+                steps.extend(cursor::current_of(Who::Main, &self.shapes, rng));
+                steps.push(Step::new(Who::Main, "COMMIT"));
+                steps
+            }
+        }
+    }
+
+    fn in_transaction(&mut self) -> Vec<Step> {
+        let rng = &mut self.rng;
+        let session = &mut self.main;
+        let leave = 4 + session.age / 4;
+        match rng.weighted(&[leave, leave / 2, 9, 6, 3, 38, 18, 4, 3, 4, 1, 2, 1, 5, 2]) {
+            0 => vec![Step::new(Who::Main, "COMMIT")],
+            1 => vec![Step::new(Who::Main, "ROLLBACK")],
+            2 => {
+                self.names += 1;
+                vec![Step::new(Who::Main, format!("SAVEPOINT s{}", self.names))]
+            }
+            3 if !session.savepoints.is_empty() => {
+                vec![Step::new(
+                    Who::Main,
+                    format!("ROLLBACK TO {}", rng.pick(&session.savepoints)),
+                )]
+            }
+            4 if !session.savepoints.is_empty() => {
+                vec![Step::new(
+                    Who::Main,
+                    format!("RELEASE {}", rng.pick(&session.savepoints)),
+                )]
+            }
+            6 => vec![query::any(Who::Main, &self.shapes, rng)],
+            7 => vec![query::lock(Who::Main, &self.shapes, rng)],
+            8 => ddl::definition(&self.shapes, rng),
+            9 => vec![ddl::tier(&self.shapes, rng)],
+            10 if rng.chance(25) => vec![ddl::truncate(&self.shapes, rng)],
+            11 => vec![ddl::upkeep(&self.shapes, rng)],
+            12 => vec![ddl::setting(Who::Main, rng)],
+            13 => {
+                if let Some(cursor) = &session.cursor {
+                    return cursor::fetch(Who::Main, cursor, rng);
+                }
+                self.names += 1;
+                let (cursor, step) = cursor::declare(Who::Main, self.names, &self.shapes, rng);
+                session.cursor = Some(cursor);
+                vec![step]
+            }
+            14 => cursor::current_of(Who::Main, &self.shapes, rng),
+            _ => vec![dml::any(Who::Main, &self.shapes, rng)],
+        }
+    }
+
+    /// The second session: mostly reads under a snapshot that grows old, sometimes writes.
+    fn second(&mut self) -> Vec<Step> {
+        let rng = &mut self.rng;
+        let session = &mut self.second;
+        if session.aborted {
+            return vec![leave_failed(Who::Second, session, rng)];
+        }
+        if !session.open {
+            return match rng.below(4) {
+                0 => vec![query::any(Who::Second, &self.shapes, rng)],
+                1 => vec![dml::any(Who::Second, &self.shapes, rng)],
+                // A snapshot without a lock on any table, so that tables can be frozen under it.
+                2 => vec![
+                    Step::new(Who::Second, "BEGIN ISOLATION LEVEL REPEATABLE READ"),
+                    Step::new(Who::Second, "SELECT 1"),
+                ],
+                _ => vec![begin(Who::Second, !self.main.serializable, rng)],
+            };
+        }
+        let leave = 2 + session.age;
+        match rng.weighted(&[leave, leave / 2, 30, 6, 8, 4]) {
+            0 => vec![Step::new(Who::Second, "COMMIT")],
+            1 => vec![Step::new(Who::Second, "ROLLBACK")],
+            2 => vec![query::any(Who::Second, &self.shapes, rng)],
+            3 => vec![query::lock(Who::Second, &self.shapes, rng)],
+            4 => vec![dml::any(Who::Second, &self.shapes, rng)],
+            _ => {
+                if let Some(cursor) = &session.cursor {
+                    return cursor::fetch(Who::Second, cursor, rng);
+                }
+                self.names += 1;
+                let (cursor, step) = cursor::declare(Who::Second, self.names, &self.shapes, rng);
+                session.cursor = Some(cursor);
+                vec![step]
+            }
+        }
+    }
+}
+
+fn begin(who: Who, serializable: bool, rng: &mut Rng) -> Step {
+    let level = match rng.below(4) {
+        0 => "REPEATABLE READ",
+        1 if serializable => "SERIALIZABLE",
+        _ => "READ COMMITTED",
+    };
+    Step::new(who, format!("BEGIN ISOLATION LEVEL {level}"))
+}
+
+fn leave_failed(who: Who, session: &Session, rng: &mut Rng) -> Step {
+    let sql = match (session.savepoints.is_empty(), rng.below(10)) {
+        (false, 0..=5) => format!("ROLLBACK TO {}", rng.pick(&session.savepoints)),
+        (_, 6) => "COMMIT".into(),
+        (_, 7) => "SELECT 1".into(),
+        _ => "ROLLBACK".into(),
+    };
+    Step::new(who, sql)
+}

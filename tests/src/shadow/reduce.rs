@@ -1,0 +1,60 @@
+//! Makes a script that shows a difference shorter.
+
+use super::pair::{Difference, Pair, Setting};
+use super::step::Step;
+use crate::cluster::Cluster;
+use std::time::{Duration, Instant};
+
+/// Runs a script from the start; the difference that it shows, if any, and how many statements it took.
+pub fn replay(cluster: &Cluster, setting: Setting, steps: &[Step]) -> Option<(Difference, usize)> {
+    let mut pair = None;
+    // After a crash of the server it takes a moment to come back.
+    crate::wait::until("both sides to be made anew", || {
+        pair = Pair::new(cluster, setting).ok();
+        pair.is_some()
+    });
+    let mut pair = pair?;
+    for (i, step) in steps.iter().enumerate() {
+        if let Err(difference) = pair.apply(step) {
+            return Some((*difference, i + 1));
+        }
+    }
+    pair.compare_all().err().map(|d| (*d, steps.len()))
+}
+
+/// Leaves out what the difference does not need, for as long as `limit`.
+pub fn reduce(cluster: &Cluster, setting: Setting, steps: Vec<Step>, limit: Duration) -> Vec<Step> {
+    let begin = Instant::now();
+    let Some((difference, n)) = replay(cluster, setting, &steps) else {
+        return steps;
+    };
+    let signature = difference.signature();
+    let mut steps = steps;
+    steps.truncate(n);
+    let mut size = steps.len().div_ceil(2);
+    while size > 0 {
+        let mut at = 0;
+        let mut removed = false;
+        while at < steps.len() {
+            if begin.elapsed() > limit {
+                return steps;
+            }
+            let mut fewer = steps.clone();
+            fewer.drain(at..(at + size).min(fewer.len()));
+            match replay(cluster, setting, &fewer) {
+                Some((found, n)) if found.signature() == signature => {
+                    fewer.truncate(n);
+                    eprintln!("reduced to {} statements", fewer.len());
+                    steps = fewer;
+                    removed = true;
+                }
+                _ => at += size,
+            }
+        }
+        if size == 1 && !removed {
+            break;
+        }
+        size = if size == 1 { 1 } else { size / 2 };
+    }
+    steps
+}
