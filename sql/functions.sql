@@ -1,17 +1,17 @@
 -- Functions that users call. Those in Rust check that the caller owns the table.
 
 CREATE FUNCTION varve.enable(target regclass, segment_by name[] DEFAULT NULL, order_by name[] DEFAULT NULL)
-    RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enable_wrapper';
+    RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_enable';
 COMMENT ON FUNCTION varve.enable(regclass, name[], name[]) IS
     'Puts a hypertable, partitioned or ordinary table under varve''s care; its chunks can then be frozen in the order of these columns';
 
 CREATE FUNCTION varve.disable(target regclass)
-    RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'disable_wrapper';
+    RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_disable';
 COMMENT ON FUNCTION varve.disable(regclass) IS
     'Takes a table out of varve''s care: every frozen row comes back, its chunks become heap tables';
 
 CREATE FUNCTION varve.set_tier(chunk regclass, tier text, codec text DEFAULT 'auto')
-    RETURNS text LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_tier_wrapper';
+    RETURNS text LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_set_tier';
 COMMENT ON FUNCTION varve.set_tier(regclass, text, text) IS
     'Brings one chunk into a tier: hot (heap) or warm (columnar segments); returns the tier';
 
@@ -104,8 +104,8 @@ BEGIN
     END IF;
     FOR c IN
         SELECT r.chunk FROM varve.chunk_ranges(target) r
-        WHERE (older_than IS NULL OR r.range_end OPERATOR(pg_catalog.<=) pg_catalog.now() OPERATOR(pg_catalog.-) older_than)
-          AND (newer_than IS NULL OR r.range_start OPERATOR(pg_catalog.>=) pg_catalog.now() OPERATOR(pg_catalog.-) newer_than)
+        WHERE (older_than IS NULL OR r.range_end OPERATOR(pg_catalog.<=) (pg_catalog.now() OPERATOR(pg_catalog.-) older_than))
+          AND (newer_than IS NULL OR r.range_start OPERATOR(pg_catalog.>=) (pg_catalog.now() OPERATOR(pg_catalog.-) newer_than))
         ORDER BY r.range_start, r.chunk::pg_catalog.oid
     LOOP
         -- A chunk that was dropped meanwhile is none of our business any more.

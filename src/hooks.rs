@@ -1,6 +1,6 @@
 //! The hooks that varve sits on, each calling the one before it.
 
-use crate::am::{cache, command, companion, inplace};
+use crate::am::{cache, command, companion, inplace, share, speculative};
 use crate::pg::{ffi::raw, guard, relation};
 use pgrx::pg_sys;
 
@@ -26,10 +26,6 @@ pub fn install() {
         pg_sys::ProcessUtility_hook = Some(process_utility);
         pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(on_subtransaction), std::ptr::null_mut());
-        pg_sys::CacheRegisterRelcacheCallback(
-            Some(command::on_relcache),
-            pg_sys::Datum::from(0usize),
-        );
     }
 }
 
@@ -166,11 +162,14 @@ unsafe extern "C-unwind" fn on_transaction(
         | pg_sys::XactEvent::XACT_EVENT_PARALLEL_COMMIT => {
             inplace::forget();
             command::forget();
+            share::forget();
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_ABORT => {
             inplace::forget();
             command::forget();
+            share::forget();
             cache::clear();
+            speculative::forget();
         }
         _ => {}
     })
@@ -185,6 +184,7 @@ unsafe extern "C-unwind" fn on_subtransaction(
     guard::entry(|| {
         if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
             cache::clear();
+            speculative::forget();
         }
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`pg`]: the fence around PostgreSQL.
 //! - [`am`]: the table access method.
+//! - [`ingest`]: upsert.
 //! - [`tier`]: freezing, thawing, verifying; the functions about tiers.
 //! - [`settings`], [`hooks`]: the settings `varve.*` and where we sit in the server.
 #![allow(unsafe_code)]
@@ -13,6 +14,7 @@ use pgrx::pg_sys::submodules::ffi;
 
 pub mod am;
 mod hooks;
+pub mod ingest;
 pub mod pg;
 pub mod settings;
 pub mod tier;
@@ -20,7 +22,12 @@ pub mod tier;
 ::pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
-pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", finalize);
+pgrx::extension_sql_file!(
+    "../sql/functions.sql",
+    name = "functions",
+    requires = ["catalog"]
+);
+pgrx::extension_sql_file!("../sql/ingest.sql", name = "ingest", finalize);
 
 /// Called when the library is loaded, by `shared_preload_libraries` or by the first function that is called.
 #[pg_guard]

@@ -5,17 +5,13 @@
 //! snapshot still sees the frozen row and not the thawed one, while a lock or an update that follows sees the thawed one.
 
 use super::companion;
-use crate::pg::guard;
 use crate::pg::relation;
 use pgrx::pg_sys;
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 thread_local! {
     /// Running statements (by the address of their description) that were stepped, and their command ids.
     static STEPPED: RefCell<Vec<(usize, pg_sys::CommandId)>> = const { RefCell::new(Vec::new()) };
-    /// Whether a parent has descendants with frozen rows; emptied by any relation cache invalidation.
-    static PARENTS: RefCell<HashMap<pg_sys::Oid, bool>> = RefCell::new(HashMap::new());
 }
 
 /// The command id for a row that a command with id `cid` thaws.
@@ -32,19 +28,8 @@ pub fn forget() {
     STEPPED.with_borrow_mut(Vec::clear);
 }
 
-/// Relation cache callback: what is known of parents may be wrong now.
-pub unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, _relid: pg_sys::Oid) {
-    guard::entry(|| {
-        // The callback may arrive while the map is being filled; then it stays as it is for this one statement.
-        PARENTS.with(|p| {
-            if let Ok(mut map) = p.try_borrow_mut() {
-                map.clear();
-            }
-        });
-    })
-}
-
-fn class_has_frozen(relid: pg_sys::Oid, varve_am: pg_sys::Oid) -> bool {
+/// Whether a target may have frozen rows by the time that the statement comes to it.
+fn may_have_frozen(relid: pg_sys::Oid, varve_am: pg_sys::Oid) -> bool {
     // SAFETY: a syscache look-up that is released; the form is copied out before.
     unsafe {
         let row = pg_sys::SearchSysCache1(
@@ -56,29 +41,16 @@ fn class_has_frozen(relid: pg_sys::Oid, varve_am: pg_sys::Oid) -> bool {
         }
         let form = *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
         pg_sys::ReleaseSysCache(row);
-        if form.relhassubclass
+        // Chunks and partitions are locked when the first row is routed to them, and may be frozen until then.
+        form.relhassubclass
             || form.relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char
-        {
-            return parent_has_frozen(relid, varve_am) || own_frozen(&form, varve_am);
-        }
-        own_frozen(&form, varve_am)
+            || own_frozen(&form, varve_am)
     }
 }
 
 fn own_frozen(form: &pg_sys::FormData_pg_class, varve_am: pg_sys::Oid) -> bool {
     form.relam == varve_am
         && (companion::find_for(form).is_some() || crate::settings::debug_freeze_on_commit())
-}
-
-fn parent_has_frozen(relid: pg_sys::Oid, varve_am: pg_sys::Oid) -> bool {
-    if let Some(known) = PARENTS.with_borrow(|p| p.get(&relid).copied()) {
-        return known;
-    }
-    let found = relation::children(relid)
-        .into_iter()
-        .any(|c| class_has_frozen(c, varve_am));
-    PARENTS.with_borrow_mut(|p| p.insert(relid, found));
-    found
 }
 
 fn may_thaw(statement: &pg_sys::PlannedStmt) -> bool {
@@ -121,7 +93,7 @@ fn may_thaw(statement: &pg_sys::PlannedStmt) -> bool {
                 .ptr_value
                 .cast::<pg_sys::RangeTblEntry>();
             (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-                && class_has_frozen((*entry).relid, varve_am)
+                && may_have_frozen((*entry).relid, varve_am)
         })
     }
 }

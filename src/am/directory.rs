@@ -202,7 +202,17 @@ impl Decoded {
         segment: &Rc<SegmentRef>,
         wanted: impl Fn(usize) -> bool,
     ) -> Self {
-        let desc = relation::tupdesc(rel);
+        Self::shaped(rel, relation::tupdesc(rel), segment, wanted)
+    }
+
+    /// As [`Decoded::new`], for the row shape that the segment was written with where it is not the relation's any more
+    /// (ALTER TABLE … TYPE reads the old rows when the catalogue has the new type already).
+    pub fn shaped(
+        rel: pg_sys::Relation,
+        desc: pg_sys::TupleDesc,
+        segment: &Rc<SegmentRef>,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Self {
         let columns = (0..relation::natts(desc))
             .map(|i| {
                 let attr = relation::attribute(desc, i);

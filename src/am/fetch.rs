@@ -4,10 +4,10 @@ use super::chain::{self, End};
 use super::companion::{self, Companion};
 use super::scan::{ours, store_row};
 use super::tid::{self, Place};
-use super::{cache, thaw, tombstone};
+use super::{cache, speculative, thaw, tombstone};
 use crate::heap_call;
 use crate::pg::guard;
-use crate::pg::{ffi, relation, snapshot as snap};
+use crate::pg::{ffi, relation, snapshot as snap, tuple};
 use pgrx::pg_sys;
 
 /// Whether an MVCC snapshot sees a frozen row where it is.
@@ -25,6 +25,25 @@ pub fn visible(
             !s.header.dead.get(place.row as usize) && thaw::segment_visible(companion, s, snapshot)
         })
         && tombstone::find_visible(companion, place, snapshot).is_none()
+}
+
+/// Whether the row in `slot`, which lies in the delta and which `snapshot` does not see there, is a frozen row that the
+/// snapshot sees and that somebody has since only thawed (to lock it, say).
+pub fn only_thawed(
+    rel: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    snapshot: pg_sys::Snapshot,
+) -> bool {
+    let Some(c) = companion::of(rel).filter(|_| snap::is_mvcc(snapshot)) else {
+        return false;
+    };
+    let mut free = false;
+    // SAFETY: a filled slot of the relation.
+    let (at, by) = unsafe {
+        let row = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut free);
+        ((*slot).tts_tid, tuple::raw_xmin(&*(*row).t_data))
+    };
+    tombstone::origin(&c, &at, by).is_some_and(|place| visible(rel, &c, place, snapshot))
 }
 
 /// Puts a frozen row into a slot if the snapshot sees it; other than MVCC snapshots see every row of a segment.
@@ -56,7 +75,16 @@ pub fn frozen_row(
     let natts = relation::natts(relation::tupdesc(rel));
     let mut values = vec![pg_sys::Datum::from(0usize); natts];
     let mut nulls = vec![true; natts];
-    store_row(rel, &decoded, place.row, &mut values, &mut nulls, slot);
+    let desc = relation::tupdesc(rel);
+    store_row(
+        rel,
+        desc,
+        &decoded,
+        place.row,
+        &mut values,
+        &mut nulls,
+        slot,
+    );
     true
 }
 
@@ -116,6 +144,9 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
     guard::entry(|| {
         // SAFETY: the index machinery passes valid pointers; heap may change the item pointer to the version found.
         let (rel, root) = unsafe { ((*scan).rel, *tid) };
+        if speculative::looks_dead(rel, &root, snapshot) {
+            return false;
+        }
         if heap_call!(index_fetch_tuple(
             scan, tid, snapshot, slot, call_again, all_dead
         )) {

@@ -35,6 +35,7 @@ fn routine() -> *mut pg_sys::TableAmRoutine {
     r.tuple_satisfies_snapshot = Some(modify::tuple_satisfies_snapshot);
     r.tuple_insert = Some(modify::tuple_insert);
     r.tuple_insert_speculative = Some(modify::tuple_insert_speculative);
+    r.tuple_complete_speculative = Some(modify::tuple_complete_speculative);
     r.multi_insert = Some(modify::multi_insert);
     r.tuple_delete = Some(modify::tuple_delete);
     r.tuple_update = Some(modify::tuple_update);

@@ -2,9 +2,9 @@
 //!
 //! - [`handler`]: the routine, heap's with our callbacks.
 //! - [`companion`], [`directory`], [`datum`], [`writer`]: where segments are, reading and writing them.
-//! - [`tid`], [`tombstone`], [`thaw`], [`toast`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
+//! - [`tid`], [`tombstone`], [`thaw`], [`toast`], [`share`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
 //! - [`scan`], [`sample`], [`analyze`], [`fetch`]: reading.
-//! - [`modify`], [`unique`], [`command`]: writing.
+//! - [`modify`], [`unique`], [`speculative`], [`command`]: writing.
 //! - [`index_build`], [`storage`]: indexes, and the relation as a whole.
 //! - [`inplace`]: `varve.debug_freeze`.
 //! - [`cache`]: what a backend remembers; [`error`]: how it complains.
@@ -24,6 +24,8 @@ pub mod inplace;
 pub mod modify;
 pub mod sample;
 pub mod scan;
+pub mod share;
+pub mod speculative;
 pub mod storage;
 pub mod thaw;
 pub mod tid;

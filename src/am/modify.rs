@@ -2,14 +2,15 @@
 
 use super::chain::{self, End};
 use super::companion::{self, Companion};
+use super::share::{self, Shared};
 use super::thaw::{self, Thawed};
 use super::tid::{self, Place};
-use super::{tombstone, unique};
+use super::{speculative, tombstone, unique};
 use crate::heap_call;
 use crate::pg::guard;
 use crate::pg::snapshot as snap;
 use pgrx::pg_sys;
-use pgrx::pg_sys::TM_Result;
+use pgrx::pg_sys::{TM_Result, XLTW_Oper};
 
 /// The relation's companion, in-place freezes of others included.
 pub fn frozen_part(rel: pg_sys::Relation) -> Option<Companion> {
@@ -51,13 +52,32 @@ pub unsafe extern "C-unwind" fn tuple_insert_speculative(
     token: u32,
 ) {
     guard::entry(|| {
-        if let Some(c) = frozen_part(rel) {
-            unique::thaw_holders(rel, &c, slot, cid, true);
-        }
+        let thawed = match frozen_part(rel) {
+            Some(c) => unique::thaw_holders(rel, &c, slot, cid, true),
+            None => false,
+        };
         remember(rel);
         heap_call!(tuple_insert_speculative(
             rel, slot, cid, options, bistate, token
         ));
+        if thawed {
+            speculative::begin(rel, slot);
+        }
+    })
+}
+
+pub unsafe extern "C-unwind" fn tuple_complete_speculative(
+    rel: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    token: u32,
+    succeeded: bool,
+) {
+    guard::entry(|| {
+        let unchecked = speculative::end();
+        heap_call!(tuple_complete_speculative(rel, slot, token, succeeded));
+        if unchecked && succeeded {
+            speculative::check_keys(rel, slot);
+        }
     })
 }
 
@@ -99,6 +119,7 @@ fn resolve(
     tid: &pg_sys::ItemPointerData,
     cid: pg_sys::CommandId,
     policy: thaw::Policy,
+    purpose: thaw::Purpose,
 ) -> Found {
     let Some(place) = tid::decode(tid) else {
         return Found::Row(Target {
@@ -109,7 +130,7 @@ fn resolve(
     let Some(c) = frozen_part(rel) else {
         super::error::corrupt(rel, place.segment, "there is no such segment")
     };
-    match thaw::thaw(rel, &c, place, cid, policy) {
+    match thaw::thaw(rel, &c, place, cid, policy, purpose) {
         Thawed::At(to, found) => Found::Row(Target {
             tid: to,
             via: Some((c, place, found)),
@@ -140,7 +161,13 @@ pub unsafe extern "C-unwind" fn tuple_delete(
 ) -> TM_Result::Type {
     guard::entry(|| {
         // SAFETY: the executor passes a valid item pointer.
-        let Found::Row(mut target) = resolve(rel, unsafe { &*tid }, cid, thaw::BLOCK) else {
+        let Found::Row(mut target) = resolve(
+            rel,
+            unsafe { &*tid },
+            cid,
+            thaw::BLOCK,
+            XLTW_Oper::XLTW_Delete,
+        ) else {
             return TM_Result::TM_WouldBlock;
         };
         remember(rel);
@@ -174,7 +201,13 @@ pub unsafe extern "C-unwind" fn tuple_update(
 ) -> TM_Result::Type {
     guard::entry(|| {
         // SAFETY: the executor passes a valid item pointer.
-        let Found::Row(mut target) = resolve(rel, unsafe { &*otid }, cid, thaw::BLOCK) else {
+        let Found::Row(mut target) = resolve(
+            rel,
+            unsafe { &*otid },
+            cid,
+            thaw::BLOCK,
+            XLTW_Oper::XLTW_Update,
+        ) else {
             return TM_Result::TM_WouldBlock;
         };
         // The row's own old key is in the delta now, so only other rows can be found here.
@@ -217,7 +250,26 @@ pub unsafe extern "C-unwind" fn tuple_lock(
         let mut moved = false;
         let last_version = flags & pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION as u8 != 0;
         loop {
-            let Found::Row(mut target) = resolve(rel, &at, cid, wait_policy) else {
+            if let Some(place) = tid::decode(&at)
+                && let Some(c) = frozen_part(rel)
+            {
+                match share::lock(rel, &c, place, mode, wait_policy) {
+                    Shared::Locked => {
+                        let any = &raw mut pg_sys::SnapshotAnyData;
+                        super::fetch::frozen_row(rel, place, any, slot);
+                        // SAFETY: the caller's item pointer and failure data.
+                        unsafe {
+                            *tid = at;
+                            (*tmfd).traversed = moved;
+                        }
+                        return TM_Result::TM_Ok;
+                    }
+                    Shared::WouldBlock => return TM_Result::TM_WouldBlock,
+                    Shared::Thaw => {}
+                }
+            }
+            let Found::Row(mut target) = resolve(rel, &at, cid, wait_policy, XLTW_Oper::XLTW_Lock)
+            else {
                 return TM_Result::TM_WouldBlock;
             };
             if last_version
@@ -286,7 +338,10 @@ pub unsafe extern "C-unwind" fn tuple_satisfies_snapshot(
                 }
                 None => false,
             },
-            None => heap_call!(tuple_satisfies_snapshot(rel, slot, snapshot)),
+            None => {
+                heap_call!(tuple_satisfies_snapshot(rel, slot, snapshot))
+                    || super::fetch::only_thawed(rel, slot, snapshot)
+            }
         }
     })
 }

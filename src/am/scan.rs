@@ -57,6 +57,8 @@ pub struct FrozenScan {
     current: Option<(usize, Decoded, Bitmap)>,
     claim: *mut pg_sys::pg_atomic_uint32,
     tid_range: Option<(u64, u64)>,
+    /// Shape of the rows that the caller wants: that of its slot.
+    desc: pg_sys::TupleDesc,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
     pub(super) analyze: super::analyze::AnalyzeState,
@@ -93,6 +95,7 @@ impl FrozenScan {
             current: None,
             claim,
             tid_range: None,
+            desc: relation::tupdesc(rel),
             values: vec![pg_sys::Datum::from(0usize); natts],
             nulls: vec![true; natts],
             analyze: Default::default(),
@@ -132,7 +135,7 @@ impl FrozenScan {
             }
         };
         let hidden = directory::hidden_rows(segment, hidden.get(&segment.number));
-        let decoded = Decoded::new(self.rel, segment, |_| true);
+        let decoded = Decoded::shaped(self.rel, self.desc, segment, |_| true);
         self.current = Some((index, decoded, hidden));
         true
     }
@@ -169,12 +172,26 @@ impl FrozenScan {
         if let Some((_, decoded, _)) = &self.current {
             store_row(
                 self.rel,
+                self.desc,
                 decoded,
                 row,
                 &mut self.values,
                 &mut self.nulls,
                 slot,
             );
+        }
+    }
+
+    /// Takes the shape of the caller's slot.
+    pub(super) fn shape(&mut self, slot: *mut pg_sys::TupleTableSlot) {
+        // SAFETY: the caller's slot has a row shape.
+        let desc = unsafe { (*slot).tts_tupleDescriptor };
+        if desc != self.desc && !desc.is_null() {
+            let natts = relation::natts(desc);
+            self.desc = desc;
+            self.current = None;
+            self.values = vec![pg_sys::Datum::from(0usize); natts];
+            self.nulls = vec![true; natts];
         }
     }
 
@@ -229,6 +246,7 @@ impl FrozenScan {
 /// Forms a heap tuple from a decoded row and stores it in a slot of whatever kind.
 pub fn store_row(
     rel: pg_sys::Relation,
+    desc: pg_sys::TupleDesc,
     decoded: &Decoded,
     row: u32,
     values: &mut [pg_sys::Datum],
@@ -248,8 +266,7 @@ pub fn store_row(
             pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| clear(slot));
         }
         let old = pg_sys::MemoryContextSwitchTo((*slot).tts_mcxt);
-        let tuple =
-            pg_sys::heap_form_tuple(relation::tupdesc(rel), values.as_ptr(), nulls.as_ptr());
+        let tuple = pg_sys::heap_form_tuple(desc, values.as_ptr(), nulls.as_ptr());
         pg_sys::MemoryContextSwitchTo(old);
         dress(
             rel,
@@ -425,6 +442,7 @@ fn next(
     let Some(f) = frozen else {
         return delta();
     };
+    f.shape(slot);
     let forward = direction >= 0;
     loop {
         match (f.position, forward) {

@@ -23,6 +23,9 @@ pub enum Thawed {
 /// Whether and how to wait for another transaction.
 pub type Policy = pg_sys::LockWaitPolicy::Type;
 
+/// What the row is wanted for, as a wait for another transaction tells.
+pub type Purpose = pg_sys::XLTW_Oper::Type;
+
 /// Waits forever.
 pub const BLOCK: Policy = pg_sys::LockWaitPolicy::LockWaitBlock;
 
@@ -31,13 +34,14 @@ fn wait_for(
     place: Place,
     xid: pg_sys::TransactionId,
     policy: Policy,
+    purpose: Purpose,
 ) -> bool {
     let mut at = tid::encode(place);
     // SAFETY: lock manager calls with an open relation.
     unsafe {
         match policy {
             pg_sys::LockWaitPolicy::LockWaitBlock => {
-                pg_sys::XactLockTableWait(xid, rel, &mut at, pg_sys::XLTW_Oper::XLTW_Update);
+                pg_sys::XactLockTableWait(xid, rel, &mut at, purpose);
                 true
             }
             pg_sys::LockWaitPolicy::LockWaitSkip => pg_sys::ConditionalXactLockTableWait(xid),
@@ -58,9 +62,10 @@ fn not_available(rel: pg_sys::Relation) -> bool {
     )
 }
 
-fn lock_place(rel: pg_sys::Relation, place: Place, policy: Policy) -> bool {
+/// Locks the place of a frozen row in the lock manager.
+pub fn lock_place(rel: pg_sys::Relation, place: Place, policy: Policy, mode: u32) -> bool {
     let mut at = tid::encode(place);
-    let mode = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+    let mode = mode as pg_sys::LOCKMODE;
     // SAFETY: lock manager calls with an open relation.
     unsafe {
         match policy {
@@ -76,16 +81,11 @@ fn lock_place(rel: pg_sys::Relation, place: Place, policy: Policy) -> bool {
     }
 }
 
-fn unlock_place(rel: pg_sys::Relation, place: Place) {
+/// Releases what [`lock_place`] locked.
+pub fn unlock_place(rel: pg_sys::Relation, place: Place, mode: u32) {
     let mut at = tid::encode(place);
     // SAFETY: locked by us.
-    unsafe {
-        pg_sys::UnlockTuple(
-            rel,
-            &mut at,
-            pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
-        )
-    }
+    unsafe { pg_sys::UnlockTuple(rel, &mut at, mode as pg_sys::LOCKMODE) }
 }
 
 /// Brings a frozen row into the delta, or finds where somebody brought it. `cid` is the running command's.
@@ -95,27 +95,28 @@ pub fn thaw(
     place: Place,
     cid: pg_sys::CommandId,
     policy: Policy,
+    purpose: Purpose,
 ) -> Thawed {
     loop {
         if let Some(t) = tombstone::find(companion, place) {
             match t.running {
                 None => return Thawed::At(t.to, t),
                 Some(xid) => {
-                    if !wait_for(rel, place, xid, policy) {
+                    if !wait_for(rel, place, xid, policy, purpose) {
                         return Thawed::WouldBlock;
                     }
                     continue;
                 }
             }
         }
-        if !lock_place(rel, place, policy) {
+        if !lock_place(rel, place, policy, pg_sys::AccessExclusiveLock) {
             return Thawed::WouldBlock;
         }
         // Whoever held the lock before us has written his tombstone by now.
         if tombstone::find(companion, place).is_none() {
             move_row(rel, companion, place, command::thaw_cid(cid));
         }
-        unlock_place(rel, place);
+        unlock_place(rel, place, pg_sys::AccessExclusiveLock);
     }
 }
 

@@ -112,6 +112,34 @@ pub fn find_visible(
     found
 }
 
+/// The frozen row that transaction `by` thawed to `to`, where there is one. Reads all tombstones.
+pub fn origin(
+    companion: &Companion,
+    to: &pg_sys::ItemPointerData,
+    by: pg_sys::TransactionId,
+) -> Option<Place> {
+    let table = OpenRel::table(companion.tombstones, pg_sys::AccessShareLock);
+    let latest = snapshot::Registered::latest();
+    let mut found = None;
+    super::directory::for_each_row(table.as_ptr(), latest.get(), |row, values, _| {
+        let [segment, at, place] = values else { return };
+        // SAFETY: a live tuple of the scan; a tid datum points to an item pointer.
+        let (head, place) = unsafe {
+            (
+                &*row.t_data,
+                *place.cast_mut_ptr::<pg_sys::ItemPointerData>(),
+            )
+        };
+        if tuple::tid_key(&place) == tuple::tid_key(to) && tuple::raw_xmin(head) == by {
+            found = Some(Place {
+                segment: segment.value() as i32,
+                row: at.value() as u32,
+            });
+        }
+    });
+    found
+}
+
 /// Records that a row went to `to`, with the command id that hides it from the running command.
 pub fn insert(
     companion: &Companion,

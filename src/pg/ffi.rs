@@ -62,6 +62,15 @@ unsafe extern "C-unwind" {
     );
     /// `access/toast_internals.h`: the valid index of a TOAST table.
     pub fn toast_get_valid_index(toast: pg_sys::Oid, lockmode: pg_sys::LOCKMODE) -> pg_sys::Oid;
+    /// `executor/tstoreReceiver.h`
+    pub fn SetTuplestoreDestReceiverParams(
+        receiver: *mut pg_sys::DestReceiver,
+        store: *mut pg_sys::Tuplestorestate,
+        context: pg_sys::MemoryContext,
+        detoast: bool,
+        target: pg_sys::TupleDesc,
+        map_failure: *const ::core::ffi::c_char,
+    );
     /// `storage/predicate.h`
     pub fn CheckForSerializableConflictIn(
         relation: pg_sys::Relation,

@@ -1,6 +1,7 @@
 //! The fence around PostgreSQL: safe (or at least checked) wrappers over `pg_sys`.
 //!
 //! - [`ffi`]: functions that `pg_sys` does not bind.
+//! - [`function`], [`spi`]: SQL functions, and SQL from within.
 //! - [`guard`]: the way into Rust, and the way out of errors.
 //! - [`heap`]: heap's own table access method, called behind a guard.
 //! - [`relation`]: opening, closing and naming relations.
@@ -8,8 +9,10 @@
 //! - [`snapshot`]: snapshots that are released on every way out.
 
 pub mod ffi;
+pub mod function;
 pub mod guard;
 pub mod heap;
 pub mod relation;
 pub mod snapshot;
+pub mod spi;
 pub mod tuple;

@@ -81,6 +81,23 @@ pub fn natts(desc: pg_sys::TupleDesc) -> usize {
     unsafe { (*desc).natts as usize }
 }
 
+/// An attribute's name.
+pub fn attribute_name(attr: &pg_sys::FormData_pg_attribute) -> String {
+    // SAFETY: attname is a NUL-terminated NameData.
+    unsafe { CStr::from_ptr(attr.attname.data.as_ptr()) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// An identifier, quoted where it must be.
+pub fn quote(identifier: &str) -> String {
+    let name = CString::new(identifier).unwrap_or_default();
+    // SAFETY: returns the string itself or a palloc'd copy.
+    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// A relation's name.
 pub fn name(rel: pg_sys::Relation) -> String {
     // SAFETY: relname is a NUL-terminated NameData.

@@ -1,15 +1,30 @@
 //! Snapshots that are released on every way out.
 
 use pgrx::pg_sys;
+use std::cell::UnsafeCell;
+
+thread_local! {
+    /// Filled by the server, which allocates its lists once.
+    static OWN: UnsafeCell<pg_sys::SnapshotData> = UnsafeCell::default();
+}
 
 /// A registered snapshot, unregistered when dropped.
 pub struct Registered(pg_sys::Snapshot);
 
 impl Registered {
-    /// A fresh snapshot of what is committed now (`GetLatestSnapshot`).
+    /// A fresh snapshot of what is committed now.
     pub fn latest() -> Self {
-        // SAFETY: we are inside a transaction.
-        Registered(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+        // SAFETY: we are inside a transaction. GetLatestSnapshot refuses in parallel mode, where writes are impossible
+        // and reading is safe; the snapshot of our own is filled in place and copied by its registration.
+        unsafe {
+            if !pg_sys::IsInParallelMode() {
+                return Registered(pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()));
+            }
+            OWN.with(|own| {
+                let taken = pg_sys::GetSnapshotData(own.get());
+                Registered(pg_sys::RegisterSnapshot(taken))
+            })
+        }
     }
 
     /// Registers a snapshot that somebody else took.

@@ -2,6 +2,7 @@
 
 use super::{catalog, rewrite, set_tier};
 use crate::am::error::raise;
+use crate::pg::function::Args;
 use crate::pg::relation::{self, OpenRel};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -65,13 +66,10 @@ fn check_columns(oid: pg_sys::Oid, names: &[String], what: &str) {
 }
 
 /// Puts a table under varve's care: its chunks can be frozen, in the order of these columns.
-#[pg_extern(sql = false)]
-fn enable(
-    target: Option<pg_sys::Oid>,
-    segment_by: Option<Vec<String>>,
-    order_by: Option<Vec<String>>,
-) {
-    let oid = target.unwrap_or_else(|| null_target());
+fn enable(args: &Args) -> pg_sys::Datum {
+    super::check_writable(c"varve.enable()");
+    let oid = args.get::<pg_sys::Oid>(0).unwrap_or_else(|| null_target());
+    let (segment_by, order_by) = (args.names(1), args.names(2));
     set_tier::check_table(oid);
     let root = catalog::root_of(oid);
     if root != oid {
@@ -110,12 +108,13 @@ fn enable(
     check_columns(oid, &segment_by, "segment_by");
     check_columns(oid, &order_by, "order_by");
     catalog::manage(oid, &segment_by, &order_by);
+    pg_sys::Datum::null()
 }
 
 /// Takes a table out of varve's care: every frozen row comes back, and its chunks become ordinary heap tables.
-#[pg_extern(sql = false)]
-fn disable(target: Option<pg_sys::Oid>) {
-    let oid = target.unwrap_or_else(|| null_target());
+fn disable(args: &Args) -> pg_sys::Datum {
+    super::check_writable(c"varve.disable()");
+    let oid = args.get::<pg_sys::Oid>(0).unwrap_or_else(|| null_target());
     set_tier::check_table(oid);
     if !catalog::is_managed(oid) {
         raise(
@@ -139,4 +138,8 @@ fn disable(target: Option<pg_sys::Oid>) {
         }
     }
     catalog::unmanage(oid);
+    pg_sys::Datum::null()
 }
+
+crate::sql_function!(varve_enable, pg_finfo_varve_enable, enable);
+crate::sql_function!(varve_disable, pg_finfo_varve_disable, disable);

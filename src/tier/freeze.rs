@@ -62,7 +62,7 @@ impl Pages {
 pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
     let table = OpenRel::table(oid, pg_sys::ShareUpdateExclusiveLock);
     let old = table.as_ptr();
-    super::check_not_in_use(old, "varve.set_tier");
+    super::check_not_in_use(old, c"freeze");
     let persistence = relation::form(old).relpersistence;
     let logged = persistence == pg_sys::RELPERSISTENCE_PERMANENT as std::ffi::c_char;
     let reading = snapshot::Registered::latest();

@@ -21,9 +21,18 @@ pub mod verify;
 
 use pgrx::pg_sys;
 
-/// Fails when the table is open in a query of this session or has pending trigger events.
-pub fn check_not_in_use(rel: pg_sys::Relation, what: &str) {
-    let what = std::ffi::CString::new(what).unwrap_or_default();
-    // SAFETY: an open relation and a NUL-terminated name.
-    unsafe { pg_sys::CheckTableNotInUse(rel, what.as_ptr()) }
+/// Fails when the table is open in a query of this session or has pending trigger events. `verb` is what was to be done.
+pub fn check_not_in_use(rel: pg_sys::Relation, verb: &std::ffi::CStr) {
+    // SAFETY: an open relation and a NUL-terminated word.
+    unsafe { pg_sys::CheckTableNotInUse(rel, verb.as_ptr()) }
+}
+
+/// Fails in a read-only transaction, in parallel mode and on a standby, as the SQL function `name` writes.
+pub fn check_writable(name: &std::ffi::CStr) {
+    // SAFETY: a NUL-terminated name.
+    unsafe {
+        pg_sys::PreventCommandIfReadOnly(name.as_ptr());
+        pg_sys::PreventCommandIfParallelMode(name.as_ptr());
+        pg_sys::PreventCommandDuringRecovery(name.as_ptr());
+    }
 }

@@ -142,18 +142,18 @@ pub fn carry_over(
 
 /// Brings every frozen row of a table back into an ordinary heap: `set_tier(…, 'hot')`.
 pub fn thaw_all(oid: pg_sys::Oid) -> Counts {
-    unfreeze(oid, varve_am(), "varve.set_tier")
+    unfreeze(oid, varve_am(), c"thaw")
 }
 
 /// Makes a table an ordinary heap table with all its rows.
 pub fn to_heap(oid: pg_sys::Oid) -> Counts {
-    unfreeze(oid, relation::HEAP_AM, "varve.disable")
+    unfreeze(oid, relation::HEAP_AM, c"thaw")
 }
 
-fn unfreeze(oid: pg_sys::Oid, am: pg_sys::Oid, what: &str) -> Counts {
+fn unfreeze(oid: pg_sys::Oid, am: pg_sys::Oid, verb: &std::ffi::CStr) -> Counts {
     let table = OpenRel::table(oid, pg_sys::AccessExclusiveLock);
     let old = table.as_ptr();
-    super::check_not_in_use(old, what);
+    super::check_not_in_use(old, verb);
     let persistence = relation::form(old).relpersistence;
     let cutoffs = Cutoffs::of(old);
     let latest = snapshot::Registered::latest();

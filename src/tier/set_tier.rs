@@ -3,12 +3,34 @@
 use super::{catalog, freeze, lock, rewrite};
 use crate::am::error::raise;
 use crate::am::{companion, unique};
+use crate::pg::function::Args;
 use crate::pg::relation::{self, OpenRel};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 /// What a table must be to have tiers.
 pub fn check_table(oid: pg_sys::Oid) {
+    check_kind(
+        oid,
+        "varve manages hypertables, partitioned tables and ordinary tables.",
+    );
+    let name = relation::qualified_name(oid);
+    // SAFETY: a syscache look-up.
+    unsafe {
+        if !pg_sys::object_ownercheck(pg_sys::RelationRelationId, oid, pg_sys::GetUserId()) {
+            raise(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("must be owner of table {name}"),
+                None,
+                None,
+            );
+        }
+    }
+    check_columnstore(oid, &name);
+}
+
+/// Refuses what is not a table, or is a system catalog.
+pub fn check_kind(oid: pg_sys::Oid, hint: &str) {
     let name = relation::qualified_name(oid);
     // SAFETY: syscache look-ups.
     unsafe {
@@ -26,7 +48,7 @@ pub fn check_table(oid: pg_sys::Oid) {
                 PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
                 format!("{name} is not a table"),
                 None,
-                Some("varve manages hypertables, partitioned tables and ordinary tables.".into()),
+                Some(hint.into()),
             );
         }
         if pg_sys::IsCatalogRelationOid(oid) {
@@ -37,20 +59,11 @@ pub fn check_table(oid: pg_sys::Oid) {
                 None,
             );
         }
-        if !pg_sys::object_ownercheck(pg_sys::RelationRelationId, oid, pg_sys::GetUserId()) {
-            raise(
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("must be owner of table {name}"),
-                None,
-                None,
-            );
-        }
     }
-    check_columnstore(oid, &name);
 }
 
 /// Refuses what TimescaleDB's own columnstore has compressed.
-fn check_columnstore(oid: pg_sys::Oid, name: &str) {
+pub fn check_columnstore(oid: pg_sys::Oid, name: &str) {
     let compressed = catalog::as_owner(|| {
         Spi::get_one_with_args::<bool>(
             "SELECT EXISTS (SELECT FROM _timescaledb_catalog.hypertable h \
@@ -138,9 +151,10 @@ fn is_hypertable(oid: pg_sys::Oid) -> bool {
 
 /// Brings a chunk into a tier; returns the tier. Moving to the tier it has is a no-op, but that new rows of a warm
 /// chunk are frozen too.
-#[pg_extern(sql = false)]
-fn set_tier(chunk: Option<pg_sys::Oid>, tier: Option<&str>, codec: Option<&str>) -> String {
-    let (Some(oid), Some(tier)) = (chunk, tier) else {
+fn set_tier(args: &Args) -> pg_sys::Datum {
+    super::check_writable(c"varve.set_tier()");
+    let codec = args.get::<&str>(2);
+    let (Some(oid), Some(tier)) = (args.get::<pg_sys::Oid>(0), args.get::<&str>(1)) else {
         raise(
             PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             "chunk and tier must not be NULL".into(),
@@ -184,8 +198,10 @@ fn set_tier(chunk: Option<pg_sys::Oid>, tier: Option<&str>, codec: Option<&str>)
             Some("Tiers are hot and warm.".into()),
         ),
     }
-    tier.to_string()
+    tier.into_datum().unwrap_or_else(|| args.null())
 }
+
+crate::sql_function!(varve_set_tier, pg_finfo_varve_set_tier, set_tier);
 
 fn to_warm(oid: pg_sys::Oid) {
     check_freezable(oid);

@@ -1,0 +1,102 @@
+//! SQL functions in PostgreSQL's version-1 calling convention, run through [`guard`](super::guard), for functions below
+//! which users' own code runs: its errors must come out whole.
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// The arguments of a call.
+pub struct Args(pub pg_sys::FunctionCallInfo);
+
+impl Args {
+    /// Argument `index` (from 0), `None` when it is NULL.
+    pub fn get<T: FromDatum>(&self, index: usize) -> Option<T> {
+        // SAFETY: the SQL declaration gives the argument that number and type.
+        unsafe { pgrx::fcinfo::pg_getarg(self.0, index) }
+    }
+
+    /// Argument `index` as it is.
+    pub fn datum(&self, index: usize) -> Option<pg_sys::Datum> {
+        // SAFETY: as above.
+        unsafe { pgrx::fcinfo::pg_getarg_datum(self.0, index) }
+    }
+
+    /// Argument `index`, an array of names (`name[]`).
+    pub fn names(&self, index: usize) -> Option<Vec<String>> {
+        let array = self.datum(index)?;
+        // SAFETY: a valid array of 64-byte names, which is taken apart into palloc'd arrays.
+        unsafe {
+            let array = pg_sys::pg_detoast_datum(array.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+            let mut elements: *mut pg_sys::Datum = std::ptr::null_mut();
+            let mut nulls: *mut bool = std::ptr::null_mut();
+            let mut count = 0;
+            pg_sys::deconstruct_array_builtin(
+                array,
+                pg_sys::NAMEOID,
+                &mut elements,
+                &mut nulls,
+                &mut count,
+            );
+            Some(
+                (0..count as usize)
+                    .filter(|i| !*nulls.add(*i))
+                    .map(|i| {
+                        let name = (*elements.add(i)).cast_mut_ptr::<std::ffi::c_char>();
+                        std::ffi::CStr::from_ptr(name)
+                            .to_string_lossy()
+                            .into_owned()
+                    })
+                    .collect(),
+            )
+        }
+    }
+
+    /// The type that argument `index` has in this call (for polymorphic functions).
+    pub fn type_of(&self, index: usize) -> pg_sys::Oid {
+        // SAFETY: the call's function information is set by the executor.
+        unsafe { pg_sys::get_fn_expr_argtype((*self.0).flinfo, index as i32) }
+    }
+
+    /// NULL as the result.
+    pub fn null(&self) -> pg_sys::Datum {
+        // SAFETY: the call is ours to answer.
+        unsafe { pgrx::fcinfo::pg_return_null(self.0) }
+    }
+
+    /// A row as the result, of the type that the function is declared to return.
+    pub fn row(&self, values: &[pg_sys::Datum], nulls: &[bool]) -> pg_sys::Datum {
+        let mut desc: pg_sys::TupleDesc = std::ptr::null_mut();
+        // SAFETY: a function declared to return a composite type of so many columns.
+        unsafe {
+            let class = pg_sys::get_call_result_type(self.0, std::ptr::null_mut(), &mut desc);
+            if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE
+                || super::relation::natts(desc) != values.len()
+            {
+                pgrx::error!("the function is declared with another result type");
+            }
+            let row = pg_sys::heap_form_tuple(desc, values.as_ptr(), nulls.as_ptr());
+            pg_sys::HeapTupleHeaderGetDatum((*row).t_data)
+        }
+    }
+}
+
+/// Declares the C symbols of an SQL function: `sql_function!(wrapper, finfo, body)`, `body: fn(&Args) -> Datum`.
+#[macro_export]
+macro_rules! sql_function {
+    ($wrapper:ident, $info:ident, $body:path) => {
+        #[doc = concat!("SQL entry of [`", stringify!($body), "`].")]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $wrapper(
+            fcinfo: pgrx::pg_sys::FunctionCallInfo,
+        ) -> pgrx::pg_sys::Datum {
+            $crate::pg::guard::entry(|| $body(&$crate::pg::function::Args(fcinfo)))
+        }
+
+        #[doc = concat!("Calling convention of [`", stringify!($wrapper), "`].")]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $info() -> &'static pgrx::pg_sys::Pg_finfo_record {
+            const V1: pgrx::pg_sys::Pg_finfo_record =
+                pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+    };
+}

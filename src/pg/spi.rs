@@ -1,0 +1,229 @@
+//! PostgreSQL's server programming interface, as far as pgrx's own wrapper does not go: results into a tuplestore, and
+//! a tuplestore that statements read under a name.
+
+use super::{ffi, relation};
+use pgrx::pg_sys;
+use std::ffi::CString;
+
+/// A value for a parameter of a statement.
+#[derive(Clone, Copy)]
+pub struct Param {
+    /// Its type.
+    pub typ: pg_sys::Oid,
+    /// The value; `None` for NULL.
+    pub value: Option<pg_sys::Datum>,
+}
+
+/// A connection, closed when dropped; after an error PostgreSQL closes it itself.
+pub struct Connection(());
+
+impl Connection {
+    /// Connects.
+    pub fn open() -> Self {
+        // SAFETY: inside a function call; paired with SPI_finish below.
+        let status = unsafe { pg_sys::SPI_connect() };
+        if status != pg_sys::SPI_OK_CONNECT as i32 {
+            pgrx::error!("SPI_connect returned {status}");
+        }
+        Connection(())
+    }
+
+    /// Runs one statement that returns rows and keeps them, out-of-line values fetched. `None` when the text is not
+    /// one such statement.
+    pub fn fetch(&self, query: &str, params: &[Param]) -> Option<Rows> {
+        let mut types: Vec<pg_sys::Oid> = params.iter().map(|p| p.typ).collect();
+        let text = CString::new(query).ok()?;
+        // SAFETY: the plan and everything else lives in the connection's memory; the store is ours.
+        unsafe {
+            let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+            if plan.is_null() {
+                return None;
+            }
+            let sources = pg_sys::SPI_plan_get_plan_sources(plan);
+            if sources.is_null() || (*sources).length != 1 {
+                return None;
+            }
+            let source = (*(*sources).elements)
+                .ptr_value
+                .cast::<pg_sys::CachedPlanSource>();
+            if (*source).resultDesc.is_null() {
+                return None;
+            }
+            let desc = pg_sys::CreateTupleDescCopy((*source).resultDesc);
+            let store = pg_sys::tuplestore_begin_heap(false, false, pg_sys::work_mem);
+            let receiver = pg_sys::CreateDestReceiver(pg_sys::CommandDest::DestTuplestore);
+            ffi::SetTuplestoreDestReceiverParams(
+                receiver,
+                store,
+                pg_sys::CurrentMemoryContext,
+                true,
+                std::ptr::null_mut(),
+                std::ptr::null(),
+            );
+            let mut options = pg_sys::SPIExecuteOptions {
+                dest: receiver,
+                must_return_tuples: true,
+                ..Default::default()
+            };
+            options.params = param_list(params);
+            pg_sys::SPI_execute_plan_extended(plan, &options);
+            Some(Rows {
+                desc,
+                store,
+                count: pg_sys::SPI_processed,
+            })
+        }
+    }
+
+    /// Lets the statements of this connection read `rows` as the relation `name`.
+    pub fn name(&self, name: &str, rows: &Rows) {
+        let name = CString::new(name).unwrap_or_default();
+        // SAFETY: the registration lives in the connection's memory, as the rows do.
+        unsafe {
+            let entry: *mut pg_sys::EphemeralNamedRelationData =
+                pg_sys::palloc0(size_of::<pg_sys::EphemeralNamedRelationData>()).cast();
+            (*entry).md.name = pg_sys::pstrdup(name.as_ptr());
+            (*entry).md.tupdesc = rows.desc;
+            (*entry).md.enrtype = pg_sys::EphemeralNameRelationType::ENR_NAMED_TUPLESTORE;
+            (*entry).md.enrtuples = rows.count as f64;
+            (*entry).reldata = rows.store.cast();
+            let status = pg_sys::SPI_register_relation(entry);
+            if status != pg_sys::SPI_OK_REL_REGISTER as i32 {
+                pgrx::error!("SPI_register_relation returned {status}");
+            }
+        }
+    }
+
+    /// Takes a name back.
+    pub fn forget(&self, name: &str) {
+        let name = CString::new(name).unwrap_or_default();
+        // SAFETY: a NUL-terminated name.
+        unsafe { pg_sys::SPI_unregister_relation(name.as_ptr()) };
+    }
+
+    /// Runs a statement that returns one row, and gives its values. They live as long as the connection.
+    pub fn one_row(&self, query: &str, params: &[Param]) -> Vec<Option<pg_sys::Datum>> {
+        let text = CString::new(query).unwrap_or_default();
+        let mut types: Vec<pg_sys::Oid> = params.iter().map(|p| p.typ).collect();
+        let mut values: Vec<pg_sys::Datum> = params
+            .iter()
+            .map(|p| p.value.unwrap_or(pg_sys::Datum::from(0usize)))
+            .collect();
+        let nulls: Vec<std::ffi::c_char> = params
+            .iter()
+            .map(|p| if p.value.is_some() { b' ' } else { b'n' } as std::ffi::c_char)
+            .collect();
+        // SAFETY: one value, type and NULL flag for each parameter; the result is read before the next statement.
+        unsafe {
+            pg_sys::SPI_execute_with_args(
+                text.as_ptr(),
+                types.len() as i32,
+                types.as_mut_ptr(),
+                values.as_mut_ptr(),
+                nulls.as_ptr(),
+                false,
+                0,
+            );
+            let table = pg_sys::SPI_tuptable;
+            if table.is_null() || (*table).numvals != 1 {
+                pgrx::error!("an internal query of varve did not return one row");
+            }
+            let row = *(*table).vals;
+            (1..=(*(*table).tupdesc).natts)
+                .map(|i| {
+                    let mut null = false;
+                    let datum = pg_sys::SPI_getbinval(row, (*table).tupdesc, i, &mut null);
+                    (!null).then_some(datum)
+                })
+                .collect()
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: connected by `open`.
+            unsafe { pg_sys::SPI_finish() };
+        }
+    }
+}
+
+/// # Safety
+/// The list lives in the current memory context; values stay valid as long.
+unsafe fn param_list(params: &[Param]) -> pg_sys::ParamListInfo {
+    if params.is_empty() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: a list with room for all parameters.
+    unsafe {
+        let list = pg_sys::makeParamList(params.len() as i32);
+        for (i, param) in params.iter().enumerate() {
+            *(*list).params.as_mut_ptr().add(i) = pg_sys::ParamExternData {
+                value: param.value.unwrap_or(pg_sys::Datum::from(0usize)),
+                isnull: param.value.is_none(),
+                pflags: pg_sys::PARAM_FLAG_CONST as u16,
+                ptype: param.typ,
+            };
+        }
+        list
+    }
+}
+
+/// Rows that a statement returned, in their order, in memory or (beyond `work_mem`) on disk.
+pub struct Rows {
+    desc: pg_sys::TupleDesc,
+    store: *mut pg_sys::Tuplestorestate,
+    count: u64,
+}
+
+impl Rows {
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Names and types of the columns.
+    pub fn columns(&self) -> Vec<(String, pg_sys::Oid, i32)> {
+        (0..relation::natts(self.desc))
+            .map(|i| {
+                let attr = relation::attribute(self.desc, i);
+                (
+                    relation::attribute_name(attr),
+                    attr.atttypid,
+                    attr.atttypmod,
+                )
+            })
+            .collect()
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: ours; nobody reads it any more.
+            unsafe { pg_sys::tuplestore_end(self.store) };
+        }
+    }
+}
+
+/// Runs `f` with a setting changed; it is put back on every way out.
+pub fn with_setting<T>(name: &std::ffi::CStr, value: &std::ffi::CStr, f: impl FnOnce() -> T) -> T {
+    // SAFETY: as a function with a SET clause does it; an abort of the transaction takes the level back too.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let result = f();
+        pg_sys::AtEOXact_GUC(true, level);
+        result
+    }
+}
