@@ -45,3 +45,23 @@ BEGIN
         result := result || '; ' || step || ': ' || testing.same(source, target::regclass);
     END LOOP;
 END $$;
+
+-- A message without what differs from run to run (numbers of chunks) or with the encoder (sizes and sums of encoded bytes).
+CREATE FUNCTION testing.stable(message text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT regexp_replace(regexp_replace(message, '\d+_\d+_', 'N_N_', 'g'), '\d+ bytes \(computed [0-9a-f]+\)', 'N bytes', 'g')
+$$;
+
+-- Runs a command that must fail; gives its SQLSTATE, message, detail and hint.
+CREATE FUNCTION testing.error(command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    code text;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    EXECUTE command;
+    RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    RETURN testing.stable(concat_ws(E'\n', code || ': ' || message, nullif(detail, ''), nullif(hint, '')));
+END $$;
