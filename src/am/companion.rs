@@ -360,6 +360,11 @@ pub fn on_drop(object: pg_sys::Oid) {
     if form.relam != pg_sys::InvalidOid && Some(form.relam) == relation::varve_am() {
         drop_for(&form);
     }
+    let table = form.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
+        || form.relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char;
+    if table && relation::varve_am().is_some() {
+        crate::tier::catalog::forget_relation(object);
+    }
 }
 
 /// All tables of this database with a companion: OID, table of segments, `pg_class` row.

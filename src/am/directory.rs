@@ -103,8 +103,25 @@ pub fn for_each_row(
     }
 }
 
-/// Reads the directory of a companion under an MVCC snapshot.
+/// Reads the directory of a companion under an MVCC snapshot; damage is an error (`data_corrupted`).
 pub fn load(rel: pg_sys::Relation, companion: &Companion, snapshot: pg_sys::Snapshot) -> Directory {
+    match try_load(companion, snapshot) {
+        Ok(directory) => directory,
+        Err(damage) => super::error::corrupt(rel, damage.segment, &damage.detail),
+    }
+}
+
+/// What is wrong with a segment.
+#[derive(Debug)]
+pub struct Damage {
+    /// The segment's number.
+    pub segment: i32,
+    /// What was found.
+    pub detail: String,
+}
+
+/// As [`load`], with damage as a value.
+pub fn try_load(companion: &Companion, snapshot: pg_sys::Snapshot) -> Result<Directory, Damage> {
     struct Draft {
         header: Option<(
             SegmentHeader,
@@ -124,7 +141,11 @@ pub fn load(rel: pg_sys::Relation, companion: &Companion, snapshot: pg_sys::Snap
             header: None,
             items: Vec::new(),
         });
-        if item == 0 {
+        if item == 0 && draft.header.is_some() {
+            failed = failed
+                .take()
+                .or(Some((number, "it has two headers".into())));
+        } else if item == 0 {
             // SAFETY: the third column is a bytea that is never NULL; t_data is valid for this call.
             let (parsed, head) = unsafe {
                 (
@@ -149,23 +170,54 @@ pub fn load(rel: pg_sys::Relation, companion: &Companion, snapshot: pg_sys::Snap
             draft.items.push((item, raw.into()));
         }
     });
-    if let Some((number, detail)) = failed {
-        super::error::corrupt(rel, number, &detail);
+    if let Some((segment, detail)) = failed {
+        return Err(Damage { segment, detail });
     }
     drafts
         .into_iter()
-        .map(|(number, draft)| match draft.header {
-            Some((header, header_tid, frozen, xmin)) => Rc::new(SegmentRef {
-                number,
-                header,
-                header_tid,
-                frozen,
-                xmin,
-                items: draft.items,
-            }),
-            None => super::error::corrupt(rel, number, "its header is missing"),
+        .map(|(number, draft)| {
+            let Some((header, header_tid, frozen, xmin)) = draft.header else {
+                return Err(Damage {
+                    segment: number,
+                    detail: "its header is missing".into(),
+                });
+            };
+            let stored = draft.items.iter().map(|(attnum, _)| *attnum);
+            match check_items(&header, stored) {
+                Some(detail) => Err(Damage {
+                    segment: number,
+                    detail,
+                }),
+                None => Ok(Rc::new(SegmentRef {
+                    number,
+                    header,
+                    header_tid,
+                    frozen,
+                    xmin,
+                    items: draft.items,
+                })),
+            }
         })
         .collect()
+}
+
+/// Whether the columns that are stored are those that the header lists, each once; what is wrong if not.
+pub fn check_items(header: &SegmentHeader, stored: impl Iterator<Item = i32>) -> Option<String> {
+    let mut missing: std::collections::BTreeSet<i32> =
+        header.columns.iter().map(|c| i32::from(c.attnum)).collect();
+    let listed = missing.clone();
+    for attnum in stored {
+        if !missing.remove(&attnum) {
+            return Some(if listed.contains(&attnum) {
+                format!("column {attnum} is stored twice")
+            } else {
+                format!("column {attnum} is not in the header")
+            });
+        }
+    }
+    missing
+        .first()
+        .map(|attnum| format!("column {attnum} is missing"))
 }
 
 /// Rows of a segment that a snapshot does not see: dead from birth, or with a tombstone.

@@ -1,6 +1,8 @@
 //! Typed access to varve's own tables.
 
 use super::order::RowOrder;
+use crate::pg::relation::{self, OpenRel};
+use crate::pg::snapshot;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::SpiError;
@@ -102,6 +104,49 @@ pub fn is_managed(root: pg_sys::Oid) -> bool {
         ))
     })
     .unwrap_or(false)
+}
+
+/// Forgets a table that is being dropped. Runs within the drop, so it goes past SQL, rules and privileges.
+pub fn forget_relation(oid: pg_sys::Oid) {
+    // SAFETY: a syscache look-up.
+    let schema = unsafe { pg_sys::get_namespace_oid(c"varve".as_ptr(), true) };
+    for name in ["managed", "chunk_history"] {
+        // The extension itself may be going.
+        let Some(table) = relation::lookup(name, schema)
+            .and_then(|t| OpenRel::try_open(t, pg_sys::RowExclusiveLock))
+        else {
+            continue;
+        };
+        let Some(index) = crate::am::unique::index_oids(table.as_ptr())
+            .into_iter()
+            .next()
+        else {
+            continue;
+        };
+        let latest = snapshot::Registered::latest();
+        let mut key = pg_sys::ScanKeyData::default();
+        // SAFETY: a scan of the primary key, which is the first column of both tables, an OID; nobody else changes the
+        // entry of a table that is locked for its drop.
+        unsafe {
+            pg_sys::ScanKeyInit(
+                &mut key,
+                1,
+                pg_sys::BTEqualStrategyNumber as u16,
+                pg_sys::Oid::from_u32(pg_sys::F_OIDEQ),
+                pg_sys::Datum::from(oid),
+            );
+            let scan =
+                pg_sys::systable_beginscan(table.as_ptr(), index, true, latest.get(), 1, &mut key);
+            loop {
+                let row = pg_sys::systable_getnext(scan);
+                if row.is_null() {
+                    break;
+                }
+                pg_sys::simple_heap_delete(table.as_ptr(), &mut (*row).t_self);
+            }
+            pg_sys::systable_endscan(scan);
+        }
+    }
 }
 
 /// Records what a chunk takes before its first freeze, and clears what is known of chunks that are gone.

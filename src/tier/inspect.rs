@@ -8,8 +8,16 @@ use crate::pg::snapshot;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// Rows of a table's delta that a snapshot sees.
-fn delta_rows(rel: pg_sys::Relation, snap: pg_sys::Snapshot) -> i64 {
+/// Whether everything in a table is frozen: nothing in the delta, nothing thawed.
+pub fn all_frozen(rel: pg_sys::Relation) -> bool {
+    let latest = snapshot::Registered::latest();
+    companion::of(rel).is_some_and(|c| {
+        directory::tombstones(&c, latest.get()).is_empty() && delta_rows(rel, latest.get(), 1) == 0
+    })
+}
+
+/// Rows of a table's delta that a snapshot sees, counted up to `most`.
+fn delta_rows(rel: pg_sys::Relation, snap: pg_sys::Snapshot, most: i64) -> i64 {
     let mut rows = 0;
     // SAFETY: heap's own scan of the delta; the slot is dropped after it.
     unsafe {
@@ -23,7 +31,7 @@ fn delta_rows(rel: pg_sys::Relation, snap: pg_sys::Snapshot) -> i64 {
             | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
         let scan = heap_call!(scan_begin(rel, snap, 0, none, none.cast(), flags));
         let forward = pg_sys::ScanDirection::ForwardScanDirection;
-        while heap_call!(scan_getnextslot(scan, forward, slot)) {
+        while rows < most && heap_call!(scan_getnextslot(scan, forward, slot)) {
             rows += 1;
         }
         heap_call!(scan_end(scan));
@@ -35,14 +43,14 @@ fn delta_rows(rel: pg_sys::Relation, snap: pg_sys::Snapshot) -> i64 {
 /// Tier, rows, rows in the delta, segments, bytes now, SHA-256 over the segments' sums, bytes before encoding.
 type Stats = (
     name!(tier, String),
-    name!(rows, i64),
-    name!(delta_rows, i64),
-    name!(segments, i32),
+    name!(rows, Option<i64>),
+    name!(delta_rows, Option<i64>),
+    name!(segments, Option<i32>),
     name!(bytes_now, i64),
     name!(sha256, Option<String>),
 );
 
-/// State of one chunk; no row when it is gone.
+/// State of one chunk; no row when it is gone. A chunk with a damaged header has the tier `damaged`.
 #[pg_extern(sql = false)]
 fn chunk_stats(
     chunk: pg_sys::Oid,
@@ -50,9 +58,9 @@ fn chunk_stats(
     'static,
     (
         name!(tier, String),
-        name!(rows, i64),
-        name!(delta_rows, i64),
-        name!(segments, i32),
+        name!(rows, Option<i64>),
+        name!(delta_rows, Option<i64>),
+        name!(segments, Option<i32>),
         name!(bytes_now, i64),
         name!(sha256, Option<String>),
     ),
@@ -65,14 +73,17 @@ fn stats(chunk: pg_sys::Oid) -> Option<Stats> {
     let table = OpenRel::try_open(chunk, pg_sys::AccessShareLock)?;
     let rel = table.as_ptr();
     let latest = snapshot::Registered::latest();
-    let delta = delta_rows(rel, latest.get());
+    let delta = delta_rows(rel, latest.get(), i64::MAX);
     let mut bytes = catalog::total_bytes(chunk);
     let varve = Some(relation::form(rel).relam) == relation::varve_am();
     let Some(c) = companion::of(rel).filter(|_| varve) else {
-        return Some(("hot".into(), delta, delta, 0, bytes, None));
+        return Some(("hot".into(), Some(delta), Some(delta), Some(0), bytes, None));
     };
     bytes += catalog::total_bytes(c.segments) + catalog::total_bytes(c.tombstones);
-    let segments = directory::load(rel, &c, latest.get());
+    let Ok(segments) = directory::try_load(&c, latest.get()) else {
+        // What a damaged segment holds nobody knows; varve.verify says what is wrong.
+        return Some(("damaged".into(), None, Some(delta), None, bytes, None));
+    };
     let thawed = directory::tombstones(&c, latest.get());
     let frozen: i64 = segments
         .iter()
@@ -83,12 +94,11 @@ fn stats(chunk: pg_sys::Oid) -> Option<Stats> {
         .sum();
     let sum = varve_core::combine_sha256(segments.iter().map(|s| s.header.sha256));
     let sum = sum.iter().map(|b| format!("{b:02x}")).collect();
-    let tier = if segments.is_empty() { "hot" } else { "warm" };
     Some((
-        tier.into(),
-        frozen + delta,
-        delta,
-        segments.len() as i32,
+        "warm".into(),
+        Some(frozen + delta),
+        Some(delta),
+        Some(segments.len() as i32),
         bytes,
         (!segments.is_empty()).then_some(sum),
     ))

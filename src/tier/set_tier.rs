@@ -212,6 +212,8 @@ fn to_warm(oid: pg_sys::Oid) {
         let table = OpenRel::table(oid, pg_sys::ShareUpdateExclusiveLock);
         if companion::of(table.as_ptr()).is_none() {
             catalog::remember_size(oid, catalog::total_bytes(oid));
+        } else if super::inspect::all_frozen(table.as_ptr()) {
+            return;
         }
     }
     let report = freeze::freeze(oid, &order);

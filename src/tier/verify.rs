@@ -12,7 +12,11 @@ use std::collections::BTreeMap;
 use varve_core::{SegmentHeader, segment_sha256};
 
 /// Header and columns of a segment as they are stored.
-type Stored = (Option<Vec<u8>>, BTreeMap<u16, Vec<u8>>);
+#[derive(Default)]
+struct Stored {
+    headers: Vec<Vec<u8>>,
+    columns: Vec<(i32, Vec<u8>)>,
+}
 
 fn read(rel: pg_sys::Relation) -> BTreeMap<i32, Stored> {
     let mut found: BTreeMap<i32, Stored> = BTreeMap::new();
@@ -27,29 +31,33 @@ fn read(rel: pg_sys::Relation) -> BTreeMap<i32, Stored> {
         // SAFETY: a bytea that is never NULL.
         let bytes = unsafe { tuple::with_payload(*data, <[u8]>::to_vec) };
         match item.value() as i32 {
-            0 => entry.0 = Some(bytes),
-            n => {
-                entry.1.insert(n as u16, bytes);
-            }
+            0 => entry.headers.push(bytes),
+            n => entry.columns.push((n, bytes)),
         }
     });
     found
 }
 
 fn check(rel: pg_sys::Relation, stored: &Stored) -> Result<SegmentHeader, String> {
-    let bytes = stored.0.as_ref().ok_or("the header is missing")?;
+    let bytes = match stored.headers.as_slice() {
+        [one] => one,
+        [] => return Err("its header is missing".into()),
+        _ => return Err("it has two headers".into()),
+    };
     let header = SegmentHeader::from_bytes(bytes).map_err(|e| format!("header: {e}"))?;
-    let listed: Vec<u16> = header.columns.iter().map(|c| c.attnum).collect();
+    let attnums = stored.columns.iter().map(|(attnum, _)| *attnum);
+    if let Some(detail) = directory::check_items(&header, attnums) {
+        return Err(detail);
+    }
     let mut parts = Vec::new();
     for entry in &header.columns {
         let bytes = stored
-            .1
-            .get(&entry.attnum)
+            .columns
+            .iter()
+            .find(|(attnum, _)| *attnum == i32::from(entry.attnum))
+            .map(|(_, bytes)| bytes)
             .ok_or_else(|| format!("column {} is missing", entry.attnum))?;
         parts.push((entry.attnum, bytes.as_slice()));
-    }
-    if let Some(extra) = stored.1.keys().find(|a| !listed.contains(a)) {
-        return Err(format!("column {extra} is not in the header"));
     }
     if segment_sha256(parts.iter().copied()) != header.sha256 {
         // The column that is damaged is named where its own sum tells.
