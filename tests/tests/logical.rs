@@ -259,8 +259,9 @@ fn replicate(subscriber_freezes: bool) {
     let caught_up = format!(
         "SELECT 1 FROM pg_stat_replication WHERE application_name = 'sub' AND replay_lsn >= '{lsn}'"
     );
-    wait::until("the subscriber to catch up", || {
-        simple(&mut from, &caught_up).unwrap() == ["1"]
+    let failed = "SELECT 1 FROM pg_stat_subscription_stats WHERE apply_error_count > 0";
+    wait::until("the subscriber to catch up or to fail", || {
+        simple(&mut from, &caught_up).unwrap() == ["1"] || simple(&mut to, failed).unwrap() == ["1"]
     });
     let (expected, got) = (simple(&mut from, all), simple(&mut to, all));
     assert_eq!(expected, got, "{}", subscriber.log());

@@ -1,8 +1,8 @@
 //! Two sessions at the same rows: with frozen rows everything must come out as on heap.
 //!
 //! Each scenario runs on a heap table and on a table whose rows are frozen, with the same statements in the same order;
-//! what each statement returned, whether it waited, and what the table held in the end must agree. Three known
-//! strictnesses (never wrong, only slower) have tests of their own: see [`Scenario::only_stricter`].
+//! what each statement returned, whether it waited, and what the table held in the end must agree. Where frozen rows
+//! may be stricter (never wrong, only slower), [`Scenario::only_stricter`] says how.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use postgres::Client;
@@ -345,8 +345,9 @@ fn exactly(level: &'static str, first: &[&'static str], second: &[&'static str])
     must_agree(&scenarios, &both(&scenarios), |_, _, _| false);
 }
 
+/// Sharers leave a frozen row where it is. Who thaws it (UPDATE, ON CONFLICT) waits for them, which heap need not.
 #[test]
-fn compatible_row_locks_do_not_wait() {
+fn shared_row_locks_do_not_wait() {
     let share = "SELECT v FROM {t} WHERE id = {a} FOR SHARE";
     let key_share = "SELECT v FROM {t} WHERE id = {a} FOR KEY SHARE";
     let second = [
@@ -354,7 +355,6 @@ fn compatible_row_locks_do_not_wait() {
         key_share,
         "SELECT v FROM {t} WHERE id = {a} FOR SHARE NOWAIT",
         "SELECT id FROM {t} WHERE grp = {n} ORDER BY id FOR KEY SHARE SKIP LOCKED",
-        "INSERT INTO {t} VALUES ({a}, {n}, 100, 'new') ON CONFLICT DO NOTHING RETURNING v",
     ];
     exactly("READ COMMITTED", &[share, key_share], &second);
 }
@@ -429,4 +429,32 @@ fn different_rows_of_one_segment_do_not_meet() {
         "SELECT id, v FROM in_rock WHERE grp <= 2 ORDER BY id",
     );
     assert_eq!(rows.unwrap(), ["21|1", "23|0", "41|4", "42|0", "43|0"]);
+}
+
+#[test]
+fn more_rows_are_locked_than_the_lock_table_holds() {
+    const GROUPS: usize = 40_000;
+    let (cluster, mut client) = start(GROUPS);
+    let mut session = Session::new(&cluster).unwrap();
+    for strength in ["KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE"] {
+        let rows = session.ok(&format!(
+            "BEGIN; SELECT count(*) FROM (SELECT FROM {FROZEN} FOR {strength}) l"
+        ));
+        assert_eq!(rows, [(3 * GROUPS).to_string()], "FOR {strength}");
+        let mut other = Session::new(&cluster).unwrap();
+        other.start(&format!(
+            "DELETE FROM {FROZEN} WHERE id = {}",
+            BLOCK * GROUPS + 2
+        ));
+        assert!(other.waits(&mut client), "FOR {strength}");
+        session.ok("ROLLBACK");
+        other.finish().unwrap();
+        client
+            .batch_execute(&format!(
+                "INSERT INTO {FROZEN} VALUES ({}, {GROUPS}, 0, 'row')",
+                BLOCK * GROUPS + 2
+            ))
+            .unwrap();
+        freeze(&mut client);
+    }
 }
