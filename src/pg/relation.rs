@@ -27,7 +27,11 @@ impl OpenRel {
     pub fn try_open(oid: pg_sys::Oid, lockmode: u32) -> Option<Self> {
         // SAFETY: try_relation_open returns NULL when the relation is gone.
         let rel = unsafe { pg_sys::try_relation_open(oid, lockmode as pg_sys::LOCKMODE) };
-        (!rel.is_null()).then_some(OpenRel { rel })
+        if rel.is_null() {
+            None
+        } else {
+            Some(OpenRel { rel })
+        }
     }
 
     /// The relation descriptor.

@@ -290,7 +290,8 @@ impl Carry {
         }
     }
 
-    /// Carries a frozen row as a heap row that everybody sees.
+    /// Carries a row of a segment as a heap row, with the transaction that wrote the segment where not everybody sees it
+    /// yet.
     pub fn frozen_row(&mut self, decoded: &Decoded, row: u32) {
         decoded.row(row, &mut self.values, &mut self.nulls);
         self.put_frozen(decoded, row, None);
@@ -314,7 +315,13 @@ impl Carry {
                 segment: decoded.segment.number,
                 row,
             });
-            crate::am::scan::dress(self.rel, old, at, pg_sys::FrozenTransactionId, true);
+            let segment = &decoded.segment;
+            let xmin = if segment.frozen {
+                pg_sys::FrozenTransactionId
+            } else {
+                segment.xmin
+            };
+            crate::am::scan::dress(self.rel, old, at, xmin, segment.frozen);
             if let Some(t) = thawed {
                 let head = (*old).t_data;
                 (*head).t_infomask &= !(pg_sys::HEAP_XMAX_INVALID as u16);
@@ -332,6 +339,33 @@ impl Carry {
         // SAFETY: begun by `begin`.
         unsafe { ffi::end_heap_rewrite(self.state) }
     }
+}
+
+/// Whether every snapshot sees a segment: it was written as frozen, or by a transaction from before the horizon.
+pub fn is_settled(segment: &SegmentRef, horizon: pg_sys::TransactionId) -> bool {
+    segment.frozen || tuple::xid_precedes(segment.xmin, horizon)
+}
+
+/// Carries the rows of segments into the delta, but those that are `hidden`. Returns how many.
+pub fn carry_segments(
+    carry: &mut Carry,
+    rel: pg_sys::Relation,
+    segments: &[Rc<SegmentRef>],
+    hidden: &HashMap<i32, Vec<u32>>,
+) -> u64 {
+    let mut rows = 0;
+    for segment in segments {
+        let gone = directory::hidden_rows(segment, hidden.get(&segment.number));
+        let decoded = Decoded::new(rel, segment, |_| true);
+        for row in 0..segment.header.rows {
+            if !gone.get(row as usize) {
+                carry.frozen_row(&decoded, row);
+                rows += 1;
+            }
+        }
+        pgrx::check_for_interrupts!();
+    }
+    rows
 }
 
 /// Carries recently thawed rows of all segments.

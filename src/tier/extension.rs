@@ -6,32 +6,105 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
 
-/// Refuses to drop varve (or timescaledb with CASCADE) while there are frozen rows.
+/// Refuses what would drop varve while there are frozen rows: DROP EXTENSION, and DROP SCHEMA and DROP OWNED that
+/// cascade to it (or to timescaledb, and so to varve).
 ///
 /// # Safety
 /// `statement` is a valid utility statement or NULL.
 pub unsafe fn before_utility(statement: *mut pg_sys::Node) {
-    // SAFETY: by contract; the list of DROP EXTENSION holds names.
-    unsafe {
-        if statement.is_null() || (*statement).type_ != pg_sys::NodeTag::T_DropStmt {
+    // SAFETY: by contract.
+    let hit = unsafe {
+        if statement.is_null() {
             return;
         }
-        let drop = &*statement.cast::<pg_sys::DropStmt>();
-        if drop.removeType != pg_sys::ObjectType::OBJECT_EXTENSION || drop.objects.is_null() {
-            return;
+        match (*statement).type_ {
+            pg_sys::NodeTag::T_DropStmt => drops(&*statement.cast::<pg_sys::DropStmt>()),
+            pg_sys::NodeTag::T_DropOwnedStmt => {
+                drops_owned(&*statement.cast::<pg_sys::DropOwnedStmt>())
+            }
+            _ => false,
         }
-        let cascade = drop.behavior == pg_sys::DropBehavior::DROP_CASCADE;
-        let hit = (0..(*drop.objects).length as usize).any(|i| {
-            let value = (*(*drop.objects).elements.add(i))
-                .ptr_value
-                .cast::<pg_sys::String>();
-            let name = CStr::from_ptr((*value).sval).to_bytes();
-            name == b"varve" || (cascade && name == b"timescaledb")
-        });
-        if !hit || relation::varve_am().is_none() {
-            return;
-        }
+    };
+    if hit && relation::varve_am().is_some() {
+        refuse_or_clear();
     }
+}
+
+/// The extensions whose end would be varve's.
+const EXTENSIONS: [&CStr; 2] = [c"varve", c"timescaledb"];
+
+/// # Safety
+/// `list` is a list of nodes or NULL.
+unsafe fn nodes(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c_void> {
+    // SAFETY: by contract.
+    let length = if list.is_null() {
+        0
+    } else {
+        unsafe { (*list).length as usize }
+    };
+    // SAFETY: positions below the length.
+    (0..length).map(move |i| unsafe { (*(*list).elements.add(i)).ptr_value })
+}
+
+/// # Safety
+/// A statement as the parser makes it: extensions and schemas are named by strings.
+unsafe fn drops(drop: &pg_sys::DropStmt) -> bool {
+    let cascade = drop.behavior == pg_sys::DropBehavior::DROP_CASCADE;
+    // SAFETY: by contract.
+    unsafe {
+        nodes(drop.objects).any(|object| match drop.removeType {
+            pg_sys::ObjectType::OBJECT_EXTENSION => {
+                let name = CStr::from_ptr((*object.cast::<pg_sys::String>()).sval);
+                name == c"varve" || (cascade && name == c"timescaledb")
+            }
+            pg_sys::ObjectType::OBJECT_SCHEMA => {
+                let name = CStr::from_ptr((*object.cast::<pg_sys::String>()).sval);
+                let schema = pg_sys::get_namespace_oid(name.as_ptr(), true);
+                cascade && schema != pg_sys::InvalidOid && holds_extension(schema)
+            }
+            _ => false,
+        })
+    }
+}
+
+/// Whether one of the extensions lives in a schema.
+fn holds_extension(schema: pg_sys::Oid) -> bool {
+    EXTENSIONS.iter().any(|name| {
+        // SAFETY: catalogue look-ups; a missing extension has no OID and no schema.
+        unsafe {
+            let extension = pg_sys::get_extension_oid(name.as_ptr(), true);
+            extension != pg_sys::InvalidOid && pg_sys::get_extension_schema(extension) == schema
+        }
+    })
+}
+
+/// # Safety
+/// A statement as the parser makes it.
+unsafe fn drops_owned(drop: &pg_sys::DropOwnedStmt) -> bool {
+    if drop.behavior != pg_sys::DropBehavior::DROP_CASCADE {
+        return false;
+    }
+    // SAFETY: by contract; roles that do not exist are left to the statement itself.
+    let roles: Vec<pg_sys::Oid> = unsafe {
+        nodes(drop.roles)
+            .map(|role| pg_sys::get_rolespec_oid(role.cast(), true))
+            .collect()
+    };
+    let owner = |name: &CStr| {
+        Spi::get_one_with_args::<pg_sys::Oid>(
+            "SELECT max(extowner::pg_catalog.int8)::pg_catalog.oid FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+            &[name.to_string_lossy().into_owned().into()],
+        )
+        .unwrap_or_default()
+    };
+    EXTENSIONS
+        .iter()
+        .filter_map(|name| owner(name))
+        .any(|owner| roles.contains(&owner))
+}
+
+/// Raises an error where there are frozen rows; empty companions go now, so that nothing stands in the way.
+fn refuse_or_clear() {
     for (table, segments, form) in companion::all() {
         if companion::has_segments(segments) {
             error::raise(

@@ -69,10 +69,13 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
     // SAFETY: the horizon of all snapshots, ours included.
     let horizon = unsafe { pg_sys::GetOldestNonRemovableTransactionId(old) };
     let from = companion::of(old);
-    let old_segments: Directory = from
+    let settled: Directory = from
         .as_ref()
         .map(|c| directory::load(old, c, reading.get()))
-        .unwrap_or_default();
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|s| carry::is_settled(s, horizon))
+        .collect();
 
     let mut source = order.sorter(old);
     let pages = read_delta(old, horizon, logged, |values, nulls, key| {
@@ -84,7 +87,7 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
         for place in &graves.gone {
             gone.entry(place.segment).or_default().push(place.row);
         }
-        read_segments(old, &old_segments, &gone, |values, nulls, key| {
+        read_segments(old, &settled, &gone, |values, nulls, key| {
             source.put(values, nulls, key);
         });
     }
@@ -106,10 +109,21 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
     lock::exclusively(oid);
     let cutoffs = Cutoffs::of(old);
     let latest = snapshot::Registered::latest();
-    let graves = match &from {
-        Some(c) => Graves::read(c, latest.get(), cutoffs.oldest_xmin),
-        None => Graves::none(),
+    // Frozen rows that came to be meanwhile (`varve.debug_freeze`) are read now, with the first companion too.
+    let from = companion::of(old);
+    let (segments, graves) = match &from {
+        Some(c) => (
+            directory::load(old, c, latest.get()),
+            Graves::read(c, latest.get(), cutoffs.oldest_xmin),
+        ),
+        None => (Directory::new(), Graves::none()),
     };
+    let encoded_before: HashSet<i32> = settled.iter().map(|s| s.number).collect();
+    let fresh: Directory = segments
+        .iter()
+        .filter(|s| !encoded_before.contains(&s.number))
+        .cloned()
+        .collect();
     let mut dead: HashSet<u64> = graves
         .gone
         .iter()
@@ -118,7 +132,8 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
         .collect();
     let mut carry = Carry::begin(old, new, &cutoffs, &graves.recent);
     carry_delta(old, &pages, horizon, &cutoffs, &mut carry, &mut dead);
-    carry::carry_graves(&mut carry, old, &old_segments, &graves.recent);
+    carry::carry_segments(&mut carry, old, &fresh, &graves.hidden());
+    carry::carry_graves(&mut carry, old, &segments, &graves.recent);
     let mut report = Report {
         delta: carry.live,
         segments: encoded.len() as u32,

@@ -97,7 +97,11 @@ pub fn carry_over(
     let writer = SegmentWriter::new(to.segments, true);
     let desc = relation::tupdesc(old);
     let mut counts = Counts::default();
-    for segment in &segments {
+    let (settled, fresh): (Vec<_>, Vec<_>) = segments
+        .iter()
+        .cloned()
+        .partition(|s| carry::is_settled(s, cutoffs.oldest_xmin));
+    for segment in &settled {
         let mut header = segment.header.clone();
         header.origins = None;
         header.dead = directory::hidden_rows(segment, hidden.get(&segment.number));
@@ -131,6 +135,7 @@ pub fn carry_over(
             carry.version(version);
         }
     }
+    carry::carry_segments(&mut carry, old, &fresh, &hidden);
     carry::carry_graves(&mut carry, old, &segments, &graves.recent);
     counts.live = carry.live + counts.frozen;
     counts.dead = carry.dead;
@@ -170,17 +175,7 @@ fn unfreeze(oid: pg_sys::Oid, am: pg_sys::Oid, verb: &std::ffi::CStr) -> Counts 
     let new = transient.as_ptr();
     let mut carry = Carry::begin(old, new, &cutoffs, &graves.recent);
     let mut counts = Counts::default();
-    for segment in &segments {
-        let gone = directory::hidden_rows(segment, hidden.get(&segment.number));
-        let decoded = directory::Decoded::new(old, segment, |_| true);
-        for row in 0..segment.header.rows {
-            if !gone.get(row as usize) {
-                carry.frozen_row(&decoded, row);
-                counts.frozen += 1;
-            }
-        }
-        pgrx::check_for_interrupts!();
-    }
+    counts.frozen = carry::carry_segments(&mut carry, old, &segments, &hidden);
     for block in 0..relation::blocks(old) {
         pgrx::check_for_interrupts!();
         let none = std::ptr::null_mut();
