@@ -140,11 +140,20 @@ fn resolve(
 }
 
 impl Target {
-    fn changed(&self, result: TM_Result::Type, snapshot: pg_sys::Snapshot, cid: pg_sys::CommandId) {
-        if result == TM_Result::TM_Ok
-            && let Some((c, place, found)) = &self.via
-        {
-            thaw::claim(c, *place, found, snapshot, cid);
+    /// Called after heap has changed the row.
+    fn changed(
+        &self,
+        rel: pg_sys::Relation,
+        result: TM_Result::Type,
+        snapshot: pg_sys::Snapshot,
+        cid: pg_sys::CommandId,
+    ) {
+        if result != TM_Result::TM_Ok {
+            return;
+        }
+        match &self.via {
+            Some((c, place, found)) => thaw::claim(c, *place, found, snapshot, cid),
+            None => thaw::claim_by_tid(rel, &self.tid, snapshot, cid),
         }
     }
 }
@@ -182,7 +191,7 @@ pub unsafe extern "C-unwind" fn tuple_delete(
             tmfd,
             changing_part
         ));
-        target.changed(result, snapshot, cid);
+        target.changed(rel, result, snapshot, cid);
         result
     })
 }
@@ -228,7 +237,7 @@ pub unsafe extern "C-unwind" fn tuple_update(
             lockmode,
             update_indexes
         ));
-        target.changed(result, snapshot, cid);
+        target.changed(rel, result, snapshot, cid);
         result
     })
 }

@@ -203,15 +203,55 @@ pub fn claim(
     snapshot: pg_sys::Snapshot,
     cid: pg_sys::CommandId,
 ) {
-    // SAFETY: reads the transaction's isolation level and a valid snapshot.
-    let hidden_already = unsafe {
-        pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32
-            || !crate::pg::snapshot::is_mvcc(snapshot)
-            || pg_sys::TransactionIdIsCurrentTransactionId(found.xmin)
-            || !pg_sys::XidInMVCCSnapshot(found.xmin, snapshot)
-    };
-    if !hidden_already {
+    if hides(found.xmin, snapshot) {
         tombstone::insert(companion, place, found.to, cid);
+    }
+}
+
+/// Whether a transaction snapshot is older than what transaction `xmin` of others wrote.
+fn hides(xmin: pg_sys::TransactionId, snapshot: pg_sys::Snapshot) -> bool {
+    // SAFETY: reads the transaction's isolation level and a valid snapshot.
+    unsafe {
+        pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32
+            && crate::pg::snapshot::is_mvcc(snapshot)
+            && !pg_sys::TransactionIdIsCurrentTransactionId(xmin)
+            && pg_sys::XidInMVCCSnapshot(xmin, snapshot)
+    }
+}
+
+/// As [`claim`], for a row that was reached by its place in the delta (INSERT … ON CONFLICT finds it in the index).
+pub fn claim_by_tid(
+    rel: pg_sys::Relation,
+    tid: &pg_sys::ItemPointerData,
+    snapshot: pg_sys::Snapshot,
+    cid: pg_sys::CommandId,
+) {
+    // SAFETY: reads the transaction's isolation level.
+    if unsafe { pg_sys::XactIsoLevel } < pg_sys::XACT_REPEATABLE_READ as i32 {
+        return;
+    }
+    let Some(companion) = super::companion::of(rel) else {
+        return;
+    };
+    let mut row = pg_sys::HeapTupleData {
+        t_self: *tid,
+        ..Default::default()
+    };
+    let mut buffer: pg_sys::Buffer = 0;
+    // SAFETY: heap_fetch of a known place; the header is read while its page is pinned.
+    let xmin = unsafe {
+        let any = &raw mut pg_sys::SnapshotAnyData;
+        if !pg_sys::heap_fetch(rel, any, &mut row, &mut buffer, false) {
+            return;
+        }
+        let xmin = tuple::raw_xmin(&*row.t_data);
+        pg_sys::ReleaseBuffer(buffer);
+        xmin
+    };
+    if hides(xmin, snapshot)
+        && let Some(place) = tombstone::origin(&companion, tid, xmin)
+    {
+        tombstone::insert(&companion, place, *tid, cid);
     }
 }
 

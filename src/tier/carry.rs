@@ -194,6 +194,7 @@ impl Graves {
 /// A rewrite in progress.
 pub struct Carry {
     rel: pg_sys::Relation,
+    new: pg_sys::Relation,
     state: ffi::RewriteState,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
@@ -217,6 +218,7 @@ impl Carry {
         let natts = relation::natts(relation::tupdesc(old));
         Carry {
             rel: old,
+            new,
             // SAFETY: both are open and locked.
             state: unsafe {
                 ffi::begin_heap_rewrite(
@@ -338,6 +340,53 @@ impl Carry {
     pub fn end(self) {
         // SAFETY: begun by `begin`.
         unsafe { ffi::end_heap_rewrite(self.state) }
+        if self.recently_dead > 0 {
+            mark_keys_updated(self.new);
+        }
+    }
+}
+
+/// Says of every old version in a new storage that its key was changed. The rewrite drops what the header said of that;
+/// without it, a transaction with an older snapshot could lock a deleted row FOR KEY SHARE as though only other columns
+/// had changed. Where the key stayed the same this is stricter than need be.
+fn mark_keys_updated(rel: pg_sys::Relation) {
+    let logged =
+        relation::form(rel).relpersistence == pg_sys::RELPERSISTENCE_PERMANENT as std::ffi::c_char;
+    let ended =
+        pg_sys::HEAP_XMAX_INVALID | pg_sys::HEAP_XMAX_IS_MULTI | pg_sys::HEAP_XMAX_LOCK_ONLY;
+    for block in 0..relation::blocks(rel) {
+        pgrx::check_for_interrupts!();
+        // SAFETY: the page is pinned and locked while it is changed, offsets stay within it; changed and logged in one
+        // critical section, as log_newpage_buffer asks.
+        unsafe {
+            let buffer = pg_sys::ReadBuffer(rel, block);
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
+            let page = pg_sys::BufferGetPage(buffer);
+            pg_sys::CritSectionCount += 1;
+            let mut changed = false;
+            for offset in 1..=pg_sys::PageGetMaxOffsetNumber(page) {
+                let item = *pg_sys::PageGetItemId(page, offset);
+                if item.lp_flags() != LP_NORMAL {
+                    continue;
+                }
+                let head = &mut *page
+                    .cast::<u8>()
+                    .add(item.lp_off() as usize)
+                    .cast::<pg_sys::HeapTupleHeaderData>();
+                if u32::from(head.t_infomask) & ended == 0 {
+                    head.t_infomask2 |= pg_sys::HEAP_KEYS_UPDATED as u16;
+                    changed = true;
+                }
+            }
+            if changed {
+                pg_sys::MarkBufferDirty(buffer);
+                if logged {
+                    pg_sys::log_newpage_buffer(buffer, true);
+                }
+            }
+            pg_sys::CritSectionCount -= 1;
+            pg_sys::UnlockReleaseBuffer(buffer);
+        }
     }
 }
 
