@@ -38,7 +38,7 @@ impl Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} rows in: {} inserted, {} updated, {} unchanged, {} duplicates",
+            "{} rows in = {} inserted + {} updated + {} unchanged + {} duplicate",
             show::count(self.rows_in),
             show::count(self.inserted),
             show::count(self.updated),
