@@ -55,8 +55,6 @@ pub struct Chunk {
     pub name: String,
     /// First day that may lie in it.
     pub from: String,
-    /// First day after it.
-    pub to: String,
     pub tier: String,
     pub rows: i64,
     pub delta_rows: i64,
@@ -152,7 +150,7 @@ impl Stage {
     /// The chunks of `prices`, oldest first.
     pub fn chunks(&mut self) -> Result<Vec<Chunk>> {
         let rows = self.client.query(
-            "SELECT chunk::text, range_start::date::text, range_end::date::text, tier, rows, delta_rows, segments, \
+            "SELECT chunk::text, range_start::date::text, tier, rows, delta_rows, segments, \
                     bytes_before, bytes_now \
              FROM varve.chunks WHERE hypertable = 'prices'::regclass ORDER BY range_start",
             &[],
@@ -162,13 +160,12 @@ impl Stage {
             .map(|row| Chunk {
                 name: row.get(0),
                 from: row.get(1),
-                to: row.get(2),
-                tier: row.get(3),
-                rows: row.get(4),
-                delta_rows: row.get(5),
-                segments: row.get(6),
-                bytes_before: row.get(7),
-                bytes_now: row.get(8),
+                tier: row.get(2),
+                rows: row.get(3),
+                delta_rows: row.get(4),
+                segments: row.get(5),
+                bytes_before: row.get(6),
+                bytes_now: row.get(7),
             })
             .collect())
     }

@@ -29,7 +29,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let frozen = stage.chunks()?;
     let warm = frozen.iter().filter(|c| c.tier == "warm").count();
     stage.same(
-        &format!("all {} chunks are warm", chunks.len()),
+        &format!("all chunks are warm: {}", chunks.len()),
         warm,
         chunks.len(),
     )?;

@@ -63,6 +63,6 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     stage.same("the table holds as many", found, expected)?;
     let chunks = stage.chunks()?;
     let hot = chunks.iter().filter(|c| c.tier == "hot").count();
-    let text = format!("they lie in {} chunks, all of them hot", chunks.len());
+    let text = format!("all chunks are hot: {}", chunks.len());
     stage.same(&text, hot, chunks.len())
 }

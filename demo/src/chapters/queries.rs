@@ -11,20 +11,20 @@ const RUNS: usize = 3;
 fn questions() -> Vec<(&'static str, String)> {
     vec![
         ("rows", "SELECT count(*) FROM prices".into()),
-        ("shares traded", "SELECT sum(volume) FROM prices".into()),
-        ("md5 of all rows in key order", fingerprint_sql("prices", "true")),
+        ("sum of volume", "SELECT sum(volume) FROM prices".into()),
+        ("md5 of all rows", fingerprint_sql("prices", "true")),
         (
-            "open, high, low, close by month",
+            "monthly OHLC",
             "SELECT symbol, time_bucket('1 month', date) AS month, first(open, date), max(high), min(low), \
                     last(close, date), sum(volume) FROM prices GROUP BY 1, 2 ORDER BY 1, 2"
                 .into(),
         ),
         (
-            "top 10 by shares traded",
+            "top 10 by volume",
             "SELECT symbol, sum(volume) FROM prices GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10".into(),
         ),
         (
-            "one symbol's last year",
+            "one symbol's year",
             "SELECT * FROM prices WHERE symbol = (SELECT max(symbol) FROM prices) \
                 AND date > (SELECT max(date) - 365 FROM prices) ORDER BY date"
                 .into(),
@@ -121,7 +121,7 @@ pub fn after(stage: &mut Stage) -> Result<()> {
         ("same", Align::Left),
         ("on heap", Align::Right),
         ("frozen", Align::Right),
-        ("frozen ÷ heap", Align::Right),
+        ("ratio", Align::Right),
     ];
     show::table(&head, &rows, None);
     let text = format!("all {} answers are equal to the letter", rows.len());

@@ -25,9 +25,8 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let rows: Vec<Vec<String>> = chunks
         .iter()
         .map(|c| {
-            let range = format!("{} … {}", c.from, c.to);
             line(
-                range,
+                c.from.clone(),
                 c.rows,
                 c.segments.into(),
                 c.bytes_before,
@@ -40,7 +39,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let before: i64 = chunks.iter().map(|c| c.bytes_before).sum();
     let now: i64 = chunks.iter().map(|c| c.bytes_now).sum();
     let head = [
-        ("chunk", Align::Left),
+        ("chunk from", Align::Left),
         ("rows", Align::Right),
         ("segments", Align::Right),
         ("as heap", Align::Right),

@@ -16,7 +16,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let (segments, good): (i64, i64) = (row.get(0), row.get(1));
     let detail: Option<String> = row.get(2);
     let text = format!(
-        "all {segments} segments are what was written ({})",
+        "all segments are what was written: {segments} of them, in {}",
         show::time(took)
     );
     stage.claim(&text, segments == good, detail.unwrap_or_default())?;
