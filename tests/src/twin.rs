@@ -8,7 +8,7 @@ use postgres::Client;
 /// Symbols in the table.
 pub const SYMBOLS: i32 = 12;
 
-/// Hours of data, which make three chunks of a week each.
+/// Hours of data, which make chunks of a week each.
 pub const HOURS: i32 = 3 * 7 * 24;
 
 /// Puts every chunk of `bars` into the warm tier.
