@@ -27,6 +27,32 @@ pub fn visible(
         && tombstone::find_visible(companion, place, snapshot).is_none()
 }
 
+/// The answer for a frozen row that an apply worker's index scan gave (see `apply`). A row with a tombstone is left to
+/// the thawed row's own index entry, at which the worker waits for who thawed it.
+fn found_frozen(
+    rel: pg_sys::Relation,
+    place: Place,
+    snapshot: pg_sys::Snapshot,
+    slot: *mut pg_sys::TupleTableSlot,
+    call_again: *mut bool,
+    all_dead: *mut bool,
+) -> bool {
+    // SAFETY: the caller's flags; the snapshot is the scan's, and a dirty one is told that nobody is at work on the row.
+    unsafe {
+        *call_again = false;
+        if !all_dead.is_null() {
+            *all_dead = false;
+        }
+        if (*snapshot).snapshot_type == pg_sys::SnapshotType::SNAPSHOT_DIRTY {
+            (*snapshot).xmin = pg_sys::InvalidTransactionId;
+            (*snapshot).xmax = pg_sys::InvalidTransactionId;
+            (*snapshot).speculativeToken = 0;
+        }
+    }
+    let thawed = companion::of(rel).is_none_or(|c| tombstone::find(&c, place).is_some());
+    !thawed && frozen_row(rel, place, snapshot, slot)
+}
+
 /// Whether the row in `slot`, which lies in the delta and which `snapshot` does not see there, is a frozen row that the
 /// snapshot sees and that somebody has since only thawed (to lock it, say).
 pub fn only_thawed(
@@ -146,6 +172,9 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
         let (rel, root) = unsafe { ((*scan).rel, *tid) };
         if speculative::looks_dead(rel, &root, snapshot) {
             return false;
+        }
+        if let Some(place) = tid::decode(&root) {
+            return found_frozen(rel, place, snapshot, slot, call_again, all_dead);
         }
         if heap_call!(index_fetch_tuple(
             scan, tid, snapshot, slot, call_again, all_dead

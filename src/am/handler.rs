@@ -1,6 +1,6 @@
 //! The access method's routine: a copy of heap's with our callbacks in it.
 
-use super::{analyze, fetch, index_build, modify, sample, scan, storage};
+use super::{analyze, apply, fetch, index_build, modify, sample, scan, storage};
 use crate::pg::guard;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -28,6 +28,7 @@ fn routine() -> *mut pg_sys::TableAmRoutine {
     r.scan_sample_next_tuple = Some(sample::scan_sample_next_tuple);
     r.scan_analyze_next_block = Some(analyze::scan_analyze_next_block);
     r.scan_analyze_next_tuple = Some(analyze::scan_analyze_next_tuple);
+    r.index_fetch_begin = Some(apply::index_fetch_begin);
     r.index_fetch_tuple = Some(fetch::index_fetch_tuple);
     r.tuple_fetch_row_version = Some(modify::tuple_fetch_row_version);
     r.tuple_tid_valid = Some(fetch::tuple_tid_valid);

@@ -5,7 +5,7 @@ use super::companion::{self, Companion};
 use super::share::{self, Shared};
 use super::thaw::{self, Thawed};
 use super::tid::{self, Place};
-use super::{speculative, tombstone, unique};
+use super::{apply, speculative, tombstone, unique};
 use crate::heap_call;
 use crate::pg::guard;
 use crate::pg::snapshot as snap;
@@ -290,6 +290,15 @@ pub unsafe extern "C-unwind" fn tuple_lock(
                     at = tid::encode(place);
                     moved = true;
                     continue;
+                }
+            }
+            let mut cid = cid;
+            if target.via.is_some() && apply::is_worker() {
+                // No executor has stepped the command id; the thawed row becomes that of a past command now.
+                // SAFETY: as between two statements.
+                unsafe {
+                    pg_sys::CommandCounterIncrement();
+                    cid = pg_sys::GetCurrentCommandId(false);
                 }
             }
             let to = &raw mut target.tid;

@@ -450,7 +450,17 @@ fn holders(
             }
         }
     };
-    let Some(hash) = index.hash(&key) else {
+    with_key(rel, companion, index, &key)
+}
+
+/// Frozen rows that hold a key in an index, thawed ones among them.
+fn with_key(
+    rel: pg_sys::Relation,
+    companion: &Companion,
+    index: &UniqueIndex,
+    key: &[Option<pg_sys::Datum>],
+) -> Vec<(Place, Rc<SegmentRef>)> {
+    let Some(hash) = index.hash(key) else {
         return Vec::new();
     };
     let mut found = Vec::new();
@@ -465,7 +475,7 @@ fn holders(
             .take_while(|(h, _)| *h == hash)
         {
             let stored: Vec<_> = keys.columns.iter().map(|c| c.get(*row as usize)).collect();
-            if index.equal(&key, &stored) {
+            if index.equal(key, &stored) {
                 let place = Place {
                     segment: segment.number,
                     row: *row,
@@ -475,6 +485,23 @@ fn holders(
         }
     }
     found
+}
+
+/// Frozen rows that hold a whole key in a unique index; `None` when the index is not unique or the key not whole.
+pub fn places_of(
+    rel: pg_sys::Relation,
+    companion: &Companion,
+    index: pg_sys::Oid,
+    key: &[Option<pg_sys::Datum>],
+) -> Option<Vec<Place>> {
+    let indexes = unique_indexes(rel, companion);
+    let index = indexes.iter().find(|i| i.oid == index)?;
+    (index.columns.len() == key.len()).then(|| {
+        with_key(rel, companion, index, key)
+            .into_iter()
+            .map(|(place, _)| place)
+            .collect()
+    })
 }
 
 /// Thaws every frozen row that shares a unique key with the row in `slot`, so that the ordinary machinery finds it.

@@ -2,6 +2,7 @@
 
 use crate::am::error::raise;
 use crate::pg::relation::{self, OpenRel};
+use crate::pg::spi;
 use crate::tier::set_tier;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -248,9 +249,8 @@ pub fn no_column(table: &str, column: &str, detail: &str) -> ! {
 
 /// The time column of a hypertable.
 fn time_column(oid: pg_sys::Oid) -> Option<String> {
-    Spi::get_one_with_args::<String>(
+    spi::read_one::<String>(
         "SELECT varve.time_column($1::pg_catalog.oid::pg_catalog.regclass)::pg_catalog.text",
         &[oid.into()],
     )
-    .unwrap_or_default()
 }

@@ -71,6 +71,8 @@ unsafe extern "C-unwind" {
         target: pg_sys::TupleDesc,
         map_failure: *const ::core::ffi::c_char,
     );
+    /// `replication/logicalworker.h`
+    pub fn IsLogicalWorker() -> bool;
     /// `storage/predicate.h`
     pub fn CheckForSerializableConflictIn(
         relation: pg_sys::Relation,

@@ -29,9 +29,12 @@ impl Args {
             let mut elements: *mut pg_sys::Datum = std::ptr::null_mut();
             let mut nulls: *mut bool = std::ptr::null_mut();
             let mut count = 0;
-            pg_sys::deconstruct_array_builtin(
+            pg_sys::deconstruct_array(
                 array,
                 pg_sys::NAMEOID,
+                pg_sys::NAMEDATALEN as i32,
+                false,
+                pg_sys::TYPALIGN_CHAR as std::ffi::c_char,
                 &mut elements,
                 &mut nulls,
                 &mut count,

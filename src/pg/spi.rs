@@ -2,7 +2,9 @@
 //! a tuplestore that statements read under a name.
 
 use super::{ffi, relation};
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
+use pgrx::prelude::*;
 use std::ffi::CString;
 
 /// A value for a parameter of a statement.
@@ -205,6 +207,18 @@ impl Drop for Rows {
             unsafe { pg_sys::tuplestore_end(self.store) };
         }
     }
+}
+
+/// The first value of the first row of a query that only reads, so that it works on standbys and uses no transaction id;
+/// `None` for NULL or no row.
+pub fn read_one<T: FromDatum + IntoDatum>(query: &str, args: &[DatumWithOid]) -> Option<T> {
+    Spi::connect(|client| match client.select(query, Some(1), args) {
+        Ok(rows) if rows.is_empty() => None,
+        Ok(rows) => rows.first().get_one::<T>().unwrap_or_else(|e| {
+            pgrx::error!("varve's own query: {e}");
+        }),
+        Err(e) => pgrx::error!("varve's own query: {e}"),
+    })
 }
 
 /// Runs `f` with a setting changed; it is put back on every way out.

@@ -3,6 +3,7 @@
 use super::order::RowOrder;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot;
+use crate::pg::spi;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::SpiError;
@@ -43,10 +44,10 @@ pub fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
     let mut at = oid;
     // The depth of a tree is small; the bound only guards against a damaged catalogue.
     for _ in 0..64 {
-        let parent = must(Spi::get_one_with_args::<pg_sys::Oid>(
+        let parent = spi::read_one::<pg_sys::Oid>(
             "SELECT max(inhparent::pg_catalog.oid::pg_catalog.int8)::pg_catalog.oid FROM pg_catalog.pg_inherits WHERE inhrelid OPERATOR(pg_catalog.=) $1",
             &[at.into()],
-        ));
+        );
         match parent {
             Some(parent) => at = parent,
             None => break,
@@ -84,10 +85,10 @@ pub fn unmanage(root: pg_sys::Oid) {
 /// The order in which a chunk's rows are frozen: that of its root where it is managed.
 pub fn row_order(root: pg_sys::Oid) -> RowOrder {
     let columns = as_owner(|| {
-        must(Spi::get_one_with_args::<Vec<String>>(
+        spi::read_one::<Vec<String>>(
             "SELECT max((segment_by || order_by)::pg_catalog.text[]) FROM varve.managed WHERE relation OPERATOR(pg_catalog.=) $1",
             &[root.into()],
-        ))
+        )
     });
     match columns {
         Some(columns) => RowOrder::by(columns),
@@ -98,10 +99,10 @@ pub fn row_order(root: pg_sys::Oid) -> RowOrder {
 /// Whether a table is managed.
 pub fn is_managed(root: pg_sys::Oid) -> bool {
     as_owner(|| {
-        must(Spi::get_one_with_args::<bool>(
+        spi::read_one::<bool>(
             "SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 FROM varve.managed WHERE relation OPERATOR(pg_catalog.=) $1",
             &[root.into()],
-        ))
+        )
     })
     .unwrap_or(false)
 }
@@ -188,18 +189,18 @@ pub fn remember_verified(chunk: pg_sys::Oid) {
 
 /// Chunks of a table: those of a hypertable, the leaves of a partitioned table, or the table itself.
 pub fn chunks_of(root: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    must(Spi::get_one_with_args::<Vec<pg_sys::Oid>>(
+    spi::read_one::<Vec<pg_sys::Oid>>(
         "SELECT pg_catalog.array_agg(chunk::pg_catalog.oid ORDER BY range_start, chunk::pg_catalog.oid) FROM varve.chunk_ranges($1::pg_catalog.oid::pg_catalog.regclass)",
         &[root.into()],
-    ))
+    )
     .unwrap_or_default()
 }
 
 /// Bytes of a table with its indexes and TOAST.
 pub fn total_bytes(oid: pg_sys::Oid) -> i64 {
-    must(Spi::get_one_with_args::<i64>(
+    spi::read_one::<i64>(
         "SELECT pg_catalog.pg_total_relation_size($1::pg_catalog.oid::pg_catalog.regclass)",
         &[oid.into()],
-    ))
+    )
     .unwrap_or(0)
 }

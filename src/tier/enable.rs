@@ -4,6 +4,7 @@ use super::{catalog, rewrite, set_tier};
 use crate::am::error::raise;
 use crate::pg::function::Args;
 use crate::pg::relation::{self, OpenRel};
+use crate::pg::spi;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -18,18 +19,15 @@ fn null_target() -> ! {
 
 /// Names of the key's columns: of the primary key, else of the only unique index; and the time column.
 fn defaults(oid: pg_sys::Oid) -> (Vec<String>, Option<String>) {
-    let columns = Spi::get_one_with_args::<Vec<String>>(
+    let columns = spi::read_one::<Vec<String>>(
         "SELECT k.columns::pg_catalog.text[] FROM varve.unique_keys($1::pg_catalog.oid::pg_catalog.regclass) k ORDER BY k.is_primary DESC, k.index_oid LIMIT 1",
         &[oid.into()],
-    )
-    .unwrap_or_default()
-    .unwrap_or_default();
-    let time = Spi::get_one_with_args::<String>(
+    );
+    let time = spi::read_one::<String>(
         "SELECT varve.time_column($1::pg_catalog.oid::pg_catalog.regclass)::pg_catalog.text",
         &[oid.into()],
-    )
-    .unwrap_or_default();
-    (columns, time)
+    );
+    (columns.unwrap_or_default(), time)
 }
 
 fn check_columns(oid: pg_sys::Oid, names: &[String], what: &str) {

@@ -2,6 +2,7 @@
 
 use crate::am::{companion, error};
 use crate::pg::relation;
+use crate::pg::spi;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -91,11 +92,10 @@ unsafe fn drops_owned(drop: &pg_sys::DropOwnedStmt) -> bool {
             .collect()
     };
     let owner = |name: &CStr| {
-        Spi::get_one_with_args::<pg_sys::Oid>(
+        spi::read_one::<pg_sys::Oid>(
             "SELECT max(extowner::pg_catalog.int8)::pg_catalog.oid FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
             &[name.to_string_lossy().into_owned().into()],
         )
-        .unwrap_or_default()
     };
     EXTENSIONS
         .iter()

@@ -5,6 +5,7 @@ use crate::am::error::raise;
 use crate::am::{companion, unique};
 use crate::pg::function::Args;
 use crate::pg::relation::{self, OpenRel};
+use crate::pg::spi;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -65,7 +66,7 @@ pub fn check_kind(oid: pg_sys::Oid, hint: &str) {
 /// Refuses what TimescaleDB's own columnstore has compressed.
 pub fn check_columnstore(oid: pg_sys::Oid, name: &str) {
     let compressed = catalog::as_owner(|| {
-        Spi::get_one_with_args::<bool>(
+        spi::read_one::<bool>(
             "SELECT EXISTS (SELECT FROM _timescaledb_catalog.hypertable h \
                JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) h.table_name \
                JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace AND n.nspname OPERATOR(pg_catalog.=) h.schema_name \
@@ -76,9 +77,7 @@ pub fn check_columnstore(oid: pg_sys::Oid, name: &str) {
                WHERE c.oid OPERATOR(pg_catalog.=) $1 AND h.compressed_chunk_id IS NOT NULL)",
             &[oid.into()],
         )
-    })
-    .unwrap_or_default()
-    .unwrap_or(false);
+    }).unwrap_or(false);
     if compressed {
         raise(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -138,15 +137,13 @@ fn is_leaf(oid: pg_sys::Oid) -> bool {
 }
 
 fn is_hypertable(oid: pg_sys::Oid) -> bool {
-    Spi::get_one_with_args::<bool>(
+    spi::read_one::<bool>(
         "SELECT EXISTS (SELECT FROM _timescaledb_catalog.hypertable h \
            JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) h.table_name \
            JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace AND n.nspname OPERATOR(pg_catalog.=) h.schema_name \
            WHERE c.oid OPERATOR(pg_catalog.=) $1)",
         &[oid.into()],
-    )
-    .unwrap_or_default()
-    .unwrap_or(false)
+    ).unwrap_or(false)
 }
 
 /// Brings a chunk into a tier; returns the tier. Moving to the tier it has is a no-op, but that new rows of a warm
