@@ -45,6 +45,11 @@ test: setup ## Runs every test: core, inside the server, end to end
 	@tools/install.sh dev
 	cargo test --locked --package varve-demo --package varve-tests
 
+.PHONY: soak
+soak: install ## Runs the shadow test for long: heap and varve side by side (STATEMENTS=20000, SEED=)
+	VARVE_SHADOW_STATEMENTS=$(or $(STATEMENTS),20000) $(if $(SEED),VARVE_SHADOW_SEED=$(SEED)) \
+	    cargo test --locked --package varve-tests --test shadow -- --nocapture
+
 .PHONY: regress
 regress: install ## Runs PostgreSQL's own tests on varve (SRC=src/test of its sources, SUITE=, FREEZE=, ONLY=)
 	@test -n "$(SRC)" || { echo 'Name the folder src/test of a PostgreSQL source tree: make regress SRC=DIR' >&2; exit 2; }

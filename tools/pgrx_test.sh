@@ -56,7 +56,7 @@ shopt -s nullglob
 # Ctrl-C goes to the whole process group, and must not end the guardian.
 exec {life}> >(trap '' INT TERM HUP; cat >/dev/null; restore)
 guardian=$!
-trap 'exec {life}>&-; wait "$guardian"' EXIT
+trap 'exec {life}>&-; wait "$guardian" || true' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 

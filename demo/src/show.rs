@@ -1,6 +1,7 @@
 //! What a chapter looks like: headings, claims, tables, numbers. Colours on a terminal only, and not when `NO_COLOR`
 //! is set.
 
+use postgres::error::DbError;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -40,13 +41,16 @@ pub fn claim(text: &str) {
     println!(" {} {text}", paint("1;32", "✓"));
 }
 
-/// Why the demonstration ends early, with the causes.
-pub fn failure(error: &dyn std::error::Error) {
+/// Why the demonstration ends early, with the causes; of an error of the server also where it happened.
+pub fn failure(error: &(dyn std::error::Error + 'static)) {
     let mut text = error.to_string();
-    let mut cause = error.source();
+    let mut cause = Some(error);
     while let Some(e) = cause {
         if !text.contains(&e.to_string()) {
             text += &format!(": {e}");
+        }
+        if let Some(place) = e.downcast_ref::<DbError>().and_then(DbError::where_) {
+            text += &format!("\nCONTEXT: {place}");
         }
         cause = e.source();
     }
