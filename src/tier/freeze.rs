@@ -32,10 +32,33 @@ pub struct Report {
     pub segments: u32,
 }
 
+/// One bit for each line pointer of a page.
+type PageBits = [u64; PAGE_WORDS];
+
+fn bit(offset: u16) -> (usize, u64) {
+    let bit = usize::from(offset.saturating_sub(1));
+    (bit / 64, 1 << (bit % 64))
+}
+
+fn has(bits: Option<&PageBits>, offset: u16) -> bool {
+    let (word, mask) = bit(offset);
+    bits.and_then(|b| b.get(word))
+        .is_some_and(|w| w & mask != 0)
+}
+
+fn set(bits: &mut PageBits, offset: u16) {
+    let (word, mask) = bit(offset);
+    if let Some(w) = bits.get_mut(word) {
+        *w |= mask;
+    }
+}
+
 /// What is known of the old delta's pages from the first reading.
 struct Pages {
     /// Line pointers whose rows were encoded.
-    encoded: Vec<[u64; PAGE_WORDS]>,
+    encoded: Vec<PageBits>,
+    /// Those of them whose rows are not any more what was encoded.
+    gone: Vec<PageBits>,
     /// Pages with versions that were not.
     mixed: Vec<bool>,
     /// WAL position before the first page was read; `None` where pages carry no LSN.
@@ -44,17 +67,22 @@ struct Pages {
 
 impl Pages {
     fn is_encoded(&self, block: u32, offset: u16) -> bool {
-        let bit = usize::from(offset) - 1;
-        self.encoded
-            .get(block as usize)
-            .and_then(|words| words.get(bit / 64))
-            .is_some_and(|word| word & (1 << (bit % 64)) != 0)
+        has(self.encoded.get(block as usize), offset)
     }
 
-    fn offsets(&self, block: u32) -> Vec<u16> {
-        (1..=(PAGE_WORDS * 64) as u16)
-            .filter(|o| self.is_encoded(block, *o))
-            .collect()
+    /// Notes that of a page's encoded rows only those in `intact` are what they were.
+    fn keep_only(&mut self, block: u32, intact: &PageBits) {
+        let encoded = self.encoded.get(block as usize).copied();
+        if let (Some(encoded), Some(gone)) = (encoded, self.gone.get_mut(block as usize)) {
+            for ((g, e), i) in gone.iter_mut().zip(encoded).zip(intact) {
+                *g = e & !i;
+            }
+        }
+    }
+
+    fn is_gone(&self, tid: &pg_sys::ItemPointerData) -> bool {
+        let (block, offset) = tuple::tid_parts(tid);
+        has(self.gone.get(block as usize), offset)
     }
 }
 
@@ -78,7 +106,7 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
         .collect();
 
     let mut source = order.sorter(old);
-    let pages = read_delta(old, horizon, logged, |values, nulls, key| {
+    let mut pages = read_delta(old, horizon, logged, |values, nulls, key| {
         source.put(values, nulls, key);
     });
     if let Some(c) = &from {
@@ -124,14 +152,14 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
         .filter(|s| !encoded_before.contains(&s.number))
         .cloned()
         .collect();
-    let mut dead: HashSet<u64> = graves
+    let thawed: HashSet<Place> = graves
         .gone
         .iter()
-        .chain(graves.recent.iter().map(|t| &t.place))
-        .map(|p| tuple::tid_key(&tid::encode(*p)))
+        .copied()
+        .chain(graves.recent.iter().map(|t| t.place))
         .collect();
     let mut carry = Carry::begin(old, new, &cutoffs, &graves.recent);
-    carry_delta(old, &pages, horizon, &cutoffs, &mut carry, &mut dead);
+    carry_delta(old, &mut pages, horizon, &cutoffs, &mut carry);
     carry::carry_segments(&mut carry, old, &fresh, &graves.hidden());
     carry::carry_graves(&mut carry, old, &segments, &graves.recent);
     let mut report = Report {
@@ -141,7 +169,7 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
     };
     carry.end();
     carry::ensure_a_page(new);
-    bury(&mut encoded, &keys, &dead);
+    bury(&mut encoded, &keys, &pages, &thawed);
     let writer = SegmentWriter::new(to.segments, true);
     for (number, segment) in encoded.iter().enumerate() {
         report.frozen += u64::from(segment.header.rows) - segment.header.dead.count_ones() as u64;
@@ -171,6 +199,7 @@ fn read_delta(
     let blocks = relation::blocks(rel);
     let mut pages = Pages {
         encoded: vec![[0; PAGE_WORDS]; blocks as usize],
+        gone: vec![[0; PAGE_WORDS]; blocks as usize],
         mixed: vec![false; blocks as usize],
         start,
     };
@@ -186,10 +215,7 @@ fn read_delta(
             let take =
                 state == HTSV_Result::HEAPTUPLE_LIVE && rewrite::visible_to_all(head, horizon);
             if take {
-                let bit = usize::from(offset) - 1;
-                if let Some(word) = encoded.get_mut(bit / 64) {
-                    *word |= 1 << (bit % 64);
-                }
+                set(encoded, offset);
             } else if state != HTSV_Result::HEAPTUPLE_DEAD {
                 *mixed = true;
             }
@@ -277,18 +303,17 @@ fn encode(
 /// Carries what is not in the segments, and collects encoded rows that are not what they were.
 fn carry_delta(
     rel: pg_sys::Relation,
-    pages: &Pages,
+    pages: &mut Pages,
     horizon: pg_sys::TransactionId,
     cutoffs: &Cutoffs,
     carry: &mut Carry,
-    dead: &mut HashSet<u64>,
 ) {
     for block in 0..relation::blocks(rel) {
         let known = pages.mixed.get(block as usize);
         if known == Some(&false) && !changed_since(rel, block, pages.start) {
             continue;
         }
-        let mut intact: HashSet<u16> = HashSet::new();
+        let mut intact: PageBits = [0; PAGE_WORDS];
         let none = std::ptr::null_mut();
         let versions = carry::read_page(
             rel,
@@ -300,7 +325,7 @@ fn carry_delta(
                     && rewrite::visible_to_all(head, horizon)
                     && state == HTSV_Result::HEAPTUPLE_LIVE;
                 if same {
-                    intact.insert(offset);
+                    set(&mut intact, offset);
                 }
                 !same
             },
@@ -308,11 +333,7 @@ fn carry_delta(
         for version in versions {
             carry.version(version);
         }
-        for offset in pages.offsets(block) {
-            if !intact.contains(&offset) {
-                dead.insert(tuple::tid_key(&tuple::make_tid(block, offset)));
-            }
-        }
+        pages.keep_only(block, &intact);
     }
 }
 
@@ -337,14 +358,16 @@ fn changed_since(rel: pg_sys::Relation, block: u32, start: Option<u64>) -> bool 
     }
 }
 
-/// Marks rows of the new segments dead whose origins are in `dead`.
-fn bury(segments: &mut [Encoded], keys: &[Vec<u64>], dead: &HashSet<u64>) {
-    if dead.is_empty() {
-        return;
-    }
+/// Marks rows of the new segments dead that were changed or thawed since they were read.
+fn bury(segments: &mut [Encoded], keys: &[Vec<u64>], pages: &Pages, thawed: &HashSet<Place>) {
     for (segment, keys) in segments.iter_mut().zip(keys) {
         for (row, key) in keys.iter().enumerate() {
-            if dead.contains(key) {
+            let origin = tuple::tid_from_key(*key);
+            let dead = match tid::decode(&origin) {
+                Some(place) => thawed.contains(&place),
+                None => pages.is_gone(&origin),
+            };
+            if dead {
                 segment.header.dead.set(row, true);
             }
         }
