@@ -183,7 +183,7 @@ fn directory_format_with_two_jobs() {
         )
         .unwrap();
     let mut restored = prepare(&cluster, "restored");
-    // Several jobs restore TimescaleDB's catalogue in an order that breaks its foreign keys; one job does not.
+    // TimescaleDB's manual asks for a restore by one job.
     cluster
         .run("pg_restore", &["--exit-on-error", "--dbname=restored", dir])
         .unwrap();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use varve_tests::cluster::Cluster;
 use varve_tests::random::Random;
-use varve_tests::session::{Session, simple};
+use varve_tests::session::{Failure, Outcome, Session, simple};
 
 /// Rows of the chunk; `VARVE_ROWS` asks for another number.
 const ROWS: i64 = 300_000;
@@ -171,7 +171,7 @@ fn no_update_is_lost_and_nobody_waits_long() {
         });
         stop.store(true, Ordering::Relaxed);
         let writers = handles.into_iter().map(|h| h.join().unwrap()).collect();
-        freezing.unwrap_or_else(|e: varve_tests::session::Failure| panic!("{e:?}"));
+        freezing.unwrap_or_else(|e: Failure| panic!("{e:?}"));
         writers
     });
     let mut book = BTreeMap::new();
@@ -249,14 +249,7 @@ fn several_sessions_freeze_the_same_chunk() {
 }
 
 /// Lets `during` happen in the middle of a freeze, and returns what became of the freeze and of it.
-fn meanwhile(
-    during: &str,
-) -> (
-    Result<Vec<String>, varve_tests::session::Failure>,
-    Result<Vec<String>, varve_tests::session::Failure>,
-    Cluster,
-    Client,
-) {
+fn meanwhile(during: &str) -> (Outcome, Outcome, Cluster, Client) {
     let (cluster, mut client, chunk) = start(60_000);
     let mut freezer = Session::new(&cluster).unwrap();
     let mut other = Session::new(&cluster).unwrap();
