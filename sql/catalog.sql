@@ -1,5 +1,10 @@
 -- The access method and varve's own tables.
 
+CREATE FUNCTION varve.require_preload()
+    RETURNS void LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'varve_require_preload';
+COMMENT ON FUNCTION varve.require_preload() IS 'Internal: fails unless the library was preloaded';
+SELECT varve.require_preload();
+
 CREATE SCHEMA varve_data;
 COMMENT ON SCHEMA varve_data IS 'Segments and tombstones of tables with frozen rows; kept by varve';
 

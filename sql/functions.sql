@@ -86,6 +86,10 @@ AS $$
 $$;
 COMMENT ON FUNCTION varve.time_column(regclass) IS 'The time dimension of a hypertable; NULL for other tables';
 
+CREATE FUNCTION varve.check_tiers(target regclass, tier text)
+    RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_check_tiers';
+COMMENT ON FUNCTION varve.check_tiers(regclass, text) IS 'Internal: fails where varve.set_tiers could not begin';
+
 CREATE PROCEDURE varve.set_tiers(target regclass, tier text,
         older_than interval DEFAULT NULL, newer_than interval DEFAULT NULL)
     LANGUAGE plpgsql
@@ -93,9 +97,7 @@ AS $$
 DECLARE
     c record;
 BEGIN
-    IF target IS NULL OR tier IS NULL THEN
-        RAISE EXCEPTION 'table and tier must not be NULL' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
+    PERFORM varve.check_tiers(target, tier);
     IF (older_than IS NOT NULL OR newer_than IS NOT NULL) AND EXISTS (
         SELECT FROM varve.chunk_ranges(target) r WHERE r.range_end IS NULL) THEN
         RAISE EXCEPTION '% has chunks without a range of timestamps', target

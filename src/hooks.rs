@@ -1,6 +1,6 @@
 //! The hooks that varve sits on, each calling the one before it.
 
-use crate::am::{cache, command, companion, inplace, share, speculative};
+use crate::am::{cache, command, companion, inplace, lookup, share};
 use crate::pg::{ffi::raw, guard, relation};
 use pgrx::pg_sys;
 
@@ -163,13 +163,14 @@ unsafe extern "C-unwind" fn on_transaction(
             inplace::forget();
             command::forget();
             share::forget();
+            lookup::forget();
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_ABORT => {
             inplace::forget();
             command::forget();
             share::forget();
+            lookup::forget();
             cache::clear();
-            speculative::forget();
         }
         _ => {}
     })
@@ -184,7 +185,6 @@ unsafe extern "C-unwind" fn on_subtransaction(
     guard::entry(|| {
         if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
             cache::clear();
-            speculative::forget();
         }
     })
 }

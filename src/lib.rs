@@ -57,6 +57,18 @@ pub fn require_preload() {
     }
 }
 
+/// `varve.require_preload()`: fails unless the library was preloaded.
+fn check_preload(_args: &pg::function::Args) -> pg_sys::Datum {
+    require_preload();
+    pg_sys::Datum::null()
+}
+
+sql_function!(
+    varve_require_preload,
+    pg_finfo_varve_require_preload,
+    check_preload
+);
+
 /// Set-up of the server that `cargo pgrx test` runs.
 #[cfg(test)]
 pub mod pg_test {

@@ -12,8 +12,19 @@ pub fn corrupt(rel: pg_sys::Relation, segment: i32, detail: &str) -> ! {
         format!("segment {segment} of relation \"{name}\" is damaged"),
         Some(detail.to_string()),
         Some(format!(
-            "SELECT * FROM varve.verify('{name}') lists every damaged segment; restore the chunk from a backup."
+            "SELECT * FROM varve.verify('{}') lists every damaged segment; restore the chunk from a backup.",
+            relation::qualified_name(relation::oid(rel)).replace('\'', "''")
         )),
+    )
+}
+
+/// Raises `null_value_not_allowed` for an argument of an SQL function.
+pub fn null_argument(what: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+        format!("{what} must not be NULL"),
+        None,
+        Some("Give a value; a sub-select that finds nothing gives NULL.".into()),
     )
 }
 

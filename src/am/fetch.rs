@@ -4,7 +4,7 @@ use super::chain::{self, End};
 use super::companion::{self, Companion};
 use super::scan::{ours, store_row};
 use super::tid::{self, Place};
-use super::{cache, speculative, thaw, tombstone};
+use super::{cache, thaw, tombstone};
 use crate::heap_call;
 use crate::pg::guard;
 use crate::pg::{ffi, relation, snapshot as snap, tuple};
@@ -27,8 +27,8 @@ pub fn visible(
         && tombstone::find_visible(companion, place, snapshot).is_none()
 }
 
-/// The answer for a frozen row that an apply worker's index scan gave (see `apply`). A row with a tombstone is left to
-/// the thawed row's own index entry, at which the worker waits for who thawed it.
+/// The answer for a frozen row that an index scan gave (see `lookup`). A row with a tombstone is left to the thawed row's
+/// own index entry, at which the caller waits for who thawed it.
 fn found_frozen(
     rel: pg_sys::Relation,
     place: Place,
@@ -170,9 +170,6 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
     guard::entry(|| {
         // SAFETY: the index machinery passes valid pointers; heap may change the item pointer to the version found.
         let (rel, root) = unsafe { ((*scan).rel, *tid) };
-        if speculative::looks_dead(rel, &root, snapshot) {
-            return false;
-        }
         if let Some(place) = tid::decode(&root) {
             return found_frozen(rel, place, snapshot, slot, call_again, all_dead);
         }

@@ -1,6 +1,6 @@
 //! The access method's routine: a copy of heap's with our callbacks in it.
 
-use super::{analyze, apply, fetch, index_build, modify, sample, scan, storage};
+use super::{analyze, fetch, index_build, lookup, modify, sample, scan, storage};
 use crate::pg::guard;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -28,7 +28,7 @@ fn routine() -> *mut pg_sys::TableAmRoutine {
     r.scan_sample_next_tuple = Some(sample::scan_sample_next_tuple);
     r.scan_analyze_next_block = Some(analyze::scan_analyze_next_block);
     r.scan_analyze_next_tuple = Some(analyze::scan_analyze_next_tuple);
-    r.index_fetch_begin = Some(apply::index_fetch_begin);
+    r.index_fetch_begin = Some(lookup::index_fetch_begin);
     r.index_fetch_tuple = Some(fetch::index_fetch_tuple);
     r.tuple_fetch_row_version = Some(modify::tuple_fetch_row_version);
     r.tuple_tid_valid = Some(fetch::tuple_tid_valid);
@@ -36,7 +36,6 @@ fn routine() -> *mut pg_sys::TableAmRoutine {
     r.tuple_satisfies_snapshot = Some(modify::tuple_satisfies_snapshot);
     r.tuple_insert = Some(modify::tuple_insert);
     r.tuple_insert_speculative = Some(modify::tuple_insert_speculative);
-    r.tuple_complete_speculative = Some(modify::tuple_complete_speculative);
     r.multi_insert = Some(modify::multi_insert);
     r.tuple_delete = Some(modify::tuple_delete);
     r.tuple_update = Some(modify::tuple_update);

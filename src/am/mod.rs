@@ -3,14 +3,13 @@
 //! - [`handler`]: the routine, heap's with our callbacks.
 //! - [`companion`], [`directory`], [`datum`], [`writer`]: where segments are, reading and writing them.
 //! - [`tid`], [`tombstone`], [`thaw`], [`toast`], [`share`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
-//! - [`scan`], [`sample`], [`analyze`], [`fetch`], [`apply`]: reading.
-//! - [`modify`], [`unique`], [`speculative`], [`command`]: writing.
+//! - [`scan`], [`sample`], [`analyze`], [`fetch`], [`lookup`]: reading.
+//! - [`modify`], [`unique`], [`command`]: writing.
 //! - [`index_build`], [`storage`]: indexes, and the relation as a whole.
 //! - [`inplace`]: `varve.debug_freeze`.
 //! - [`cache`]: what a backend remembers; [`error`]: how it complains.
 
 pub mod analyze;
-pub mod apply;
 pub mod cache;
 pub mod chain;
 pub mod command;
@@ -22,11 +21,11 @@ pub mod fetch;
 pub mod handler;
 pub mod index_build;
 pub mod inplace;
+pub mod lookup;
 pub mod modify;
 pub mod sample;
 pub mod scan;
 pub mod share;
-pub mod speculative;
 pub mod storage;
 pub mod thaw;
 pub mod tid;

@@ -5,7 +5,7 @@ use super::companion::{self, Companion};
 use super::share::{self, Shared};
 use super::thaw::{self, Thawed};
 use super::tid::{self, Place};
-use super::{apply, speculative, tombstone, unique};
+use super::{lookup, tombstone, unique};
 use crate::heap_call;
 use crate::pg::guard;
 use crate::pg::snapshot as snap;
@@ -52,32 +52,15 @@ pub unsafe extern "C-unwind" fn tuple_insert_speculative(
     token: u32,
 ) {
     guard::entry(|| {
-        let thawed = match frozen_part(rel) {
-            Some(c) => unique::thaw_holders(rel, &c, slot, cid, true),
-            None => false,
-        };
+        // The executor has looked at the arbiter, frozen rows included (see `lookup`): what is found here is a
+        // conflict with another unique index.
+        if let Some(c) = frozen_part(rel) {
+            unique::thaw_holders(rel, &c, slot, cid, true);
+        }
         remember(rel);
         heap_call!(tuple_insert_speculative(
             rel, slot, cid, options, bistate, token
         ));
-        if thawed {
-            speculative::begin(rel, slot);
-        }
-    })
-}
-
-pub unsafe extern "C-unwind" fn tuple_complete_speculative(
-    rel: pg_sys::Relation,
-    slot: *mut pg_sys::TupleTableSlot,
-    token: u32,
-    succeeded: bool,
-) {
-    guard::entry(|| {
-        let unchecked = speculative::end();
-        heap_call!(tuple_complete_speculative(rel, slot, token, succeeded));
-        if unchecked && succeeded {
-            speculative::check_keys(rel, slot);
-        }
     })
 }
 
@@ -293,7 +276,7 @@ pub unsafe extern "C-unwind" fn tuple_lock(
                 }
             }
             let mut cid = cid;
-            if target.via.is_some() && apply::is_worker() {
+            if target.via.is_some() && lookup::is_worker() {
                 // No executor has stepped the command id; the thawed row becomes that of a past command now.
                 // SAFETY: as between two statements.
                 unsafe {

@@ -506,15 +506,13 @@ pub fn places_of(
 
 /// Thaws every frozen row that shares a unique key with the row in `slot`, so that the ordinary machinery finds it.
 /// With `speculative` (INSERT … ON CONFLICT), a row that a REPEATABLE READ snapshot can't see fails to serialise.
-/// Returns whether there were any.
 pub fn thaw_holders(
     rel: pg_sys::Relation,
     companion: &Companion,
     slot: *mut pg_sys::TupleTableSlot,
     cid: pg_sys::CommandId,
     speculative: bool,
-) -> bool {
-    let mut any = false;
+) {
     for index in unique_indexes(rel, companion).iter() {
         for (place, segment) in holders(rel, companion, index, slot) {
             // SAFETY: reads the isolation level; a transaction snapshot exists at that level.
@@ -533,8 +531,6 @@ pub fn thaw_holders(
             }
             let purpose = pg_sys::XLTW_Oper::XLTW_InsertIndex;
             thaw::thaw(rel, companion, place, cid, thaw::BLOCK, purpose);
-            any = true;
         }
     }
-    any
 }

@@ -3,22 +3,13 @@
 use super::batch::{self, OnConflict, Options, Summary};
 use super::json;
 use super::target::Target;
-use crate::am::error::raise;
+use crate::am::error::{null_argument, raise};
 use crate::pg::function::Args;
 use crate::pg::relation;
 use crate::pg::spi::{Connection, Param, with_setting};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
-
-fn null_argument(what: &str) -> ! {
-    raise(
-        PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-        format!("{what} must not be NULL"),
-        None,
-        None,
-    )
-}
 
 /// The arguments that all four functions share, from `first` on: key, on_conflict, dedup_window, skip_unchanged.
 fn options(args: &Args, first: usize) -> (Option<Vec<String>>, Options) {
@@ -45,7 +36,6 @@ fn options(args: &Args, first: usize) -> (Option<Vec<String>>, Options) {
 }
 
 fn target_oid(args: &Args) -> pg_sys::Oid {
-    crate::require_preload();
     crate::tier::check_writable(c"an upsert");
     args.get::<pg_sys::Oid>(0)
         .unwrap_or_else(|| null_argument("the target"))

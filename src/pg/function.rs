@@ -41,8 +41,10 @@ impl Args {
             );
             Some(
                 (0..count as usize)
-                    .filter(|i| !*nulls.add(*i))
                     .map(|i| {
+                        if *nulls.add(i) {
+                            crate::am::error::null_argument("a column's name");
+                        }
                         let name = (*elements.add(i)).cast_mut_ptr::<std::ffi::c_char>();
                         std::ffi::CStr::from_ptr(name)
                             .to_string_lossy()

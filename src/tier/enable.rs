@@ -1,21 +1,12 @@
 //! `varve.enable` and `varve.disable`.
 
 use super::{catalog, rewrite, set_tier};
-use crate::am::error::raise;
+use crate::am::error::{null_argument, raise};
 use crate::pg::function::Args;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::spi;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-
-fn null_target() -> ! {
-    raise(
-        PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-        "the table must not be NULL".into(),
-        None,
-        None,
-    )
-}
 
 /// Names of the key's columns: of the primary key, else of the only unique index; and the time column.
 fn defaults(oid: pg_sys::Oid) -> (Vec<String>, Option<String>) {
@@ -56,7 +47,7 @@ fn check_columns(oid: pg_sys::Oid, names: &[String], what: &str) {
                     PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
                     format!("column \"{name}\" has a type without an order"),
                     Some(format!("It is named in {what}.")),
-                    None,
+                    Some("Rows are frozen in the order of these columns; name others.".into()),
                 );
             }
         }
@@ -66,7 +57,9 @@ fn check_columns(oid: pg_sys::Oid, names: &[String], what: &str) {
 /// Puts a table under varve's care: its chunks can be frozen, in the order of these columns.
 fn enable(args: &Args) -> pg_sys::Datum {
     super::check_writable(c"varve.enable()");
-    let oid = args.get::<pg_sys::Oid>(0).unwrap_or_else(|| null_target());
+    let oid = args
+        .get::<pg_sys::Oid>(0)
+        .unwrap_or_else(|| null_argument("the table"));
     let (segment_by, order_by) = (args.names(1), args.names(2));
     set_tier::check_table(oid);
     let root = catalog::root_of(oid);
@@ -105,6 +98,17 @@ fn enable(args: &Args) -> pg_sys::Datum {
     });
     check_columns(oid, &segment_by, "segment_by");
     check_columns(oid, &order_by, "order_by");
+    let mut seen = std::collections::HashSet::new();
+    for name in segment_by.iter().chain(&order_by) {
+        if !seen.insert(name) {
+            raise(
+                PgSqlErrorCode::ERRCODE_DUPLICATE_COLUMN,
+                format!("column \"{name}\" is named twice"),
+                None,
+                Some("Name each column once, in segment_by or in order_by.".into()),
+            );
+        }
+    }
     catalog::manage(oid, &segment_by, &order_by);
     pg_sys::Datum::null()
 }
@@ -112,7 +116,9 @@ fn enable(args: &Args) -> pg_sys::Datum {
 /// Takes a table out of varve's care: every frozen row comes back, and its chunks become ordinary heap tables.
 fn disable(args: &Args) -> pg_sys::Datum {
     super::check_writable(c"varve.disable()");
-    let oid = args.get::<pg_sys::Oid>(0).unwrap_or_else(|| null_target());
+    let oid = args
+        .get::<pg_sys::Oid>(0)
+        .unwrap_or_else(|| null_argument("the table"));
     set_tier::check_table(oid);
     if !catalog::is_managed(oid) {
         raise(

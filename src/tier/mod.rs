@@ -27,8 +27,10 @@ pub fn check_not_in_use(rel: pg_sys::Relation, verb: &std::ffi::CStr) {
     unsafe { pg_sys::CheckTableNotInUse(rel, verb.as_ptr()) }
 }
 
-/// Fails in a read-only transaction, in parallel mode and on a standby, as the SQL function `name` writes.
+/// Fails in a read-only transaction, in parallel mode and on a standby, as the SQL function `name` writes; and
+/// without varve's hooks.
 pub fn check_writable(name: &std::ffi::CStr) {
+    crate::require_preload();
     // SAFETY: a NUL-terminated name.
     unsafe {
         pg_sys::PreventCommandIfReadOnly(name.as_ptr());

@@ -1,7 +1,7 @@
 //! `varve.set_tier`: one chunk from tier to tier.
 
 use super::{catalog, freeze, lock, rewrite};
-use crate::am::error::raise;
+use crate::am::error::{null_argument, raise};
 use crate::am::{companion, unique};
 use crate::pg::function::Args;
 use crate::pg::relation::{self, OpenRel};
@@ -23,7 +23,7 @@ pub fn check_table(oid: pg_sys::Oid) {
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("must be owner of table {name}"),
                 None,
-                None,
+                Some("Ask its owner, or a member of the owning role.".into()),
             );
         }
     }
@@ -40,8 +40,8 @@ pub fn check_kind(oid: pg_sys::Oid, hint: &str) {
             raise(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
                 format!("{name} does not exist"),
-                Some("It may have been dropped meanwhile.".into()),
                 None,
+                Some("It may have been dropped meanwhile.".into()),
             );
         }
         if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_PARTITIONED_TABLE {
@@ -57,7 +57,7 @@ pub fn check_kind(oid: pg_sys::Oid, hint: &str) {
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("{name} is a system catalog"),
                 None,
-                None,
+                Some("varve is for users' tables.".into()),
             );
         }
     }
@@ -110,7 +110,7 @@ fn check_freezable(oid: pg_sys::Oid) {
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("{name} is a temporary table of another session"),
             None,
-            None,
+            Some("Only the session that made it can freeze it.".into()),
         );
     }
     for index in unique::index_oids(rel) {
@@ -146,42 +146,32 @@ fn is_hypertable(oid: pg_sys::Oid) -> bool {
     ).unwrap_or(false)
 }
 
-/// Brings a chunk into a tier; returns the tier. Moving to the tier it has is a no-op, but that new rows of a warm
-/// chunk are frozen too.
-fn set_tier(args: &Args) -> pg_sys::Datum {
-    super::check_writable(c"varve.set_tier()");
-    let codec = args.get::<&str>(2);
-    let (Some(oid), Some(tier)) = (args.get::<pg_sys::Oid>(0), args.get::<&str>(1)) else {
-        raise(
-            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            "chunk and tier must not be NULL".into(),
-            None,
-            None,
-        )
-    };
-    check_table(oid);
-    if !is_leaf(oid) || is_hypertable(oid) {
-        raise(
-            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-            format!("{} is not a chunk", relation::qualified_name(oid)),
-            Some("Tiers are set chunk by chunk.".into()),
-            Some("Use CALL varve.set_tiers(table, tier), or SELECT varve.set_tier(c, tier) FROM show_chunks(table) c.".into()),
-        );
+/// Codecs that later tiers will offer; the warm tier chooses each column's itself.
+const CODECS: [&str; 7] = ["auto", "none", "lz4", "zstd", "gzip", "zlib", "lzma"];
+
+fn check_codec(codec: &str) {
+    if codec == "auto" {
+        return;
     }
-    if codec.is_some_and(|c| c != "auto") {
+    if CODECS.contains(&codec) {
         raise(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!(
-                "codec \"{}\" is not supported for this tier",
-                codec.unwrap_or_default()
-            ),
+            format!("codec \"{codec}\" is not supported for this tier"),
             None,
             Some("The warm tier chooses each column's codec itself: codec => 'auto'.".into()),
         );
     }
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("unknown codec \"{codec}\""),
+        None,
+        Some(format!("Codecs are {}.", CODECS.join(", "))),
+    )
+}
+
+fn check_tier(tier: &str) {
     match tier {
-        "warm" => to_warm(oid),
-        "hot" => to_hot(oid),
+        "warm" | "hot" => {}
         "cold" | "archived" => raise(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("tier \"{tier}\" is not supported by this version of varve"),
@@ -195,10 +185,55 @@ fn set_tier(args: &Args) -> pg_sys::Datum {
             Some("Tiers are hot and warm.".into()),
         ),
     }
+}
+
+/// `varve.check_tiers(target, tier)`: fails where `varve.set_tiers` could not begin.
+fn check_tiers(args: &Args) -> pg_sys::Datum {
+    super::check_writable(c"varve.set_tiers()");
+    check_table(
+        args.get::<pg_sys::Oid>(0)
+            .unwrap_or_else(|| null_argument("the table")),
+    );
+    check_tier(
+        args.get::<&str>(1)
+            .unwrap_or_else(|| null_argument("the tier")),
+    );
+    pg_sys::Datum::null()
+}
+
+/// Brings a chunk into a tier; returns the tier. Moving to the tier it has is a no-op, but that new rows of a warm
+/// chunk are frozen too.
+fn set_tier(args: &Args) -> pg_sys::Datum {
+    super::check_writable(c"varve.set_tier()");
+    let oid = args
+        .get::<pg_sys::Oid>(0)
+        .unwrap_or_else(|| null_argument("the chunk"));
+    let tier = args
+        .get::<&str>(1)
+        .unwrap_or_else(|| null_argument("the tier"));
+    check_table(oid);
+    if !is_leaf(oid) || is_hypertable(oid) {
+        raise(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("{} is not a chunk", relation::qualified_name(oid)),
+            Some("Tiers are set chunk by chunk.".into()),
+            Some("Use CALL varve.set_tiers(table, tier), or SELECT varve.set_tier(c, tier) FROM show_chunks(table) c.".into()),
+        );
+    }
+    if let Some(codec) = args.get::<&str>(2) {
+        check_codec(codec);
+    }
+    check_tier(tier);
+    if tier == "warm" {
+        to_warm(oid);
+    } else {
+        to_hot(oid);
+    }
     tier.into_datum().unwrap_or_else(|| args.null())
 }
 
 crate::sql_function!(varve_set_tier, pg_finfo_varve_set_tier, set_tier);
+crate::sql_function!(varve_check_tiers, pg_finfo_varve_check_tiers, check_tiers);
 
 fn to_warm(oid: pg_sys::Oid) {
     check_freezable(oid);

@@ -97,12 +97,7 @@ fn verify(
     ),
 > {
     let Some(oid) = target else {
-        crate::am::error::raise(
-            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            "the table must not be NULL".into(),
-            None,
-            None,
-        )
+        crate::am::error::null_argument("the table")
     };
     set_tier::check_table(oid);
     let mut rows = Vec::new();

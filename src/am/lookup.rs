@@ -1,9 +1,10 @@
-//! Index look-ups of logical replication's apply workers.
+//! Index look-ups that no planner made.
 //!
-//! An apply worker finds the row to change through an index of its own choice (`RelationFindReplTupleByIndex`), without
-//! a plan, so hiding the index from the planner does not help: it would not find a frozen row and drop the change in
-//! silence. In such a worker the indexes of relations with frozen rows get a `amgettuple` that goes on with the frozen
-//! rows where the index has no more.
+//! Hiding the indexes of a relation with frozen rows from the planner leaves two callers that choose an index
+//! themselves: INSERT … ON CONFLICT, which looks for the key in the arbiter index before it inserts
+//! (`ExecCheckIndexConstraints`), and the apply workers of logical replication, which find the row to change
+//! (`RelationFindReplTupleByIndex`) and would drop the change in silence. For them the indexes of such a relation get an
+//! `amgettuple` that goes on with the frozen rows where the index has no more.
 
 use super::companion::{self, Companion};
 use super::tid::{self, Place};
@@ -29,6 +30,11 @@ thread_local! {
     static PENDING: RefCell<HashMap<usize, Vec<Place>>> = RefCell::new(HashMap::new());
 }
 
+/// Forgets the scans of a transaction that is over.
+pub fn forget() {
+    PENDING.with_borrow_mut(HashMap::clear);
+}
+
 /// Whether this process applies changes of a publisher.
 pub fn is_worker() -> bool {
     // SAFETY: reads a variable of the process.
@@ -39,7 +45,7 @@ pub unsafe extern "C-unwind" fn index_fetch_begin(
     rel: pg_sys::Relation,
 ) -> *mut pg_sys::IndexFetchTableData {
     guard::entry(|| {
-        if is_worker() && companion::of(rel).is_some() {
+        if super::modify::frozen_part(rel).is_some() {
             unique::index_oids(rel).into_iter().for_each(stand_before);
         }
         heap_call!(index_fetch_begin(rel))
@@ -128,8 +134,8 @@ unsafe extern "C-unwind" fn next(
     })
 }
 
-/// Frozen rows that may have the scan's key: exactly those for a whole unique key, else all, since the worker compares
-/// the rows that such an index gives it.
+/// Frozen rows that may have the scan's key: exactly those for a whole unique key, else all, since apply workers compare
+/// the rows that such an index gives them.
 fn candidates(scan: &pg_sys::IndexScanDescData) -> Vec<Place> {
     let rel = scan.heapRelation;
     if rel.is_null() {
