@@ -138,6 +138,25 @@ impl Writer {
     }
 }
 
+/// How long the lock that a writer takes is waited for, again and again until `stop`: the part of a statement's time
+/// that the freeze is to blame for.
+fn lock_waits(cluster: &Cluster, chunk: &str, stop: &AtomicBool) -> Vec<Duration> {
+    let mut client = cluster.connect().unwrap();
+    let mut waits = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let begin = Instant::now();
+        simple(
+            &mut client,
+            &format!("BEGIN; LOCK TABLE {chunk} IN ROW EXCLUSIVE MODE; COMMIT"),
+        )
+        .unwrap();
+        waits.push(begin.elapsed());
+        // A pace, so that measuring leaves the processor to those who are measured.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    waits
+}
+
 #[test]
 fn no_update_is_lost_and_nobody_waits_long() {
     const FREEZES: usize = 5;
@@ -145,7 +164,7 @@ fn no_update_is_lost_and_nobody_waits_long() {
     let (cluster, mut client, chunk) = start(rows);
     let stop = AtomicBool::new(false);
     let mut freezes = Vec::new();
-    let writers: Vec<Writer> = std::thread::scope(|scope| {
+    let (writers, waits): (Vec<Writer>, Vec<Duration>) = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let (cluster, stop) = (&cluster, &stop);
@@ -158,6 +177,7 @@ fn no_update_is_lost_and_nobody_waits_long() {
                 })
             })
             .collect();
+        let waits = scope.spawn(|| lock_waits(&cluster, &chunk, &stop));
         let freezing = (0..FREEZES).try_for_each(|_| {
             let begin = Instant::now();
             simple(
@@ -172,7 +192,7 @@ fn no_update_is_lost_and_nobody_waits_long() {
         stop.store(true, Ordering::Relaxed);
         let writers = handles.into_iter().map(|h| h.join().unwrap()).collect();
         freezing.unwrap_or_else(|e: Failure| panic!("{e:?}"));
-        writers
+        (writers, waits.join().unwrap())
     });
     let mut book = BTreeMap::new();
     for writer in &writers {
@@ -182,7 +202,11 @@ fn no_update_is_lost_and_nobody_waits_long() {
         );
         book.extend(&writer.book);
     }
-    println!("freezes of {rows} rows took {freezes:?}");
+    let longest = waits.iter().max().copied().unwrap_or_default();
+    println!(
+        "freezes of {rows} rows took {freezes:?}; of {} locks as writers take them, the slowest took {longest:?}",
+        waits.len()
+    );
     let stored: BTreeMap<i64, i64> = client
         .query("SELECT id, v FROM bars", &[])
         .unwrap()
@@ -215,6 +239,7 @@ fn no_update_is_lost_and_nobody_waits_long() {
         );
         assert!(writer.slowest.0 < LIMIT, "{:?}", writer.slowest);
     }
+    assert!(longest < LIMIT, "{longest:?}");
 }
 
 #[test]
