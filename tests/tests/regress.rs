@@ -16,13 +16,17 @@ const TESTDIR: &str = "/usr/lib/postgresql/17/lib/pgxs/src/test";
 const BINDIR: &str = "/usr/lib/postgresql/17/bin";
 
 /// No workers of their own accord: a snapshot that they hold for a moment would keep rows from being frozen.
-const SETTINGS: [&str; 5] = [
+const SETTINGS: [&str; 6] = [
     "autovacuum = off",
     "timescaledb.max_background_workers = 0",
     "max_prepared_transactions = 10",
     "max_connections = 50",
+    "wal_level = logical",
     "fsync = off",
 ];
+
+/// A step of a spec that has not ended after twice this many seconds is cancelled: it waits for ever.
+const STEP_LIMIT: &str = "30";
 
 /// What stands behind the tables of a run.
 #[derive(Clone, Copy)]
@@ -75,6 +79,7 @@ impl Bench {
         let output = self
             .cluster
             .tool(&driver.to_string_lossy())
+            .env("PG_TEST_TIMEOUT_DEFAULT", STEP_LIMIT)
             .args(["--use-existing", "--user=postgres", "--dbname=regression"])
             .arg(format!("--host={}", self.cluster.dir().display()))
             .arg("--port=5432")
