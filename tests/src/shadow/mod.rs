@@ -21,6 +21,7 @@ pub mod rng;
 pub mod shape;
 pub mod step;
 pub mod text;
+pub mod upsert;
 pub mod value;
 
 use crate::cluster::Cluster;
@@ -160,6 +161,9 @@ pub fn report(cluster: &Cluster, setting: Setting, seed: u64, found: &Found) -> 
         .and_then(|s| s.parse().ok())
         .unwrap_or(0);
     if seconds > 0 {
+        // The rest takes a while.
+        eprintln!("{text}");
+        text.clear();
         let shorter = reduce::reduce(
             cluster,
             setting,
@@ -167,7 +171,7 @@ pub fn report(cluster: &Cluster, setting: Setting, seed: u64, found: &Found) -> 
             Duration::from_secs(seconds),
         );
         let _ = writeln!(text, "a shorter script ({} statements):", shorter.len());
-        for step in &shorter {
+        for step in shorter.iter().skip(shorter.len().saturating_sub(40)) {
             let _ = writeln!(text, "{}", step.script());
         }
         if let Some((d, _)) = reduce::replay(cluster, setting, &shorter) {

@@ -7,13 +7,18 @@ use std::time::{Duration, Instant};
 
 /// Runs a script from the start; the difference that it shows, if any, and how many statements it took.
 pub fn replay(cluster: &Cluster, setting: Setting, steps: &[Step]) -> Option<(Difference, usize)> {
-    let mut pair = None;
     // After a crash of the server it takes a moment to come back.
-    crate::wait::until("both sides to be made anew", || {
-        pair = Pair::new(cluster, setting).ok();
-        pair.is_some()
-    });
-    let mut pair = pair?;
+    let mut made = Pair::new(cluster, setting);
+    for _ in 0..20 {
+        if let Err(e) = &made {
+            eprintln!("both sides cannot be made anew: {e}");
+            crate::wait::until("the server to take connections", || {
+                cluster.connect().is_ok()
+            });
+            made = Pair::new(cluster, setting);
+        }
+    }
+    let mut pair = made.ok()?;
     for (i, step) in steps.iter().enumerate() {
         if let Err(difference) = pair.apply(step) {
             return Some((*difference, i + 1));
