@@ -118,10 +118,12 @@ fn a_write_on_an_older_snapshot_fails_where_the_row_was_changed() {
             "SELECT FROM t WHERE id = 10 FOR KEY SHARE",
             Some("40001"),
         ),
+        // Stricter than heap, which lets a lock of the key pass by a change of other columns: the old version that a
+        // freeze leaves for older snapshots does not tell the two apart.
         (
             "UPDATE t SET v = 1 WHERE id = 11",
             "SELECT FROM t WHERE id = 11 FOR KEY SHARE",
-            None,
+            Some("40001"),
         ),
         (
             "UPDATE t SET v = 1 WHERE id = 4",
