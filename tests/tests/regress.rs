@@ -3,9 +3,12 @@
 //! Suites of the schedules `both` and `isolation_both` run twice, with the same expected output: on frozen varve tables
 //! and, in a database without the extension, on plain heap. So an expected file can't record a mistake of ours as right.
 //! Those of `varve` and `isolation_varve` show what only varve has.
+//!
+//! A failure prints the differences; what was meant to change goes into the tree with `patch -p3`, after a look at each.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use varve_tests::cluster::Cluster;
 
@@ -26,7 +29,7 @@ const SETTINGS: [&str; 6] = [
 ];
 
 /// A step of a spec that has not ended after twice this many seconds is cancelled: it waits for ever.
-const STEP_LIMIT: &str = "30";
+const STEP_LIMIT: &str = "15";
 
 /// What stands behind the tables of a run.
 #[derive(Clone, Copy)]
@@ -107,9 +110,11 @@ impl Bench {
     }
 }
 
-/// Copies a directory tree.
+/// Copies a directory tree; its directories get the owner of the one above, who has to remove them in the end.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
+    let above = fs::metadata(to.parent().unwrap()).unwrap();
+    chown(to, Some(above.uid()), Some(above.gid())).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
