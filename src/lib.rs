@@ -16,6 +16,9 @@ pub mod am;
 mod hooks;
 pub mod ingest;
 pub mod pg;
+#[cfg(any(test, feature = "pg_test"))]
+#[allow(clippy::unwrap_used)]
+mod server_tests;
 pub mod settings;
 pub mod tier;
 

@@ -30,6 +30,7 @@ struct Version {
     ctid: pg_sys::ItemPointerData,
     moved: bool,
     last: bool,
+    hot: bool,
 }
 
 const LP_NORMAL: u32 = 1;
@@ -74,6 +75,7 @@ fn read_version(rel: pg_sys::Relation, tid: &pg_sys::ItemPointerData) -> Option<
                     ctid,
                     moved: to_block == pg_sys::InvalidBlockNumber && to_offset == 0xfffd,
                     last: to_block == block && to_offset == at,
+                    hot: u32::from((*head).t_infomask2) & pg_sys::HEAP_HOT_UPDATED != 0,
                 });
             }
         }
@@ -82,13 +84,20 @@ fn read_version(rel: pg_sys::Relation, tid: &pg_sys::ItemPointerData) -> Option<
     }
 }
 
-/// Walks from `tid` along committed versions; waits for a running writer when `wait` is set.
-pub fn follow(
-    rel: pg_sys::Relation,
-    companion: &Companion,
-    tid: &pg_sys::ItemPointerData,
-    wait: bool,
-) -> End {
+/// How far to follow a row's versions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Along {
+    /// To the newest one; waits for a running writer if told so.
+    All {
+        /// Whether to wait.
+        wait: bool,
+    },
+    /// To the last one that shares the index entry of the first.
+    IndexEntry,
+}
+
+/// Walks from `tid` along committed versions.
+pub fn follow(rel: pg_sys::Relation, tid: &pg_sys::ItemPointerData, along: Along) -> End {
     let mut at = *tid;
     loop {
         let Some(version) = read_version(rel, &at) else {
@@ -103,7 +112,7 @@ pub fn follow(
                 return End::Delta;
             }
             if pg_sys::TransactionIdIsInProgress(version.xmax) {
-                if !wait {
+                if along != (Along::All { wait: true }) {
                     return End::Delta;
                 }
                 pg_sys::XactLockTableWait(
@@ -128,11 +137,10 @@ pub fn follow(
                 None => End::Delta,
             };
         }
-        if version.last {
+        if version.last || (along == Along::IndexEntry && !version.hot) {
             return End::Delta;
         }
         at = version.ctid;
-        let _ = companion;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Single rows by item pointer.
 
-use super::chain::{self, End};
+use super::chain::{self, Along, End};
 use super::companion::{self, Companion};
 use super::scan::{ours, store_row};
 use super::tid::{self, Place};
@@ -25,6 +25,42 @@ pub fn visible(
             !s.header.dead.get(place.row as usize) && thaw::segment_visible(companion, s, snapshot)
         })
         && tombstone::find_visible(companion, place, snapshot).is_none()
+}
+
+/// Whether the row in `slot`, which lies in the delta and which `snapshot` sees there, is one that the transaction itself
+/// thawed out of a segment that the snapshot does not see (frozen in place by another session meanwhile).
+pub fn thawed_unseen(
+    rel: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    snapshot: pg_sys::Snapshot,
+) -> bool {
+    // SAFETY: reads the isolation level.
+    let frozen_snapshot = unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32;
+    let Some(c) = companion::of(rel)
+        .filter(|c| frozen_snapshot && snap::is_mvcc(snapshot) && chain::any_in_place(rel, c))
+    else {
+        return false;
+    };
+    let (at, by) = place_and_writer(slot);
+    let Some(place) = tombstone::origin(&c, &at, by) else {
+        return false;
+    };
+    !cache::directory(rel, &c)
+        .iter()
+        .filter(|s| s.number == place.segment)
+        .any(|s| thaw::segment_visible(&c, s, snapshot))
+}
+
+/// Where the row in a slot lies, and who wrote it.
+fn place_and_writer(
+    slot: *mut pg_sys::TupleTableSlot,
+) -> (pg_sys::ItemPointerData, pg_sys::TransactionId) {
+    let mut free = false;
+    // SAFETY: a filled slot of a heap.
+    unsafe {
+        let row = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut free);
+        ((*slot).tts_tid, tuple::raw_xmin(&*(*row).t_data))
+    }
 }
 
 /// The answer for a frozen row that an index scan gave (see `lookup`). A row with a tombstone is left to the thawed row's
@@ -63,12 +99,7 @@ pub fn only_thawed(
     let Some(c) = companion::of(rel).filter(|_| snap::is_mvcc(snapshot)) else {
         return false;
     };
-    let mut free = false;
-    // SAFETY: a filled slot of the relation.
-    let (at, by) = unsafe {
-        let row = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut free);
-        ((*slot).tts_tid, tuple::raw_xmin(&*(*row).t_data))
-    };
+    let (at, by) = place_and_writer(slot);
     tombstone::origin(&c, &at, by).is_some_and(|place| visible(rel, &c, place, snapshot))
 }
 
@@ -184,7 +215,7 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
         if dirty
             && let Some(c) = super::modify::frozen_part(rel)
             && chain::any_in_place(rel, &c)
-            && let End::Frozen(place) = chain::follow(rel, &c, &root, false)
+            && let End::Frozen(place) = chain::follow(rel, &root, Along::IndexEntry)
             && tombstone::find(&c, place).is_none()
         {
             if !all_dead.is_null() {

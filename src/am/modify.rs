@@ -1,6 +1,6 @@
 //! INSERT, UPDATE, DELETE and row locks: frozen rows are thawed, then heap does its work on the thawed row.
 
-use super::chain::{self, End};
+use super::chain::{self, Along, End};
 use super::companion::{self, Companion};
 use super::share::{self, Shared};
 use super::thaw::{self, Thawed};
@@ -268,8 +268,10 @@ pub unsafe extern "C-unwind" fn tuple_lock(
                 && let Some(c) = frozen_part(rel)
                 && chain::any_in_place(rel, &c)
             {
-                let wait = wait_policy == thaw::BLOCK;
-                if let End::Frozen(place) = chain::follow(rel, &c, &target.tid, wait) {
+                let along = Along::All {
+                    wait: wait_policy == thaw::BLOCK,
+                };
+                if let End::Frozen(place) = chain::follow(rel, &target.tid, along) {
                     at = tid::encode(place);
                     moved = true;
                     continue;
@@ -340,8 +342,11 @@ pub unsafe extern "C-unwind" fn tuple_satisfies_snapshot(
                 None => false,
             },
             None => {
-                heap_call!(tuple_satisfies_snapshot(rel, slot, snapshot))
-                    || super::fetch::only_thawed(rel, slot, snapshot)
+                if heap_call!(tuple_satisfies_snapshot(rel, slot, snapshot)) {
+                    !super::fetch::thawed_unseen(rel, slot, snapshot)
+                } else {
+                    super::fetch::only_thawed(rel, slot, snapshot)
+                }
             }
         }
     })

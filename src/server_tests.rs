@@ -1,0 +1,125 @@
+//! Tests that run inside a server (`cargo pgrx test`): what SQL from outside cannot ask.
+
+use crate::am::tid::{self, MAX_SEGMENT, Place};
+use crate::am::{companion, datum, directory, tombstone};
+use crate::pg::relation::{self, OpenRel};
+use crate::pg::snapshot::Registered;
+use pgrx::prelude::*;
+
+#[pg_schema]
+mod tests {
+    use super::*;
+
+    fn table(name: &str) -> OpenRel {
+        let namespace = Spi::get_one::<pg_sys::Oid>("SELECT 'public'::regnamespace::oid")
+            .unwrap()
+            .unwrap();
+        OpenRel::table(
+            relation::lookup(name, namespace).unwrap(),
+            pg_sys::AccessShareLock,
+        )
+    }
+
+    /// Freezes rows that this very transaction wrote, which only `varve.debug_freeze` does.
+    fn frozen_table(definition: &str) {
+        Spi::run(definition).unwrap();
+        crate::am::inplace::freeze_written();
+    }
+
+    #[pg_test]
+    fn item_pointers_name_every_frozen_row_once() {
+        for segment in [0, 1, 15, 16, 65_535, MAX_SEGMENT - 1, MAX_SEGMENT] {
+            for row in [0, 1, 4_094, 4_095, 4_096, 65_534, 65_535] {
+                let place = Place { segment, row };
+                let tid = tid::encode(place);
+                assert_eq!(tid::decode(&tid), Some(place));
+                // SAFETY: a valid item pointer.
+                assert!(unsafe { pg_sys::ItemPointerIsValid(&tid) });
+            }
+        }
+        assert_eq!(tid::decode(&crate::pg::tuple::make_tid(7, 1)), None);
+    }
+
+    #[pg_test]
+    fn a_segment_is_stored_and_found() {
+        frozen_table(
+            "CREATE TABLE public.s (a int, b text, c float8) USING varve;
+             INSERT INTO public.s SELECT i, CASE WHEN i % 3 > 0 THEN 'b' || i END, i / 4.0 FROM generate_series(1, 1000) i",
+        );
+        let table = table("s");
+        let companion = companion::of(table.as_ptr()).unwrap();
+        let latest = Registered::latest();
+        let segments = directory::load(table.as_ptr(), &companion, latest.get());
+        assert_eq!(segments.len(), 1);
+        assert_eq!(segments[0].header.rows, 1000);
+        assert_eq!(segments[0].attributes().collect::<Vec<_>>(), [1, 2, 3]);
+        let decoded = directory::Decoded::new(table.as_ptr(), &segments[0], |i| i == 1);
+        assert!(decoded.columns[0].is_none());
+        let nulls = (0..1000)
+            .filter(|row| decoded.columns[1].as_ref().unwrap().get(*row).is_none())
+            .count();
+        assert_eq!(nulls, 333);
+    }
+
+    #[pg_test]
+    fn a_thaw_leaves_one_tombstone() {
+        frozen_table(
+            "CREATE TABLE public.s (a int PRIMARY KEY) USING varve;
+             INSERT INTO public.s SELECT generate_series(1, 10)",
+        );
+        Spi::run("UPDATE public.s SET a = a + 100 WHERE a = 4").unwrap();
+        let table = table("s");
+        let companion = companion::of(table.as_ptr()).unwrap();
+        let latest = Registered::latest();
+        let thawed = directory::tombstones(&companion, latest.get());
+        assert_eq!(thawed.len(), 1);
+        let place = Place { segment: 0, row: 3 };
+        assert_eq!(thawed[&0], [place.row]);
+        assert!(
+            tombstone::find(&companion, place)
+                .unwrap()
+                .running
+                .is_none()
+        );
+        let rows = Spi::get_one::<i64>("SELECT count(*) FROM public.s").unwrap();
+        assert_eq!(rows, Some(10));
+    }
+
+    #[pg_test]
+    fn a_column_of_another_form_is_refused() {
+        let column = varve_core::Column {
+            validity: None,
+            values: varve_core::Values::I64(vec![1, 2]),
+        };
+        let bytes = varve_core::encode_column(&column).unwrap();
+        Spi::run("CREATE TABLE public.s (a int, b bigint)").unwrap();
+        let table = table("s");
+        let desc = relation::tupdesc(table.as_ptr());
+        let int4 = relation::attribute(desc, 0);
+        let int8 = relation::attribute(desc, 1);
+        assert!(datum::DatumColumn::decode(int4, 2, &bytes).is_err());
+        assert!(datum::DatumColumn::decode(int8, 3, &bytes).is_err());
+        assert!(datum::DatumColumn::decode(int8, 2, &bytes[..bytes.len() - 1]).is_err());
+        let decoded = datum::DatumColumn::decode(int8, 2, &bytes).unwrap();
+        assert_eq!(decoded.get(1).unwrap().value(), 2);
+        assert!(decoded.get(2).is_none());
+    }
+
+    #[pg_test]
+    fn errors_keep_the_name_of_the_constraint() {
+        Spi::run(
+            "CREATE TABLE public.s (a int) USING varve; INSERT INTO public.s VALUES (1), (1);
+             CREATE FUNCTION public.build() RETURNS text LANGUAGE plpgsql AS $$
+             DECLARE name text;
+             BEGIN
+                 CREATE UNIQUE INDEX s_a ON public.s (a);
+             EXCEPTION WHEN unique_violation THEN
+                 GET STACKED DIAGNOSTICS name = CONSTRAINT_NAME;
+                 RETURN name;
+             END $$",
+        )
+        .unwrap();
+        let name = Spi::get_one::<String>("SELECT public.build()").unwrap();
+        assert_eq!(name.as_deref(), Some("s_a"));
+    }
+}
