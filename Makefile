@@ -11,6 +11,12 @@ ifneq ($(wildcard /usr/lib/llvm-19/lib),)
 export LIBCLANG_PATH ?= /usr/lib/llvm-19/lib
 endif
 
+# cargo-pgrx links the extension with a flag of its own, for old linkers that drop the section its SQL is made from. A
+# flag builds every crate again, for the tests without it and for the library with it; on x86_64 nothing needs it.
+ifeq ($(shell uname -m),x86_64)
+export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND := 1
+endif
+
 # cargo-pgrx lies here when the user has another version of it (tools/setup.sh).
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
