@@ -22,6 +22,7 @@ mod tests {
 
     /// Freezes rows that this very transaction wrote, which only `varve.debug_freeze` does.
     fn frozen_table(definition: &str) {
+        Spi::run("SET LOCAL varve.debug_freeze = commit").unwrap();
         Spi::run(definition).unwrap();
         crate::am::inplace::freeze_written();
     }

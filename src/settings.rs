@@ -20,7 +20,7 @@ static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 const DEBUG_FREEZE_SHORT: &CStr =
     c"Freezes rows of varve tables as part of the commit that wrote them.";
 const DEBUG_FREEZE_LONG: &CStr =
-    c"For tests: lets any test suite that runs on varve tables exercise frozen rows.";
+    c"For tests: lets any test suite that runs on varve tables exercise frozen rows. Not with logical replication, to which these freezes look like deletions.";
 const LOCK_TIMEOUT_SHORT: &CStr =
     c"Longest time that freezing a chunk tries to lock it for the exchange of its storage.";
 const LOCK_TIMEOUT_LONG: &CStr =

@@ -88,6 +88,9 @@ pub unsafe extern "C-unwind" fn multi_insert(
 /// Where a writer's item pointer leads.
 struct Target {
     tid: pg_sys::ItemPointerData,
+    /// The command id to change the row with. A command that ran within the caller's (in a trigger) may have thawed it;
+    /// heap then has to see that row as one of the past, and to say whether it was changed too.
+    cid: pg_sys::CommandId,
     via: Option<(Companion, Place, tombstone::Tombstone)>,
 }
 
@@ -107,6 +110,7 @@ fn resolve(
     let Some(place) = tid::decode(tid) else {
         return Found::Row(Target {
             tid: *tid,
+            cid,
             via: None,
         });
     };
@@ -116,6 +120,12 @@ fn resolve(
     match thaw::thaw(rel, &c, place, cid, policy, purpose) {
         Thawed::At(to, found) => Found::Row(Target {
             tid: to,
+            // SAFETY: a transaction status look-up.
+            cid: if unsafe { pg_sys::TransactionIdIsCurrentTransactionId(found.xmin) } {
+                cid.max(found.cid + 1)
+            } else {
+                cid
+            },
             via: Some((c, place, found)),
         }),
         Thawed::WouldBlock => Found::WouldBlock,
@@ -163,7 +173,7 @@ pub unsafe extern "C-unwind" fn tuple_delete(
             return TM_Result::TM_WouldBlock;
         };
         remember(rel);
-        let at = &raw mut target.tid;
+        let (at, cid) = (&raw mut target.tid, target.cid);
         let result = heap_call!(tuple_delete(
             rel,
             at,
@@ -207,7 +217,7 @@ pub unsafe extern "C-unwind" fn tuple_update(
             unique::thaw_holders(rel, &c, slot, cid, false);
         }
         remember(rel);
-        let at = &raw mut target.tid;
+        let (at, cid) = (&raw mut target.tid, target.cid);
         let result = heap_call!(tuple_update(
             rel,
             at,
@@ -277,7 +287,7 @@ pub unsafe extern "C-unwind" fn tuple_lock(
                     continue;
                 }
             }
-            let mut cid = cid;
+            let mut cid = target.cid;
             if target.via.is_some() && lookup::is_worker() {
                 // No executor has stepped the command id; the thawed row becomes that of a past command now.
                 // SAFETY: as between two statements.

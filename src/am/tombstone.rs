@@ -17,6 +17,8 @@ pub struct Tombstone {
     pub to: pg_sys::ItemPointerData,
     /// Who thawed it.
     pub xmin: pg_sys::TransactionId,
+    /// The command that thawed it; meaningful to its own transaction.
+    pub cid: pg_sys::CommandId,
     /// Set while the transaction that thawed it (not ours) is running.
     pub running: Option<pg_sys::TransactionId>,
 }
@@ -55,7 +57,7 @@ fn lookup(
     companion: &Companion,
     place: Place,
     snap: pg_sys::Snapshot,
-    mut f: impl FnMut(pg_sys::ItemPointerData, pg_sys::TransactionId),
+    mut f: impl FnMut(pg_sys::ItemPointerData, &pg_sys::HeapTupleHeaderData),
 ) {
     let table = OpenRel::table(companion.tombstones, pg_sys::AccessShareLock);
     if relation::blocks(table.as_ptr()) == 0 {
@@ -78,7 +80,7 @@ fn lookup(
             let to = *(*(*slot).tts_values.add(2)).cast_mut_ptr::<pg_sys::ItemPointerData>();
             let mut should_free = false;
             let row = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut should_free);
-            f(to, tuple::raw_xmin(&*(*row).t_data));
+            f(to, &*(*row).t_data);
         }
         pg_sys::index_endscan(scan);
         pg_sys::ExecDropSingleTupleTableSlot(slot);
@@ -90,12 +92,18 @@ pub fn find(companion: &Companion, place: Place) -> Option<Tombstone> {
     let mut dirty = snapshot::dirty();
     let snap = &raw mut dirty;
     let mut found: Option<Tombstone> = None;
-    lookup(companion, place, snap, |to, xmin| {
+    lookup(companion, place, snap, |to, head| {
         // SAFETY: the dirty snapshot tells who is at work on the tuple just returned.
         let writer = unsafe { (*snap).xmin };
         let running = (writer != pg_sys::InvalidTransactionId).then_some(writer);
         if found.is_none_or(|f| f.running.is_some()) {
-            found = Some(Tombstone { to, xmin, running });
+            found = Some(Tombstone {
+                to,
+                xmin: tuple::raw_xmin(head),
+                // SAFETY: heap fields; a tombstone is never updated or deleted, so this is its cmin.
+                cid: unsafe { head.t_choice.t_heap.t_field3.t_cid },
+                running,
+            });
         }
     });
     found
