@@ -257,7 +257,8 @@ fn several_sessions_freeze_the_same_chunk() {
             session.start(&format!("SELECT varve.set_tier('{chunk}', '{tier}')"));
         }
         for session in &mut sessions {
-            session.finish().unwrap();
+            let result = session.finish();
+            assert!(result.is_ok(), "{result:?}\n{}", cluster.log());
         }
         assert_eq!(
             simple(&mut client, "SELECT count(*), sum(v), sum(id) FROM bars").unwrap(),
@@ -337,6 +338,38 @@ fn the_chunk_goes_away_during_a_freeze() {
         assert!(again.is_ok(), "{during}: {again:?}");
         let count = simple(&mut client, "SELECT count(*) FROM bars").unwrap();
         assert_eq!(count, [rows_left], "{during}, frozen again");
+    }
+}
+
+#[test]
+fn a_chunk_that_another_session_drops_is_a_clear_error() {
+    for (call, code) in [
+        ("SELECT varve.set_tier('{chunk}', 'warm')", Some("42P01")),
+        ("SELECT varve.set_tier('{chunk}', 'hot')", Some("42P01")),
+        // Those that go over all chunks leave out what is gone.
+        ("CALL varve.set_tiers('bars', 'warm')", None),
+        ("SELECT varve.disable('bars')", None),
+        ("SELECT * FROM varve.verify('bars')", None),
+        ("SELECT * FROM varve.chunks", None),
+    ] {
+        let (cluster, mut client, chunk) = start(2_000);
+        client
+            .batch_execute(&format!("SELECT varve.set_tier('{chunk}', 'warm')"))
+            .unwrap();
+        client
+            .batch_execute("INSERT INTO bars VALUES (-1, '2020-06-01 00:00:00+00', 0)")
+            .unwrap();
+        let mut dropper = Session::new(&cluster).unwrap();
+        dropper.ok(&format!("BEGIN; DROP TABLE {chunk}"));
+        let mut other = Session::new(&cluster).unwrap();
+        other.start(&call.replace("{chunk}", &chunk));
+        assert!(other.waits(&mut client), "{call}: the chunk is locked");
+        dropper.ok("COMMIT");
+        let result = other.finish();
+        let got = result.as_ref().err().map(|e| e.code.as_str());
+        assert_eq!(got, code, "{call}: {result:?}");
+        let rows = simple(&mut client, "SELECT count(*) FROM bars").unwrap();
+        assert_eq!(rows, ["1"], "{call}");
     }
 }
 
