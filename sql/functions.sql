@@ -110,11 +110,15 @@ BEGIN
           AND (newer_than IS NULL OR r.range_start OPERATOR(pg_catalog.>=) (pg_catalog.now() OPERATOR(pg_catalog.-) newer_than))
         ORDER BY r.range_start, r.chunk::pg_catalog.oid
     LOOP
-        -- A chunk that was dropped meanwhile is none of our business any more.
-        IF EXISTS (SELECT FROM pg_catalog.pg_class k WHERE k.oid OPERATOR(pg_catalog.=) c.chunk) THEN
+        BEGIN
             PERFORM varve.set_tier(c.chunk, tier);
-            COMMIT;
-        END IF;
+        EXCEPTION WHEN undefined_table THEN
+            -- A chunk that was dropped meanwhile is none of our business any more.
+            IF EXISTS (SELECT FROM pg_catalog.pg_class k WHERE k.oid OPERATOR(pg_catalog.=) c.chunk) THEN
+                RAISE;
+            END IF;
+        END;
+        COMMIT;
     END LOOP;
 END
 $$;

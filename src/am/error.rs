@@ -18,6 +18,16 @@ pub fn corrupt(rel: pg_sys::Relation, segment: i32, detail: &str) -> ! {
     )
 }
 
+/// Raises `undefined_table` for a relation that is no more.
+pub fn gone(oid: pg_sys::Oid) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+        format!("{} does not exist", relation::qualified_name(oid)),
+        None,
+        Some("It may have been dropped meanwhile.".into()),
+    )
+}
+
 /// Raises `null_value_not_allowed` for an argument of an SQL function.
 pub fn null_argument(what: &str) -> ! {
     raise(

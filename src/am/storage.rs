@@ -183,19 +183,22 @@ pub unsafe extern "C-unwind" fn relation_estimate_size(
             allvisfrac
         ));
         if let Some((rows, frozen_pages)) = frozen_size(rel) {
-            // SAFETY: the planner passes valid places. reltuples counts frozen rows too, so heap's estimate of the
-            // delta, which divides it by the delta's pages, is replaced by one from the width of a row.
+            // SAFETY: the planner passes valid places.
             unsafe {
+                let form = relation::form(rel);
                 let width = pg_sys::get_rel_data_width(rel, attr_widths) + ROW_OVERHEAD;
-                let delta_pages = relation::blocks(rel);
                 let per_page = f64::from(pg_sys::BLCKSZ as i32 / width.max(1));
-                let delta = if delta_pages <= 1 {
-                    0.0
-                } else {
-                    f64::from(delta_pages) * per_page
-                };
+                let delta_pages = relation::blocks(rel);
                 *pages = delta_pages + frozen_pages;
-                *tuples = delta + rows as f64;
+                *tuples = if form.reltuples >= 0.0 {
+                    // As counted last, frozen rows and all, and what the delta has grown by since.
+                    let grown = delta_pages.saturating_sub(form.relpages as u32);
+                    f64::from(form.reltuples).max(rows as f64) + f64::from(grown) * per_page
+                } else {
+                    // An empty delta has one page.
+                    let delta = if delta_pages <= 1 { 0 } else { delta_pages };
+                    rows as f64 + f64::from(delta) * per_page
+                };
                 *allvisfrac = 0.0;
             }
         }

@@ -195,6 +195,7 @@ impl Graves {
 pub struct Carry {
     rel: pg_sys::Relation,
     new: pg_sys::Relation,
+    oldest_xmin: pg_sys::TransactionId,
     state: ffi::RewriteState,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
@@ -219,6 +220,7 @@ impl Carry {
         Carry {
             rel: old,
             new,
+            oldest_xmin: cutoffs.oldest_xmin,
             // SAFETY: both are open and locked.
             state: unsafe {
                 ffi::begin_heap_rewrite(
@@ -318,12 +320,14 @@ impl Carry {
                 row,
             });
             let segment = &decoded.segment;
-            let xmin = if segment.frozen {
+            // VACUUM may have moved the table's relfrozenxid past the id; who sees every row needs none.
+            let settled = is_settled(segment, self.oldest_xmin);
+            let xmin = if settled {
                 pg_sys::FrozenTransactionId
             } else {
                 segment.xmin
             };
-            crate::am::scan::dress(self.rel, old, at, xmin, segment.frozen);
+            crate::am::scan::dress(self.rel, old, at, xmin, settled);
             if let Some(t) = thawed {
                 let head = (*old).t_data;
                 (*head).t_infomask &= !(pg_sys::HEAP_XMAX_INVALID as u16);

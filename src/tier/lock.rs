@@ -15,6 +15,10 @@ pub fn exclusively(oid: pg_sys::Oid) {
     let limit = i64::from(crate::settings::lock_timeout_ms()) * 1000;
     loop {
         if try_lock(oid) {
+            // SAFETY: a syscache look-up.
+            if unsafe { pg_sys::get_rel_relkind(oid) } == 0 {
+                crate::am::error::gone(oid);
+            }
             return;
         }
         pgrx::check_for_interrupts!();
@@ -40,6 +44,8 @@ pub fn exclusively(oid: pg_sys::Oid) {
             );
             pg_sys::ResetLatch(pg_sys::MyLatch);
         }
+        // The latch may have told of a cancel, which would pass for a lock timeout if it was seen during the next try.
+        pgrx::check_for_interrupts!();
     }
 }
 

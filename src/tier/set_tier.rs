@@ -1,7 +1,7 @@
 //! `varve.set_tier`: one chunk from tier to tier.
 
 use super::{catalog, freeze, lock, rewrite};
-use crate::am::error::{null_argument, raise};
+use crate::am::error::{gone, null_argument, raise};
 use crate::am::{companion, unique};
 use crate::pg::function::Args;
 use crate::pg::relation::{self, OpenRel};
@@ -37,12 +37,7 @@ pub fn check_kind(oid: pg_sys::Oid, hint: &str) {
     unsafe {
         let kind = pg_sys::get_rel_relkind(oid) as u8;
         if kind == 0 {
-            raise(
-                PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-                format!("{name} does not exist"),
-                None,
-                Some("It may have been dropped meanwhile.".into()),
-            );
+            gone(oid);
         }
         if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_PARTITIONED_TABLE {
             raise(
@@ -90,7 +85,7 @@ pub fn check_columnstore(oid: pg_sys::Oid, name: &str) {
 
 /// Refuses what a frozen chunk can't keep.
 fn check_freezable(oid: pg_sys::Oid) {
-    let table = OpenRel::table(oid, pg_sys::AccessShareLock);
+    let table = OpenRel::try_open(oid, pg_sys::AccessShareLock).unwrap_or_else(|| gone(oid));
     let rel = table.as_ptr();
     let form = relation::form(rel);
     let name = relation::qualified_name(oid);
@@ -241,7 +236,8 @@ fn to_warm(oid: pg_sys::Oid) {
     let order = catalog::row_order(root);
     {
         // Held to the end: VACUUM, DDL and a second freeze keep out; readers and writers do not notice.
-        let table = OpenRel::table(oid, pg_sys::ShareUpdateExclusiveLock);
+        let table =
+            OpenRel::try_open(oid, pg_sys::ShareUpdateExclusiveLock).unwrap_or_else(|| gone(oid));
         if companion::of(table.as_ptr()).is_none() {
             catalog::remember_size(oid, catalog::total_bytes(oid));
         } else if super::inspect::all_frozen(table.as_ptr()) {
@@ -265,7 +261,7 @@ fn to_warm(oid: pg_sys::Oid) {
 
 fn to_hot(oid: pg_sys::Oid) {
     let frozen = {
-        let table = OpenRel::table(oid, pg_sys::AccessShareLock);
+        let table = OpenRel::try_open(oid, pg_sys::AccessShareLock).unwrap_or_else(|| gone(oid));
         companion::of(table.as_ptr()).is_some()
     };
     if !frozen {
