@@ -24,6 +24,10 @@ pub fn install() {
         pg_sys::object_access_hook = Some(object_access);
         PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(process_utility);
+        pg_sys::CacheRegisterRelcacheCallback(
+            Some(crate::pg::heap::on_relcache),
+            pg_sys::Datum::from(0usize),
+        );
         pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(on_subtransaction), std::ptr::null_mut());
     }
@@ -112,11 +116,13 @@ unsafe extern "C-unwind" fn object_access(
             previous(access, class, object, sub, arg);
         }
     }
-    if access == pg_sys::ObjectAccessType::OAT_DROP
-        && class == pg_sys::RelationRelationId
-        && sub == 0
-    {
+    if access != pg_sys::ObjectAccessType::OAT_DROP || sub != 0 {
+        return;
+    }
+    if class == pg_sys::RelationRelationId {
         guard::entry(|| companion::on_drop(object));
+    } else if class == pg_sys::ExtensionRelationId {
+        guard::entry(|| crate::tier::extension::on_drop(object));
     }
 }
 

@@ -103,10 +103,47 @@ fn namespace(form: &pg_sys::FormData_pg_class) -> Option<pg_sys::Oid> {
 pub fn find_for(form: &pg_sys::FormData_pg_class) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
     let ns = namespace(form)?;
     let (segments, tombstones) = names(form.reltablespace, form.relfilenode);
-    Some((
-        relation::lookup(&segments, ns)?,
-        relation::lookup(&tombstones, ns)?,
-    ))
+    let genuine = |name: &str| relation::lookup(name, ns).filter(|oid| is_ours(*oid));
+    Some((genuine(&segments)?, genuine(&tombstones)?))
+}
+
+/// Whether a table of a companion's name is one that we made: anybody can make tables in his temporary schema.
+fn is_ours(oid: pg_sys::Oid) -> bool {
+    class_of(oid).is_some_and(|form| {
+        form.relowner.to_u32() == pg_sys::BOOTSTRAP_SUPERUSERID
+            && form.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
+            && form.relam == relation::HEAP_AM
+    })
+}
+
+/// Whether a table holds segments.
+fn is_segment_table(form: &pg_sys::FormData_pg_class) -> bool {
+    // SAFETY: relname is NUL-terminated; a syscache look-up.
+    let (name, schema) = unsafe {
+        (
+            std::ffi::CStr::from_ptr(form.relname.data.as_ptr()),
+            pg_sys::get_namespace_oid(c"varve_data".as_ptr(), true),
+        )
+    };
+    let ours = form.relnamespace == schema || is_temp(form);
+    ours && name.to_bytes().starts_with(b"segments_") && is_ours(form.oid)
+}
+
+/// A copy of a relation's `pg_class` row.
+fn class_of(oid: pg_sys::Oid) -> Option<pg_sys::FormData_pg_class> {
+    // SAFETY: a syscache look-up that is released; the form is copied out before.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::RELOID as i32,
+            pg_sys::Datum::from(oid),
+        );
+        if row.is_null() {
+            return None;
+        }
+        let form = *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
+        pg_sys::ReleaseSysCache(row);
+        Some(form)
+    }
 }
 
 fn find(rel: pg_sys::Relation) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
@@ -344,21 +381,13 @@ pub fn rename_for(rel: pg_sys::Relation, locator: &pg_sys::RelFileLocator) {
 
 /// Called when a relation is about to be dropped: its storage's companion goes with it.
 pub fn on_drop(object: pg_sys::Oid) {
-    // SAFETY: a syscache look-up that is released; the form is copied out before.
-    let form = unsafe {
-        let row = pg_sys::SearchSysCache1(
-            pg_sys::SysCacheIdentifier::RELOID as i32,
-            pg_sys::Datum::from(object),
-        );
-        if row.is_null() {
-            return;
-        }
-        let form = *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
-        pg_sys::ReleaseSysCache(row);
-        form
+    let Some(form) = class_of(object) else {
+        return;
     };
     if form.relam != pg_sys::InvalidOid && Some(form.relam) == relation::varve_am() {
         drop_for(&form);
+    } else if is_segment_table(&form) && has_segments(object) {
+        crate::tier::extension::note_loss();
     }
     let table = form.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
         || form.relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char;

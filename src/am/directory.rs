@@ -141,6 +141,11 @@ pub fn try_load(companion: &Companion, snapshot: pg_sys::Snapshot) -> Result<Dir
             header: None,
             items: Vec::new(),
         });
+        if !(0..=super::tid::MAX_SEGMENT).contains(&number) {
+            failed = failed
+                .take()
+                .or(Some((number, "there is no such segment number".into())));
+        }
         if item == 0 && draft.header.is_some() {
             failed = failed
                 .take()

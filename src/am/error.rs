@@ -18,11 +18,11 @@ pub fn corrupt(rel: pg_sys::Relation, segment: i32, detail: &str) -> ! {
     )
 }
 
-/// Raises `undefined_table` for a relation that is no more.
-pub fn gone(oid: pg_sys::Oid) -> ! {
+/// Raises `undefined_table` for a relation that is no more; `name` is what it was called.
+pub fn gone(name: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-        format!("{} does not exist", relation::qualified_name(oid)),
+        format!("{name} does not exist"),
         None,
         Some("It may have been dropped meanwhile.".into()),
     )

@@ -59,7 +59,7 @@ pub unsafe extern "C-unwind" fn index_build_range_scan(
             // SAFETY: see above.
             unsafe { (*scan.cast::<VarveScan>()).heap }
         };
-        as_heap(rel, || {
+        let rows = as_heap(rel, || {
             heap_call!(index_build_range_scan(
                 rel,
                 index,
@@ -73,7 +73,14 @@ pub unsafe extern "C-unwind" fn index_build_range_scan(
                 state,
                 heap_scan
             ))
-        })
+        });
+        // The count becomes the table's reltuples.
+        // SAFETY: reads a variable of the process.
+        let counts_frozen = whole && unsafe { pg_sys::ParallelWorkerNumber } < 0;
+        let frozen = super::storage::frozen_size(rel)
+            .filter(|_| counts_frozen)
+            .map_or(0, |(rows, _)| rows);
+        rows + frozen as f64
     })
 }
 

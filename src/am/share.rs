@@ -1,19 +1,25 @@
 //! Shared locks on frozen rows (FOR SHARE, FOR KEY SHARE, and so every foreign-key check) leave the row where it is.
 //!
 //! They are tuple locks of the lock manager on the row's item pointer, held to the end of the transaction. Whoever
-//! thaws the row, be it to change it or to lock it for himself, takes the same lock exclusively, and so waits for all
-//! sharers: the thawed row knows nothing of them. The lock manager's table is small; a transaction that shares many
-//! rows thaws the others, and heap keeps its locks in the rows.
+//! thaws the row hands the sharers over to the thawed row, in whose header heap keeps its locks: heap's own rules for who
+//! waits for whom hold from then on. A transaction that shares many rows thaws the others, for the lock manager's table
+//! is small.
 
 use super::companion::Companion;
 use super::thaw::{self, Policy};
-use super::tid::Place;
+use super::tid::{self, Place};
 use super::tombstone;
+use crate::pg::{relation, tuple};
 use pgrx::pg_sys;
 use std::cell::Cell;
 
 /// Shared locks that a transaction keeps in the lock manager.
 const MOST: u32 = 64;
+
+/// What FOR KEY SHARE takes; conflicts with nothing that is taken here, but is found by [`holders`].
+const KEY_SHARE: u32 = pg_sys::AccessShareLock;
+/// What FOR SHARE takes.
+const SHARE: u32 = pg_sys::RowShareLock;
 
 thread_local! {
     /// Shared locks taken by the running transaction.
@@ -43,19 +49,142 @@ pub fn lock(
     mode: pg_sys::LockTupleMode::Type,
     policy: Policy,
 ) -> Shared {
-    let shares = mode == pg_sys::LockTupleMode::LockTupleKeyShare
-        || mode == pg_sys::LockTupleMode::LockTupleShare;
-    if !shares || HELD.get() >= MOST || tombstone::find(companion, place).is_some() {
+    let mode = match mode {
+        pg_sys::LockTupleMode::LockTupleKeyShare => KEY_SHARE,
+        pg_sys::LockTupleMode::LockTupleShare => SHARE,
+        _ => return Shared::Thaw,
+    };
+    if HELD.get() >= MOST || tombstone::find(companion, place).is_some() {
         return Shared::Thaw;
     }
-    if !thaw::lock_place(rel, place, policy, pg_sys::AccessShareLock) {
+    // Whoever thaws the row may write our id into its header, alone or in a multixact.
+    // SAFETY: inside a transaction that may write.
+    unsafe {
+        pg_sys::MultiXactIdSetOldestMember();
+        pg_sys::GetTopTransactionId();
+    }
+    if !thaw::lock_place(rel, place, policy, mode) {
         return Shared::WouldBlock;
     }
-    // Whoever held the lock before us has written his tombstone by now.
+    // Who thawed it before we had the lock does not know of us; who does so after this finds our lock.
     if tombstone::find(companion, place).is_some() {
-        thaw::unlock_place(rel, place, pg_sys::AccessShareLock);
+        thaw::unlock_place(rel, place, mode);
         return Shared::Thaw;
     }
     HELD.set(HELD.get() + 1);
     Shared::Locked
+}
+
+/// Transactions of others with a lock on a frozen row that conflicts with `mode`.
+fn holders(rel: pg_sys::Relation, place: Place, mode: u32) -> Vec<pg_sys::TransactionId> {
+    let (block, offset) = tuple::tid_parts(&tid::encode(place));
+    // SAFETY: a tag as SET_LOCKTAG_TUPLE makes it; the list ends with its count.
+    unsafe {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: (*rel).rd_lockInfo.lockRelId.dbId.to_u32(),
+            locktag_field2: (*rel).rd_lockInfo.lockRelId.relId.to_u32(),
+            locktag_field3: block,
+            locktag_field4: offset,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_TUPLE as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        };
+        let mut count = 0;
+        let found = pg_sys::GetLockConflicts(&tag, mode as pg_sys::LOCKMODE, &mut count);
+        (0..count as usize)
+            .map(|i| xid_of(*found.add(i)))
+            .filter(|xid| *xid != pg_sys::InvalidTransactionId)
+            .collect()
+    }
+}
+
+/// The transaction id of a holder; invalid when he has ended meanwhile.
+fn xid_of(holder: pg_sys::VirtualTransactionId) -> pg_sys::TransactionId {
+    // A prepared transaction has no process; its id stands in the place of the local one.
+    if holder.procNumber == pg_sys::INVALID_PROC_NUMBER {
+        return pg_sys::TransactionId::from_inner(holder.localTransactionId);
+    }
+    let mut xid = pg_sys::InvalidTransactionId;
+    let mut xmin = pg_sys::InvalidTransactionId;
+    let (mut nsubxid, mut overflowed) = (0, false);
+    // SAFETY: reads shared memory under its lock; an ended holder gives the invalid id, or that of the next transaction of
+    // his process, which locks more than need be.
+    unsafe {
+        pg_sys::ProcNumberGetTransactionIds(
+            holder.procNumber,
+            &mut xid,
+            &mut xmin,
+            &mut nsubxid,
+            &mut overflowed,
+        );
+    }
+    xid
+}
+
+/// Writes the sharers of a frozen row into the header of the thawed row, which this transaction has just inserted at
+/// `to`. The caller holds the lock that keeps others from thawing the row.
+pub fn hand_over(rel: pg_sys::Relation, place: Place, to: &pg_sys::ItemPointerData) {
+    let form = relation::form(rel);
+    if form.relpersistence == pg_sys::RELPERSISTENCE_TEMP as std::ffi::c_char {
+        return;
+    }
+    let all = holders(rel, place, pg_sys::AccessExclusiveLock);
+    if all.is_empty() {
+        return;
+    }
+    let strong = holders(rel, place, pg_sys::ExclusiveLock);
+    let mut members: Vec<pg_sys::MultiXactMember> = all
+        .iter()
+        .map(|xid| pg_sys::MultiXactMember {
+            xid: *xid,
+            status: if strong.contains(xid) {
+                pg_sys::MultiXactStatus::MultiXactStatusForShare
+            } else {
+                pg_sys::MultiXactStatus::MultiXactStatusForKeyShare
+            },
+        })
+        .collect();
+    let kind = if strong.is_empty() {
+        pg_sys::HEAP_XMAX_KEYSHR_LOCK
+    } else {
+        pg_sys::HEAP_XMAX_EXCL_LOCK | pg_sys::HEAP_XMAX_KEYSHR_LOCK
+    };
+    let mut bits = kind | pg_sys::HEAP_XMAX_LOCK_ONLY;
+    // SAFETY: our members have called MultiXactIdSetOldestMember, and so do we.
+    let xmax = unsafe {
+        pg_sys::MultiXactIdSetOldestMember();
+        match members.as_slice() {
+            [one] => one.xid,
+            _ => {
+                bits |= pg_sys::HEAP_XMAX_IS_MULTI;
+                let multi = pg_sys::MultiXactIdCreateFromMembers(
+                    members.len() as i32,
+                    members.as_mut_ptr(),
+                );
+                pg_sys::TransactionId::from_inner(multi.into())
+            }
+        }
+    };
+    let (block, offset) = tuple::tid_parts(to);
+    let logged = form.relpersistence == pg_sys::RELPERSISTENCE_PERMANENT as std::ffi::c_char;
+    // SAFETY: the page of a row that we have just inserted, pinned and locked; header and WAL change in one critical
+    // section.
+    unsafe {
+        let buffer = pg_sys::ReadBuffer(rel, block);
+        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
+        let page = pg_sys::BufferGetPage(buffer);
+        let item = *pg_sys::PageGetItemId(page, offset);
+        let head = &mut *page
+            .cast::<u8>()
+            .add(item.lp_off() as usize)
+            .cast::<pg_sys::HeapTupleHeaderData>();
+        pg_sys::CritSectionCount += 1;
+        head.t_infomask = (head.t_infomask & !(pg_sys::HEAP_XMAX_BITS as u16)) | bits as u16;
+        head.t_choice.t_heap.t_xmax = xmax;
+        pg_sys::MarkBufferDirty(buffer);
+        if logged {
+            pg_sys::log_newpage_buffer(buffer, true);
+        }
+        pg_sys::CritSectionCount -= 1;
+        pg_sys::UnlockReleaseBuffer(buffer);
+    }
 }

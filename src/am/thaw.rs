@@ -7,6 +7,7 @@
 use super::companion::Companion;
 use super::tid::{self, Place};
 use super::{cache, command, tombstone};
+use crate::pg::memory::for_this_call;
 use crate::pg::relation;
 use crate::pg::tuple;
 use pgrx::pg_sys;
@@ -25,6 +26,9 @@ pub type Policy = pg_sys::LockWaitPolicy::Type;
 
 /// What the row is wanted for, as a wait for another transaction tells.
 pub type Purpose = pg_sys::XLTW_Oper::Type;
+
+/// The lock under which a row is thawed: it excludes others who thaw, and not those who share (see `share`).
+const THAW: u32 = pg_sys::ShareRowExclusiveLock;
 
 /// Waits forever.
 pub const BLOCK: Policy = pg_sys::LockWaitPolicy::LockWaitBlock;
@@ -109,18 +113,26 @@ pub fn thaw(
                 }
             }
         }
-        if !lock_place(rel, place, policy, pg_sys::AccessExclusiveLock) {
+        if !lock_place(rel, place, policy, THAW) {
             return Thawed::WouldBlock;
         }
         // Whoever held the lock before us has written his tombstone by now.
         if tombstone::find(companion, place).is_none() {
-            move_row(rel, companion, place, command::thaw_cid(cid));
+            for_this_call(|| {
+                let to = move_row(rel, companion, place, command::thaw_cid(cid));
+                super::share::hand_over(rel, place, &to);
+            });
         }
-        unlock_place(rel, place, pg_sys::AccessExclusiveLock);
+        unlock_place(rel, place, THAW);
     }
 }
 
-fn move_row(rel: pg_sys::Relation, companion: &Companion, place: Place, cid: pg_sys::CommandId) {
+fn move_row(
+    rel: pg_sys::Relation,
+    companion: &Companion,
+    place: Place,
+    cid: pg_sys::CommandId,
+) -> pg_sys::ItemPointerData {
     let directory = cache::directory(rel, companion);
     let Some(segment) = directory.iter().find(|s| s.number == place.segment) else {
         super::error::corrupt(rel, place.segment, "there is no such segment");
@@ -148,7 +160,9 @@ fn move_row(rel: pg_sys::Relation, companion: &Companion, place: Place, cid: pg_
         tombstone::insert(companion, place, (*row).t_self, cid);
         (*row).t_tableOid = (*rel).rd_id;
         insert_index_entries(rel, row);
+        let to = (*row).t_self;
         pg_sys::heap_freetuple(row);
+        to
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::companion::Companion;
 use super::tid::Place;
+use crate::pg::memory::for_this_call;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{snapshot, tuple};
 use pgrx::pg_sys;
@@ -63,6 +64,15 @@ fn lookup(
     if relation::blocks(table.as_ptr()) == 0 {
         return;
     }
+    for_this_call(|| scan(&table, place, snap, &mut f));
+}
+
+fn scan(
+    table: &OpenRel,
+    place: Place,
+    snap: pg_sys::Snapshot,
+    f: &mut impl FnMut(pg_sys::ItemPointerData, &pg_sys::HeapTupleHeaderData),
+) {
     let index = OpenRel::index(index_of(table.as_ptr()), pg_sys::AccessShareLock);
     let mut keys = [scan_key(1, place.segment), scan_key(2, place.row as i32)];
     // SAFETY: an ordinary index scan; the slot is dropped after the scan has ended.
@@ -120,16 +130,16 @@ pub fn find_visible(
     found
 }
 
-/// The frozen row that transaction `by` thawed to `to`, where there is one. Reads all tombstones.
+/// The frozen row that transaction `by` thawed to `to`, where there is one; `by` may be running. Reads all tombstones.
 pub fn origin(
     companion: &Companion,
     to: &pg_sys::ItemPointerData,
     by: pg_sys::TransactionId,
 ) -> Option<Place> {
     let table = OpenRel::table(companion.tombstones, pg_sys::AccessShareLock);
-    let latest = snapshot::Registered::latest();
+    let any = &raw mut pg_sys::SnapshotAnyData;
     let mut found = None;
-    super::directory::for_each_row(table.as_ptr(), latest.get(), |row, values, _| {
+    super::directory::for_each_row(table.as_ptr(), any, |row, values, _| {
         let [segment, at, place] = values else { return };
         // SAFETY: a live tuple of the scan; a tid datum points to an item pointer.
         let (head, place) = unsafe {

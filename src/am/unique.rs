@@ -6,6 +6,7 @@ use super::datum::{ColumnBuilder, DatumColumn};
 use super::directory::{Decoded, SegmentRef};
 use super::thaw;
 use super::tid::Place;
+use crate::pg::memory::for_this_call;
 use crate::pg::relation::{self, OpenRel};
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -69,12 +70,23 @@ pub fn index_oids(rel: pg_sys::Relation) -> Vec<pg_sys::Oid> {
     }
 }
 
+/// The shape of the values of an index column: its own, but that btree stores `name` as `cstring`.
+fn key_attribute(desc: pg_sys::TupleDesc, position: usize) -> pg_sys::FormData_pg_attribute {
+    let mut attr = *relation::attribute(desc, position);
+    if attr.atttypid == pg_sys::CSTRINGOID {
+        attr.atttypid = pg_sys::NAMEOID;
+        attr.attlen = pg_sys::NAMEDATALEN as i16;
+        attr.attbyval = false;
+    }
+    attr
+}
+
 fn key_column(index: pg_sys::Relation, position: usize) -> KeyColumn {
     // SAFETY: `position` is below the index's number of key columns; function look-ups copy into CacheMemoryContext.
     unsafe {
         let family = *(*index).rd_opfamily.add(position);
         let input = *(*index).rd_opcintype.add(position);
-        let attr = relation::attribute((*index).rd_att, position);
+        let attr = key_attribute((*index).rd_att, position);
         let operator =
             pg_sys::get_opfamily_member(family, input, input, pg_sys::BTEqualStrategyNumber as i16);
         let mut equal = pg_sys::FmgrInfo::default();
@@ -146,6 +158,8 @@ impl KeyColumn {
         match self.hash {
             // SAFETY: the type's own hash function on a value of the type.
             Some(mut info) => unsafe {
+                // What the function keeps between calls goes with this one.
+                info.fn_mcxt = pg_sys::CurrentMemoryContext;
                 pg_sys::FunctionCall2Coll(
                     &mut info,
                     self.collation,
@@ -160,8 +174,11 @@ impl KeyColumn {
 
     fn equal(&self, a: pg_sys::Datum, b: pg_sys::Datum) -> bool {
         let mut info = self.equal;
-        // SAFETY: the index's own equality on two values of its input type.
-        unsafe { pg_sys::FunctionCall2Coll(&mut info, self.collation, a, b).value() != 0 }
+        // SAFETY: the index's own equality on two values of its input type. What it keeps goes with this call.
+        unsafe {
+            info.fn_mcxt = pg_sys::CurrentMemoryContext;
+            pg_sys::FunctionCall2Coll(&mut info, self.collation, a, b).value() != 0
+        }
     }
 }
 
@@ -358,7 +375,7 @@ fn build_keys(rel: pg_sys::Relation, index: &UniqueIndex, segment: &Rc<SegmentRe
             let keys = evaluator.keys();
             let mut builders: Vec<ColumnBuilder> = (0..keys)
                 .map(|i| {
-                    ColumnBuilder::new(relation::attribute(evaluator.tupdesc(), i), rows as usize)
+                    ColumnBuilder::new(&key_attribute(evaluator.tupdesc(), i), rows as usize)
                         .unwrap_or_else(|e| super::error::corrupt(rel, segment.number, &e))
                 })
                 .collect();
@@ -386,8 +403,8 @@ fn build_keys(rel: pg_sys::Relation, index: &UniqueIndex, segment: &Rc<SegmentRe
                 .into_iter()
                 .enumerate()
                 .map(|(i, b)| {
-                    let attr = relation::attribute(evaluator.tupdesc(), i);
-                    DatumColumn::from_column(attr, rows as usize, b.finish())
+                    let attr = key_attribute(evaluator.tupdesc(), i);
+                    DatumColumn::from_column(&attr, rows as usize, b.finish())
                         .unwrap_or_else(|e| super::error::corrupt(rel, segment.number, &e))
                 })
                 .collect()
@@ -514,7 +531,7 @@ pub fn thaw_holders(
     speculative: bool,
 ) {
     for index in unique_indexes(rel, companion).iter() {
-        for (place, segment) in holders(rel, companion, index, slot) {
+        for (place, segment) in for_this_call(|| holders(rel, companion, index, slot)) {
             // SAFETY: reads the isolation level; a transaction snapshot exists at that level.
             let unseen = unsafe {
                 speculative

@@ -5,7 +5,7 @@
 use super::target::{Column, Target, no_column};
 use crate::am::error::raise;
 use crate::pg::relation::quote;
-use crate::pg::spi::{Connection, Param, Rows};
+use crate::pg::spi::{Connection, Param, Rows, with_setting};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -66,6 +66,21 @@ thread_local! {
     static UPDATED: Cell<i64> = const { Cell::new(0) };
 }
 
+/// Counts from zero for one batch, and gives the count of the batch around it back on every way out.
+struct Counter(i64);
+
+impl Counter {
+    fn start() -> Self {
+        Counter(UPDATED.replace(0))
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        UPDATED.set(self.0);
+    }
+}
+
 /// `varve.note_update()`: called for each stored row that the running batch changes.
 pub fn note_update(_args: &crate::pg::function::Args) -> pg_sys::Datum {
     UPDATED.set(UPDATED.get() + 1);
@@ -87,10 +102,16 @@ pub fn write(connection: &Connection, target: &Target, rows: &Rows, options: &Op
     let keys = key_columns(target, &used);
     connection.name(BATCH, rows);
     let bounds = check_keys(connection, target, &used, &keys);
-    let outer = UPDATED.replace(0);
+    let counter = Counter::start();
     let (sql, params) = statement(target, &used, &keys, &bounds, options);
-    let row = connection.one_row(&sql, &params);
-    let updated = UPDATED.replace(outer);
+    let write = || connection.one_row(&sql, &params);
+    let row = match options.dedup_window {
+        // Payloads are compared as text, which has to tell any two numbers apart.
+        Some(_) => with_setting(c"extra_float_digits", c"3", write),
+        None => write(),
+    };
+    let updated = UPDATED.get();
+    drop(counter);
     connection.forget(BATCH);
     let count = |i: usize| {
         row.get(i)
@@ -186,8 +207,19 @@ fn cast(value: &str, from: (pg_sys::Oid, i32), to: &Column) -> String {
             )
         }
         pg_sys::BITOID | pg_sys::VARBITOID => format!("{value}::{}", type_name(base, -1)),
+        _ if cut_by_cast(base) => format!("{value}::{}", type_name(base, -1)),
         _ => format!("{value}::{}", type_name(to.typ, to.typmod)),
     }
+}
+
+/// Whether an explicit cast to the type's length would cut elements of an array.
+fn cut_by_cast(array: pg_sys::Oid) -> bool {
+    // SAFETY: syscache look-ups; not an array gives the invalid type.
+    let element = unsafe { pg_sys::getBaseType(pg_sys::get_element_type(array)) };
+    matches!(
+        element,
+        pg_sys::BPCHAROID | pg_sys::VARCHAROID | pg_sys::BITOID | pg_sys::VARBITOID
+    )
 }
 
 /// A key column within the batch: its position among the used ones, and its equality operator.
@@ -433,6 +465,9 @@ fn statement(
                 &window_columns(target, used, &key_names(used, keys)),
                 &columns,
                 params.len(),
+                &(options.on_conflict == OnConflict::Update)
+                    .then(|| matched.replace("l.", "o."))
+                    .unwrap_or_else(|| "false".into()),
             ));
             "varve_kept"
         }

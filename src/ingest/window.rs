@@ -19,7 +19,7 @@ pub struct Columns {
 
 /// Common table expressions behind `varve_new`, the last of which, `varve_kept`, holds the rows that stay. Parameter
 /// `$window` is the interval.
-pub fn filter(table: &str, c: &Columns, columns: &str, window: usize) -> String {
+pub fn filter(table: &str, c: &Columns, columns: &str, window: usize, overwritten: &str) -> String {
     let time_type = match c.time_type {
         pg_sys::TIMESTAMPTZOID => "pg_catalog.timestamptz",
         pg_sys::TIMESTAMPOID | pg_sys::DATEOID => "pg_catalog.timestamp",
@@ -51,7 +51,8 @@ pub fn filter(table: &str, c: &Columns, columns: &str, window: usize) -> String 
          varve_marks AS (SELECT {batch}, false AS stored, n.\"varve number\" AS number FROM varve_numbered n \
            UNION ALL SELECT {stored}, true, NULL FROM {table} t \
            WHERE t.{time} OPERATOR(pg_catalog.>=) ((SELECT pg_catalog.min({time}) FROM varve_numbered)::{time_type} OPERATOR(pg_catalog.-) ${window}) \
-             AND t.{time} OPERATOR(pg_catalog.<=) (SELECT pg_catalog.max({time}) FROM varve_numbered)), \
+             AND t.{time} OPERATOR(pg_catalog.<=) (SELECT pg_catalog.max({time}) FROM varve_numbered) \
+             AND NOT EXISTS (SELECT FROM varve_numbered o WHERE {overwritten})), \
          varve_kept AS (SELECT {columns} FROM varve_numbered WHERE \"varve number\" IN \
            (SELECT number FROM (SELECT m.*, varve.kept_at(at, stored, ${window}) \
               OVER (PARTITION BY segment, payload ORDER BY at, stored DESC) AS kept FROM varve_marks m) k \

@@ -1,6 +1,30 @@
 //! Heap's table access method, called behind the guard that turns PostgreSQL's errors into unwinding.
 
 use pgrx::pg_sys;
+use std::cell::RefCell;
+
+thread_local! {
+    /// Relations that [`as_heap`] has at hand.
+    static AS_HEAP: RefCell<Vec<pg_sys::Relation>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Relation cache callback, called after entries were rebuilt.
+///
+/// # Safety
+/// Called by the server.
+pub unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
+    AS_HEAP.with(|open| {
+        let Ok(open) = open.try_borrow() else { return };
+        for rel in open.iter() {
+            // SAFETY: open relations keep their place when they are rebuilt; their users hold them open.
+            unsafe {
+                if relid == pg_sys::InvalidOid || (**rel).rd_id == relid {
+                    (**rel).rd_tableam = pg_sys::GetHeapamTableAmRoutine();
+                }
+            }
+        }
+    });
+}
 
 /// Heap's routine (static data of the server).
 pub fn routine() -> &'static pg_sys::TableAmRoutine {
@@ -30,10 +54,14 @@ macro_rules! heap_call {
 
 /// Runs `f` with heap's routine in `rel->rd_tableam`, for heap code that insists on it; puts the old one back on
 /// every way out.
+///
+/// The relation's cache entry may be rebuilt meanwhile, which puts varve's routine back; [`on_relcache`] then puts heap's
+/// in again.
 pub fn as_heap<T>(rel: pg_sys::Relation, f: impl FnOnce() -> T) -> T {
     struct Restore(pg_sys::Relation, *const pg_sys::TableAmRoutine);
     impl Drop for Restore {
         fn drop(&mut self) {
+            AS_HEAP.with_borrow_mut(Vec::pop);
             // SAFETY: the caller of `as_heap` keeps the relation open for the whole call.
             unsafe { (*self.0).rd_tableam = self.1 }
         }
@@ -41,6 +69,7 @@ pub fn as_heap<T>(rel: pg_sys::Relation, f: impl FnOnce() -> T) -> T {
     // SAFETY: `rel` is an open relation.
     let _restore = unsafe {
         let restore = Restore(rel, (*rel).rd_tableam);
+        AS_HEAP.with_borrow_mut(|open| open.push(rel));
         (*rel).rd_tableam = pg_sys::GetHeapamTableAmRoutine();
         restore
     };

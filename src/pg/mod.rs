@@ -3,6 +3,7 @@
 //! - [`ffi`]: functions that `pg_sys` does not bind.
 //! - [`function`], [`spi`]: SQL functions, and SQL from within.
 //! - [`guard`]: the way into Rust, and the way out of errors.
+//! - [`memory`]: memory of single calls.
 //! - [`heap`]: heap's own table access method, called behind a guard.
 //! - [`relation`]: opening, closing and naming relations.
 //! - [`tuple`]: item pointers, tuple headers and datums.
@@ -12,6 +13,7 @@ pub mod ffi;
 pub mod function;
 pub mod guard;
 pub mod heap;
+pub mod memory;
 pub mod relation;
 pub mod snapshot;
 pub mod spi;

@@ -8,7 +8,8 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::SpiError;
 
-/// Runs `f` as the bootstrap superuser, who owns varve's tables; the caller's rights were checked before.
+/// Runs `f` as the bootstrap superuser, who owns varve's tables, with nothing of the caller's in the search path; the
+/// caller's rights were checked before.
 pub fn as_owner<T>(f: impl FnOnce() -> T) -> T {
     struct Restore(pg_sys::Oid, i32);
     impl Drop for Restore {
@@ -25,11 +26,13 @@ pub fn as_owner<T>(f: impl FnOnce() -> T) -> T {
         let restore = Restore(user, context);
         pg_sys::SetUserIdAndSecContext(
             pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID),
-            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
+            context
+                | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION)
+                    as i32,
         );
         restore
     };
-    f()
+    spi::with_setting(c"search_path", c"pg_catalog, pg_temp", f)
 }
 
 fn must<T>(result: Result<T, SpiError>) -> T {
@@ -45,7 +48,7 @@ pub fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
     // The depth of a tree is small; the bound only guards against a damaged catalogue.
     for _ in 0..64 {
         let parent = spi::read_one::<pg_sys::Oid>(
-            "SELECT max(inhparent::pg_catalog.oid::pg_catalog.int8)::pg_catalog.oid FROM pg_catalog.pg_inherits WHERE inhrelid OPERATOR(pg_catalog.=) $1",
+            "SELECT pg_catalog.max(inhparent::pg_catalog.oid::pg_catalog.int8)::pg_catalog.oid FROM pg_catalog.pg_inherits WHERE inhrelid OPERATOR(pg_catalog.=) $1",
             &[at.into()],
         );
         match parent {
@@ -86,7 +89,7 @@ pub fn unmanage(root: pg_sys::Oid) {
 pub fn row_order(root: pg_sys::Oid) -> RowOrder {
     let columns = as_owner(|| {
         spi::read_one::<Vec<String>>(
-            "SELECT max((segment_by || order_by)::pg_catalog.text[]) FROM varve.managed WHERE relation OPERATOR(pg_catalog.=) $1",
+            "SELECT pg_catalog.array_cat(segment_by, order_by)::pg_catalog.text[] FROM varve.managed WHERE relation OPERATOR(pg_catalog.=) $1",
             &[root.into()],
         )
     });

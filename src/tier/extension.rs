@@ -5,7 +5,46 @@ use crate::pg::relation;
 use crate::pg::spi;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::cell::Cell;
 use std::ffi::CStr;
+
+thread_local! {
+    /// Whether the running utility statement has dropped a table with frozen rows.
+    static LOST: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Called when a table with frozen rows is dropped.
+pub fn note_loss() {
+    LOST.set(true);
+}
+
+/// Called when an extension is dropped, after what depends on it: the last line of defence, where CASCADE came by a way
+/// that [`before_utility`] does not know.
+pub fn on_drop(extension: pg_sys::Oid) {
+    // SAFETY: a catalogue look-up.
+    let ours = unsafe { pg_sys::get_extension_oid(c"varve".as_ptr(), true) };
+    if extension != ours {
+        return;
+    }
+    let left = companion::all()
+        .into_iter()
+        .any(|(_, segments, _)| companion::has_segments(segments));
+    if LOST.take() || left {
+        refuse(None);
+    }
+}
+
+fn refuse(table: Option<pg_sys::Oid>) -> ! {
+    error::raise(
+        PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+        "cannot drop extension varve while tables have frozen rows".into(),
+        table.map(|t| format!("{} has frozen rows.", relation::qualified_name(t))),
+        Some(
+            "Bring them back first, with varve.disable('table') or varve.set_tier(chunk, 'hot')."
+                .into(),
+        ),
+    )
+}
 
 /// Refuses what would drop varve while there are frozen rows: DROP EXTENSION, and DROP SCHEMA and DROP OWNED that
 /// cascade to it (or to timescaledb, and so to varve).
@@ -13,6 +52,7 @@ use std::ffi::CStr;
 /// # Safety
 /// `statement` is a valid utility statement or NULL.
 pub unsafe fn before_utility(statement: *mut pg_sys::Node) {
+    LOST.set(false);
     // SAFETY: by contract.
     let hit = unsafe {
         if statement.is_null() {
@@ -93,7 +133,7 @@ unsafe fn drops_owned(drop: &pg_sys::DropOwnedStmt) -> bool {
     };
     let owner = |name: &CStr| {
         spi::read_one::<pg_sys::Oid>(
-            "SELECT max(extowner::pg_catalog.int8)::pg_catalog.oid FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+            "SELECT pg_catalog.max(extowner::pg_catalog.int8)::pg_catalog.oid FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
             &[name.to_string_lossy().into_owned().into()],
         )
     };
@@ -107,12 +147,7 @@ unsafe fn drops_owned(drop: &pg_sys::DropOwnedStmt) -> bool {
 fn refuse_or_clear() {
     for (table, segments, form) in companion::all() {
         if companion::has_segments(segments) {
-            error::raise(
-                PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-                "cannot drop extension varve while tables have frozen rows".into(),
-                Some(format!("{} has frozen rows.", relation::qualified_name(table))),
-                Some("Bring them back first, with varve.disable('table') or varve.set_tier(chunk, 'hot').".into()),
-            );
+            refuse(Some(table));
         }
         companion::drop_for(&form);
     }

@@ -69,17 +69,39 @@ fn chunk_stats(
     TableIterator::new(row)
 }
 
+fn companion_bytes(c: &companion::Companion) -> i64 {
+    catalog::total_bytes(c.segments) + catalog::total_bytes(c.tombstones)
+}
+
 fn stats(chunk: pg_sys::Oid) -> Option<Stats> {
     let table = OpenRel::try_open(chunk, pg_sys::AccessShareLock)?;
     let rel = table.as_ptr();
+    let form = relation::form(rel);
+    let varve = Some(form.relam) == relation::varve_am();
+    if form.relkind != pg_sys::RELKIND_RELATION as std::ffi::c_char
+        || !(varve || form.relam == relation::HEAP_AM)
+    {
+        return None;
+    }
+    let frozen_part = companion::of(rel).filter(|_| varve);
+    // What a table holds is for those to know who may read it.
+    // SAFETY: a catalogue look-up.
+    let readable = unsafe {
+        pg_sys::pg_class_aclcheck(chunk, pg_sys::GetUserId(), pg_sys::ACL_SELECT.into())
+            == pg_sys::AclResult::ACLCHECK_OK
+    };
+    if !readable {
+        let tier = if frozen_part.is_some() { "warm" } else { "hot" };
+        let bytes = catalog::total_bytes(chunk) + frozen_part.as_ref().map_or(0, companion_bytes);
+        return Some((tier.into(), None, None, None, bytes, None));
+    }
     let latest = snapshot::Registered::latest();
     let delta = delta_rows(rel, latest.get(), i64::MAX);
     let mut bytes = catalog::total_bytes(chunk);
-    let varve = Some(relation::form(rel).relam) == relation::varve_am();
-    let Some(c) = companion::of(rel).filter(|_| varve) else {
+    let Some(c) = frozen_part else {
         return Some(("hot".into(), Some(delta), Some(delta), Some(0), bytes, None));
     };
-    bytes += catalog::total_bytes(c.segments) + catalog::total_bytes(c.tombstones);
+    bytes += companion_bytes(&c);
     let Ok(segments) = directory::try_load(&c, latest.get()) else {
         // What a damaged segment holds nobody knows; varve.verify says what is wrong.
         return Some(("damaged".into(), None, Some(delta), None, bytes, None));

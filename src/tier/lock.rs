@@ -10,6 +10,7 @@ const QUEUE_MS: i32 = 40;
 /// Locks a table with `ACCESS EXCLUSIVE` until the transaction ends, trying again and again with short waits, so that
 /// no statement of others waits long behind us. Gives up after `varve.lock_timeout`.
 pub fn exclusively(oid: pg_sys::Oid) {
+    let name = relation::qualified_name(oid);
     // SAFETY: the clock of the server.
     let begin = unsafe { pg_sys::GetCurrentTimestamp() };
     let limit = i64::from(crate::settings::lock_timeout_ms()) * 1000;
@@ -17,7 +18,7 @@ pub fn exclusively(oid: pg_sys::Oid) {
         if try_lock(oid) {
             // SAFETY: a syscache look-up.
             if unsafe { pg_sys::get_rel_relkind(oid) } == 0 {
-                crate::am::error::gone(oid);
+                crate::am::error::gone(&name);
             }
             return;
         }
@@ -26,10 +27,7 @@ pub fn exclusively(oid: pg_sys::Oid) {
         if limit > 0 && unsafe { pg_sys::GetCurrentTimestamp() } - begin > limit {
             crate::am::error::raise(
                 PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
-                format!(
-                    "could not lock {} within varve.lock_timeout",
-                    relation::qualified_name(oid)
-                ),
+                format!("could not lock {name} within varve.lock_timeout"),
                 Some("Other transactions keep using it.".into()),
                 Some("Raise varve.lock_timeout, or try when it is less busy.".into()),
             );

@@ -37,7 +37,7 @@ pub fn check_kind(oid: pg_sys::Oid, hint: &str) {
     unsafe {
         let kind = pg_sys::get_rel_relkind(oid) as u8;
         if kind == 0 {
-            gone(oid);
+            gone(&name);
         }
         if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_PARTITIONED_TABLE {
             raise(
@@ -47,7 +47,12 @@ pub fn check_kind(oid: pg_sys::Oid, hint: &str) {
                 Some(hint.into()),
             );
         }
-        if pg_sys::IsCatalogRelationOid(oid) {
+        let extension = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, oid);
+        let of_ours = extension != pg_sys::InvalidOid
+            && [c"varve", c"timescaledb"]
+                .iter()
+                .any(|name| pg_sys::get_extension_oid(name.as_ptr(), true) == extension);
+        if pg_sys::IsCatalogRelationOid(oid) || of_ours {
             raise(
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("{name} is a system catalog"),
@@ -85,10 +90,10 @@ pub fn check_columnstore(oid: pg_sys::Oid, name: &str) {
 
 /// Refuses what a frozen chunk can't keep.
 fn check_freezable(oid: pg_sys::Oid) {
-    let table = OpenRel::try_open(oid, pg_sys::AccessShareLock).unwrap_or_else(|| gone(oid));
+    let name = relation::qualified_name(oid);
+    let table = OpenRel::try_open(oid, pg_sys::AccessShareLock).unwrap_or_else(|| gone(&name));
     let rel = table.as_ptr();
     let form = relation::form(rel);
-    let name = relation::qualified_name(oid);
     if form.relam != relation::HEAP_AM && Some(form.relam) != relation::varve_am() {
         raise(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -231,13 +236,14 @@ crate::sql_function!(varve_set_tier, pg_finfo_varve_set_tier, set_tier);
 crate::sql_function!(varve_check_tiers, pg_finfo_varve_check_tiers, check_tiers);
 
 fn to_warm(oid: pg_sys::Oid) {
+    let name = relation::qualified_name(oid);
     check_freezable(oid);
     let root = catalog::root_of(oid);
     let order = catalog::row_order(root);
     {
         // Held to the end: VACUUM, DDL and a second freeze keep out; readers and writers do not notice.
         let table =
-            OpenRel::try_open(oid, pg_sys::ShareUpdateExclusiveLock).unwrap_or_else(|| gone(oid));
+            OpenRel::try_open(oid, pg_sys::ShareUpdateExclusiveLock).unwrap_or_else(|| gone(&name));
         if companion::of(table.as_ptr()).is_none() {
             catalog::remember_size(oid, catalog::total_bytes(oid));
         } else if super::inspect::all_frozen(table.as_ptr()) {
@@ -260,8 +266,9 @@ fn to_warm(oid: pg_sys::Oid) {
 }
 
 fn to_hot(oid: pg_sys::Oid) {
+    let name = relation::qualified_name(oid);
     let frozen = {
-        let table = OpenRel::try_open(oid, pg_sys::AccessShareLock).unwrap_or_else(|| gone(oid));
+        let table = OpenRel::try_open(oid, pg_sys::AccessShareLock).unwrap_or_else(|| gone(&name));
         companion::of(table.as_ptr()).is_some()
     };
     if !frozen {

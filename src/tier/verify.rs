@@ -38,7 +38,10 @@ fn read(rel: pg_sys::Relation) -> BTreeMap<i32, Stored> {
     found
 }
 
-fn check(rel: pg_sys::Relation, stored: &Stored) -> Result<SegmentHeader, String> {
+fn check(rel: pg_sys::Relation, number: i32, stored: &Stored) -> Result<SegmentHeader, String> {
+    if !(0..=crate::am::tid::MAX_SEGMENT).contains(&number) {
+        return Err("there is no such segment number".into());
+    }
     let bytes = match stored.headers.as_slice() {
         [one] => one,
         [] => return Err("its header is missing".into()),
@@ -114,7 +117,7 @@ fn verify(
         for (number, stored) in read(rel) {
             pgrx::check_for_interrupts!();
             any = true;
-            let result = check(rel, &stored);
+            let result = check(rel, number, &stored);
             whole &= result.is_ok();
             rows.push((chunk, number, result.is_ok(), result.err()));
         }

@@ -1,0 +1,23 @@
+//! Memory of single calls.
+
+use pgrx::pg_sys;
+
+/// Runs `f` in a memory context of its own, which goes with everything that was allocated in it, for callbacks that are
+/// called by the row while the executor's memory lives as long as the statement. Nothing that `f` returns may lie in it.
+pub fn for_this_call<T>(f: impl FnOnce() -> T) -> T {
+    // SAFETY: a child of the current context, which goes with its parent if `f` unwinds.
+    unsafe {
+        let context = pg_sys::AllocSetContextCreateInternal(
+            pg_sys::CurrentMemoryContext,
+            c"varve call".as_ptr(),
+            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
+        let before = pg_sys::MemoryContextSwitchTo(context);
+        let result = f();
+        pg_sys::MemoryContextSwitchTo(before);
+        pg_sys::MemoryContextDelete(context);
+        result
+    }
+}
