@@ -45,7 +45,7 @@ pub fn any(who: Who, shapes: &[Shape], rng: &mut Rng) -> Step {
 fn returning(shape: &Shape, rng: &mut Rng) -> String {
     match rng.below(8) {
         0 => " RETURNING t.*".into(),
-        1 => format!(" RETURNING {}, t.tableoid::regclass", shape.order("")),
+        1 => format!(" RETURNING {}, {}", shape.order(""), shape.origin()),
         2 => " RETURNING t.ctid IS NOT NULL, t".into(),
         _ => String::new(),
     }
@@ -410,7 +410,8 @@ fn merge(who: Who, shape: &Shape, rng: &mut Rng) -> Step {
             "WHEN NOT MATCHED BY SOURCE AND {filter} THEN {action}"
         ));
     }
-    let returning = if rng.chance(25) {
+    // TimescaleDB 2.19.3 crashes in MERGE … RETURNING on a hypertable with an added column, without varve too.
+    let returning = if rng.chance(25) && !shape.hypertable {
         format!(" RETURNING merge_action(), {}", shape.order(""))
     } else {
         String::new()

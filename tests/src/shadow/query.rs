@@ -26,7 +26,7 @@ pub fn any(who: Who, shapes: &[Shape], rng: &mut Rng) -> Step {
 fn plain(who: Who, shape: &Shape, rng: &mut Rng) -> Step {
     let picked = match rng.below(5) {
         0 => "t".into(),
-        1 => "t.*, t.tableoid::regclass, t.ctid IS NULL".into(),
+        1 => format!("t.*, {}, t.ctid IS NULL", shape.origin()),
         2 => format!("t.{}", rng.pick(&shape.columns).name),
         3 => "1".into(),
         _ => "t.*".to_string(),

@@ -109,6 +109,15 @@ impl Shape {
             .join(", ")
     }
 
+    /// Where a row of alias `t` lies. An upsert makes chunks in another order than an INSERT does, so they have no names.
+    pub fn origin(&self) -> &'static str {
+        if self.hypertable {
+            "t.tableoid <> 'bars'::regclass"
+        } else {
+            "t.tableoid::regclass"
+        }
+    }
+
     /// The table and all that follow it.
     pub fn touched(&self) -> Vec<String> {
         let mut all = vec![self.name.to_string()];

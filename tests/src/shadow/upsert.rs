@@ -150,7 +150,7 @@ fn array(table: &str, columns: &[Column], batch: &[Row]) -> String {
                 .zip(row)
                 .map(|(c, v)| literal(c.kind, v.as_deref()))
                 .collect();
-            format!("ROW({})::{table}", fields.join(", "))
+            format!("ROW({})::public.{table}", fields.join(", "))
         })
         .collect();
     format!("ARRAY[{}]", list.join(", "))
