@@ -66,6 +66,7 @@ pub struct Session {
     statements: Option<Sender<String>>,
     outcomes: Receiver<Outcome>,
     ready: Option<Outcome>,
+    last: String,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -90,6 +91,7 @@ impl Session {
             statements: Some(statements),
             outcomes,
             ready: None,
+            last: String::new(),
             thread: Some(thread),
         })
     }
@@ -102,6 +104,7 @@ impl Session {
     /// Starts a statement without waiting for it. What it comes to must be fetched before the next one starts.
     pub fn start(&mut self, sql: &str) {
         assert!(self.ready.is_none(), "the last outcome was not fetched");
+        self.last = sql.to_string();
         if let Some(statements) = &self.statements {
             assert!(
                 statements.send(sql.to_string()).is_ok(),
@@ -118,7 +121,7 @@ impl Session {
         let limit = std::time::Duration::from_secs(120);
         match self.outcomes.recv_timeout(limit) {
             Ok(outcome) => outcome,
-            Err(e) => panic!("a statement of process {} came to no end: {e}", self.pid),
+            Err(e) => panic!("process {}: {}: no end of it: {e}", self.pid, self.last),
         }
     }
 
