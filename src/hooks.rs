@@ -158,10 +158,10 @@ unsafe extern "C-unwind" fn on_transaction(
     _arg: *mut std::ffi::c_void,
 ) {
     guard::entry(|| match event {
-        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
-            if crate::settings::debug_freeze_on_commit() {
-                inplace::freeze_written();
-            }
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE
+            if crate::settings::debug_freeze_on_commit() =>
+        {
+            inplace::freeze_written();
         }
         pg_sys::XactEvent::XACT_EVENT_COMMIT
         | pg_sys::XactEvent::XACT_EVENT_PREPARE

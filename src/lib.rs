@@ -2,7 +2,7 @@
 //!
 //! - [`pg`]: the fence around PostgreSQL.
 //! - [`am`]: the table access method.
-//! - [`ingest`]: upsert.
+//! - [`ingest`] is upsert.
 //! - [`tier`]: freezing, thawing, verifying; the functions about tiers.
 //! - [`settings`], [`hooks`]: the settings `varve.*` and where we sit in the server.
 #![allow(unsafe_code)]
@@ -12,15 +12,15 @@ use pgrx::prelude::*;
 // `#[pg_guard]` on our own declarations of server functions expands to calls of `crate::ffi`.
 use pgrx::pg_sys::submodules::ffi;
 
-pub mod am;
+mod am;
 mod hooks;
-pub mod ingest;
-pub mod pg;
+mod ingest;
+mod pg;
 #[cfg(any(test, feature = "pg_test"))]
 #[allow(clippy::unwrap_used)]
 mod server_tests;
-pub mod settings;
-pub mod tier;
+mod settings;
+mod tier;
 
 ::pgrx::pg_module_magic!(name, version);
 

@@ -145,13 +145,11 @@ fn store(rel: pg_sys::Relation, gathered: Gathered) {
         Some(c) => c,
         None => companion::create(rel, relation::oid(rel)),
     };
-    let mut number = next_number(&companion);
     let writer = SegmentWriter::new(companion.segments, false);
-    for (mut builder, tids) in gathered {
+    for (number, (mut builder, tids)) in (next_number(&companion)..).zip(gathered) {
         let encoded = builder.finish();
         writer.write_columns(number, &encoded.columns);
         writer.write_header(number, &encoded.header);
-        number += 1;
         for tid in &tids {
             delete(rel, tid);
         }

@@ -6,7 +6,7 @@
 //! - [`scan`], [`sample`], [`analyze`], [`fetch`], [`lookup`]: reading.
 //! - [`modify`], [`unique`], [`command`]: writing.
 //! - [`index_build`], [`storage`]: indexes, and the relation as a whole.
-//! - [`inplace`]: `varve.debug_freeze`.
+//! - [`inplace`] is `varve.debug_freeze`.
 //! - [`cache`]: what a backend remembers; [`error`]: how it complains.
 
 pub mod analyze;

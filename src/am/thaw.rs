@@ -293,8 +293,3 @@ pub fn segment_visible(
         seen
     }
 }
-
-/// The encoded place of an item pointer, for messages and keys.
-pub fn place_key(place: Place) -> u64 {
-    tuple::tid_key(&tid::encode(place))
-}

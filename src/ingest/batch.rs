@@ -418,12 +418,13 @@ fn statement(
     } else {
         in_range.join(" AND ")
     };
-    let matched = keys
-        .iter()
-        .filter_map(|k| used.get(k.used).map(|u| (k, u)))
-        .map(|(k, u)| format!("t.{0} {1} l.{0}", u.quoted, k.equal))
-        .collect::<Vec<_>>()
-        .join(" AND ");
+    let matched = |side: &str| {
+        keys.iter()
+            .filter_map(|k| used.get(k.used).map(|u| (k, u)))
+            .map(|(k, u)| format!("t.{0} {1} {side}.{0}", u.quoted, k.equal))
+            .collect::<Vec<_>>()
+            .join(" AND ")
+    };
     let first_key = keys
         .first()
         .and_then(|k| used.get(k.used))
@@ -447,9 +448,10 @@ fn statement(
     match unneeded {
         Some(differs) => sql.push_str(&format!(
             "varve_new AS MATERIALIZED (SELECT {} FROM varve_last l LEFT JOIN \
-             (SELECT * FROM {} t WHERE {range}) t ON {matched} WHERE t.{first_key} IS NULL OR {differs}), ",
+             (SELECT * FROM {} t WHERE {range}) t ON {} WHERE t.{first_key} IS NULL OR {differs}), ",
             list(used, |u| format!("l.{}", u.quoted)),
             target.name,
+            matched("l"),
         )),
         None => sql.push_str("varve_new AS (SELECT * FROM varve_last), "),
     }
@@ -465,9 +467,10 @@ fn statement(
                 &window_columns(target, used, &key_names(used, keys)),
                 &columns,
                 params.len(),
-                &(options.on_conflict == OnConflict::Update)
-                    .then(|| matched.replace("l.", "o."))
-                    .unwrap_or_else(|| "false".into()),
+                &match options.on_conflict {
+                    OnConflict::Update => matched("o"),
+                    _ => "false".into(),
+                },
             ));
             "varve_kept"
         }

@@ -55,6 +55,7 @@ pub fn groups(
     );
     // SAFETY: an array of text, as the query says; the strings are copied.
     let sets: Vec<String> = match sets.first().copied().flatten() {
+        // SAFETY: as above.
         Some(datum) => unsafe { Vec::<String>::from_datum(datum, false) }.unwrap_or_default(),
         None => return Vec::new(),
     };

@@ -35,8 +35,6 @@ pub struct KeyColumn {
 /// The table that a batch goes into.
 #[derive(Debug)]
 pub struct Target {
-    /// Its OID.
-    pub oid: pg_sys::Oid,
     /// Qualified and quoted.
     pub name: String,
     /// Its columns, dropped ones left out.
@@ -90,7 +88,6 @@ impl Target {
         };
         let time = time_column(oid).and_then(|t| columns.iter().position(|c| c.name == t));
         Target {
-            oid,
             name,
             columns,
             key,

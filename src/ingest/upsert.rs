@@ -67,7 +67,7 @@ fn answer(args: &Args, summary: &Summary) -> pg_sys::Datum {
         summary.unchanged,
         summary.duplicates,
     ]
-    .map(|n| pg_sys::Datum::from(n));
+    .map(pg_sys::Datum::from);
     args.row(&values, &[false; 5])
 }
 

@@ -1,6 +1,7 @@
 //! Functions of PostgreSQL 17 that `pg_sys` does not bind, declared as in its headers.
 
-#![allow(non_snake_case)]
+// Names and numbers of arguments are the server's.
+#![allow(non_snake_case, clippy::too_many_arguments)]
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -73,12 +74,6 @@ unsafe extern "C-unwind" {
     );
     /// `replication/logicalworker.h`
     pub fn IsLogicalWorker() -> bool;
-    /// `storage/predicate.h`
-    pub fn CheckForSerializableConflictIn(
-        relation: pg_sys::Relation,
-        tid: pg_sys::ItemPointer,
-        block: pg_sys::BlockNumber,
-    );
     /// `storage/predicate.h`
     pub fn PredicateLockRelation(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot);
     /// `catalog/pg_inherits.h`

@@ -88,7 +88,7 @@ impl Args {
 #[macro_export]
 macro_rules! sql_function {
     ($wrapper:ident, $info:ident, $body:path) => {
-        #[doc = concat!("SQL entry of [`", stringify!($body), "`].")]
+        #[doc = concat!("SQL entry of [`", stringify!($body), "`].\n\n# Safety\nCalled by the function manager.")]
         #[unsafe(no_mangle)]
         pub unsafe extern "C-unwind" fn $wrapper(
             fcinfo: pgrx::pg_sys::FunctionCallInfo,

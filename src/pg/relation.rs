@@ -38,11 +38,6 @@ impl OpenRel {
     pub fn as_ptr(&self) -> pg_sys::Relation {
         self.rel
     }
-
-    /// The relation's OID.
-    pub fn oid(&self) -> pg_sys::Oid {
-        oid(self.rel)
-    }
 }
 
 impl Drop for OpenRel {

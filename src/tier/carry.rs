@@ -40,8 +40,8 @@ impl Cutoffs {
             freeze_limit = form.relfrozenxid;
         }
         let mut multi_cutoff = cutoffs.MultiXactCutoff;
-        // SAFETY: pure arithmetic.
         if form.relminmxid != pg_sys::InvalidTransactionId
+            // SAFETY: pure arithmetic.
             && unsafe {
                 pg_sys::MultiXactIdPrecedes(multi_cutoff, form.relminmxid.into_inner().into())
             }

@@ -77,10 +77,10 @@ const EXTENSIONS: [&CStr; 2] = [c"varve", c"timescaledb"];
 /// # Safety
 /// `list` is a list of nodes or NULL.
 unsafe fn nodes(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c_void> {
-    // SAFETY: by contract.
     let length = if list.is_null() {
         0
     } else {
+        // SAFETY: by contract.
         unsafe { (*list).length as usize }
     };
     // SAFETY: positions below the length.

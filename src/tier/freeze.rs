@@ -28,8 +28,6 @@ pub struct Report {
     pub frozen: u64,
     /// Rows left in the delta.
     pub delta: u64,
-    /// Segments written.
-    pub segments: u32,
 }
 
 /// One bit for each line pointer of a page.
@@ -164,7 +162,6 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
     carry::carry_graves(&mut carry, old, &segments, &graves.recent);
     let mut report = Report {
         delta: carry.live,
-        segments: encoded.len() as u32,
         ..Report::default()
     };
     carry.end();

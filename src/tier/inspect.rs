@@ -51,6 +51,7 @@ type Stats = (
 );
 
 /// State of one chunk; no row when it is gone. A chunk with a damaged header has the tier `damaged`.
+#[allow(clippy::type_complexity)] // The macro reads the columns' names from the type itself.
 #[pg_extern(sql = false)]
 fn chunk_stats(
     chunk: pg_sys::Oid,

@@ -174,8 +174,11 @@ fn unfreeze(oid: pg_sys::Oid, am: pg_sys::Oid, verb: &std::ffi::CStr) -> Counts 
     let transient = OpenRel::table(new_oid, pg_sys::AccessExclusiveLock);
     let new = transient.as_ptr();
     let mut carry = Carry::begin(old, new, &cutoffs, &graves.recent);
-    let mut counts = Counts::default();
-    counts.frozen = carry::carry_segments(&mut carry, old, &segments, &hidden);
+    let frozen = carry::carry_segments(&mut carry, old, &segments, &hidden);
+    let mut counts = Counts {
+        frozen,
+        ..Counts::default()
+    };
     for block in 0..relation::blocks(old) {
         pgrx::check_for_interrupts!();
         let none = std::ptr::null_mut();
