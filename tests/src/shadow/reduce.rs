@@ -1,6 +1,7 @@
 //! Makes a script that shows a difference shorter.
 
 use super::pair::{Difference, Pair, Setting};
+use super::shape::TABLES;
 use super::step::Step;
 use crate::cluster::Cluster;
 use std::time::{Duration, Instant};
@@ -36,6 +37,15 @@ pub fn reduce(cluster: &Cluster, setting: Setting, steps: Vec<Step>, limit: Dura
     let signature = difference.signature();
     let mut steps = steps;
     steps.truncate(n);
+    // Statements on other tables seldom matter, and leaving them all out at once saves most of the time.
+    let near = related(&steps);
+    if let Some((found, n)) = replay(cluster, setting, &near)
+        && found.signature() == signature
+    {
+        steps = near;
+        steps.truncate(n);
+        eprintln!("reduced to {} statements", steps.len());
+    }
     let mut size = steps.len().div_ceil(2);
     while size > 0 {
         let mut at = 0;
@@ -62,4 +72,21 @@ pub fn reduce(cluster: &Cluster, setting: Setting, steps: Vec<Step>, limit: Dura
         size = if size == 1 { 1 } else { size / 2 };
     }
     steps
+}
+
+/// The statements that name a table of the last one, or no table at all.
+fn related(steps: &[Step]) -> Vec<Step> {
+    let wanted = steps.last().map(|s| names(&s.sql)).unwrap_or_default();
+    let matters = |step: &&Step| {
+        let named = names(&step.sql);
+        named.is_empty() || named.iter().any(|n| wanted.contains(n))
+    };
+    steps.iter().filter(matters).cloned().collect()
+}
+
+/// The tables that a statement names.
+fn names(sql: &str) -> Vec<&str> {
+    sql.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .filter(|word| TABLES.contains(word))
+        .collect()
 }
