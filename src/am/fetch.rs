@@ -59,6 +59,33 @@ fn settle_thawed(
     }
 }
 
+/// Fails to serialise where a transaction snapshot is to lock a row of a segment that it does not see: one that another
+/// session froze in place meanwhile, found through an index (INSERT … ON CONFLICT).
+pub fn must_be_seen(
+    rel: pg_sys::Relation,
+    companion: &Companion,
+    place: Place,
+    snapshot: pg_sys::Snapshot,
+) {
+    // SAFETY: reads the isolation level.
+    let level = unsafe { pg_sys::XactIsoLevel };
+    if level < pg_sys::XACT_REPEATABLE_READ as i32 || !snap::is_mvcc(snapshot) {
+        return;
+    }
+    let unseen = cache::directory(rel, companion)
+        .iter()
+        .filter(|s| s.number == place.segment)
+        .all(|s| !thaw::segment_visible(companion, s, snapshot));
+    if unseen {
+        super::error::raise(
+            pgrx::PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "could not serialize access due to concurrent update".into(),
+            None,
+            None,
+        );
+    }
+}
+
 /// Whether the row in `slot`, which lies in the delta and which `snapshot` sees there, is one that the transaction itself
 /// thawed out of a segment that the snapshot does not see (frozen in place by another session meanwhile).
 pub fn thawed_unseen(
@@ -105,18 +132,14 @@ fn found_frozen(
     call_again: *mut bool,
     all_dead: *mut bool,
 ) -> bool {
-    // SAFETY: the caller's flags; the snapshot is the scan's, and a dirty one is told that nobody is at work on the row.
+    // SAFETY: the caller's flags.
     unsafe {
         *call_again = false;
         if !all_dead.is_null() {
             *all_dead = false;
         }
-        if (*snapshot).snapshot_type == pg_sys::SnapshotType::SNAPSHOT_DIRTY {
-            (*snapshot).xmin = pg_sys::InvalidTransactionId;
-            (*snapshot).xmax = pg_sys::InvalidTransactionId;
-            (*snapshot).speculativeToken = 0;
-        }
     }
+    snap::settle_dirty(snapshot);
     let thawed = companion::of(rel).is_none_or(|c| tombstone::find(&c, place).is_some());
     !thawed && frozen_row(rel, place, snapshot, slot)
 }

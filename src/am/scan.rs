@@ -50,6 +50,8 @@ pub struct FrozenScan {
     hidden: Option<HashMap<i32, Vec<u32>>>,
     snapshot: pg_sys::Snapshot,
     position: Position,
+    /// Whether the scan was started over.
+    rescanned: bool,
     /// Index into the directory; meaningful in `Frozen`.
     segment: usize,
     /// Row after which to go on (forward) or before which (backward).
@@ -90,6 +92,7 @@ impl FrozenScan {
             hidden: None,
             snapshot,
             position: Position::Start,
+            rescanned: false,
             segment: 0,
             row: -1,
             current: None,
@@ -413,6 +416,7 @@ pub unsafe extern "C-unwind" fn scan_rescan(
             allow_pagemode
         ));
         if let Some(f) = frozen {
+            f.rescanned |= f.position != Position::Start;
             f.rewind();
         }
     })
@@ -459,7 +463,13 @@ fn next(
             }
             (Position::Frozen, _) => {
                 if f.step(forward, slot) {
+                    crate::pg::snapshot::settle_dirty(f.snapshot);
                     return true;
+                }
+                // Nothing stays decoded behind the last segment, since an Append over many chunks would hold one of
+                // each; but a scan that is run again and again keeps it.
+                if !f.rescanned {
+                    f.current = None;
                 }
                 f.position = if forward {
                     Position::Delta

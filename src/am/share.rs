@@ -54,7 +54,10 @@ pub fn lock(
         pg_sys::LockTupleMode::LockTupleShare => SHARE,
         _ => return Shared::Thaw,
     };
-    if HELD.get() >= MOST || tombstone::find(companion, place).is_some() {
+    // In a savepoint the lock would have to end with it, and heap's does: it carries the subtransaction's id.
+    // SAFETY: reads the transaction's state.
+    let nested = unsafe { pg_sys::GetCurrentTransactionNestLevel() } > 1;
+    if nested || HELD.get() >= MOST || tombstone::find(companion, place).is_some() {
         return Shared::Thaw;
     }
     // Whoever thaws the row may write our id into its header, alone or in a multixact.
@@ -91,24 +94,30 @@ fn holders(rel: pg_sys::Relation, place: Place, mode: u32) -> Vec<pg_sys::Transa
         let mut count = 0;
         let found = pg_sys::GetLockConflicts(&tag, mode as pg_sys::LOCKMODE, &mut count);
         (0..count as usize)
-            .map(|i| xid_of(*found.add(i)))
-            .filter(|xid| *xid != pg_sys::InvalidTransactionId)
+            .flat_map(|i| xids_of(*found.add(i)))
             .collect()
     }
 }
 
-/// The transaction id of a holder; invalid when he has ended meanwhile.
-fn xid_of(holder: pg_sys::VirtualTransactionId) -> pg_sys::TransactionId {
-    // A prepared transaction has no process; its id stands in the place of the local one.
+/// The transaction ids of a holder: of the process, if it is still in that transaction, and of transactions that it
+/// prepared and that keep its virtual id.
+fn xids_of(holder: pg_sys::VirtualTransactionId) -> Vec<pg_sys::TransactionId> {
+    // A prepared transaction that a restart has brought back has no process; its id stands in the place of the local one.
     if holder.procNumber == pg_sys::INVALID_PROC_NUMBER {
-        return pg_sys::TransactionId::from_inner(holder.localTransactionId);
+        return vec![pg_sys::TransactionId::from_inner(holder.localTransactionId)];
     }
+    let mut xids = Vec::new();
     let mut xid = pg_sys::InvalidTransactionId;
     let mut xmin = pg_sys::InvalidTransactionId;
     let (mut nsubxid, mut overflowed) = (0, false);
-    // SAFETY: reads shared memory under its lock; an ended holder gives the invalid id, or that of the next transaction of
-    // his process, which locks more than need be.
+    // SAFETY: reads shared memory, whose entries outlive every process; the local id is compared after the transaction id
+    // was read, so that the id of a later transaction of the process is not taken for the holder's.
     unsafe {
+        let mut more = false;
+        let prepared = crate::pg::ffi::TwoPhaseGetXidByVirtualXID(holder, &mut more);
+        if prepared != pg_sys::InvalidTransactionId {
+            xids.push(prepared);
+        }
         pg_sys::ProcNumberGetTransactionIds(
             holder.procNumber,
             &mut xid,
@@ -116,8 +125,15 @@ fn xid_of(holder: pg_sys::VirtualTransactionId) -> pg_sys::TransactionId {
             &mut nsubxid,
             &mut overflowed,
         );
+        let process = pg_sys::ProcNumberGetProc(holder.procNumber);
+        if xid != pg_sys::InvalidTransactionId
+            && !process.is_null()
+            && (*process).vxid.lxid == holder.localTransactionId
+        {
+            xids.push(xid);
+        }
     }
-    xid
+    xids
 }
 
 /// Writes the sharers of a frozen row into the header of the thawed row, which this transaction has just inserted at

@@ -214,8 +214,14 @@ fn cast(value: &str, from: (pg_sys::Oid, i32), to: &Column) -> String {
 
 /// Whether an explicit cast to the type's length would cut elements of an array.
 fn cut_by_cast(array: pg_sys::Oid) -> bool {
-    // SAFETY: syscache look-ups; not an array gives the invalid type.
-    let element = unsafe { pg_sys::getBaseType(pg_sys::get_element_type(array)) };
+    // SAFETY: syscache look-ups; what is no array has the invalid type as its element.
+    let element = unsafe {
+        let element = pg_sys::get_element_type(array);
+        if element == pg_sys::InvalidOid {
+            return false;
+        }
+        pg_sys::getBaseType(element)
+    };
     matches!(
         element,
         pg_sys::BPCHAROID | pg_sys::VARCHAROID | pg_sys::BITOID | pg_sys::VARBITOID

@@ -18,11 +18,11 @@ pub struct Group {
 }
 
 /// The array's objects with their position from 1; a single object counts as an array of one.
-const ELEMENTS: &str = "(SELECT e.value, e.ordinality FROM pg_catalog.jsonb_array_elements(CASE pg_catalog.jsonb_typeof($1) \
-    WHEN 'object' THEN pg_catalog.jsonb_build_array($1) ELSE $1 END) WITH ORDINALITY e) x";
+const ELEMENTS: &str = "(SELECT e.value, e.ordinality FROM pg_catalog.jsonb_array_elements(CASE \
+    WHEN pg_catalog.jsonb_typeof($1) OPERATOR(pg_catalog.=) 'object' THEN pg_catalog.jsonb_build_array($1) ELSE $1 END) WITH ORDINALITY e) x";
 
-/// The keys of one object, sorted.
-const KEYS: &str = "(SELECT pg_catalog.array_agg(k.k ORDER BY k.k COLLATE \"C\") FROM pg_catalog.jsonb_object_keys(x.value) k(k))";
+/// The keys of one object, sorted, as a JSON array.
+const KEYS: &str = "(SELECT COALESCE(pg_catalog.jsonb_agg(k.k ORDER BY k.k COLLATE pg_catalog.\"C\"), '[]'::pg_catalog.jsonb) FROM pg_catalog.jsonb_object_keys(x.value) k(k))";
 
 fn malformed(detail: String) -> ! {
     raise(
@@ -49,7 +49,7 @@ pub fn groups(
     let sets = connection.one_row(
         &format!(
             "SELECT pg_catalog.array_agg(s.keys::pg_catalog.text ORDER BY s.first) FROM \
-             (SELECT pg_catalog.to_jsonb({KEYS}) AS keys, pg_catalog.min(x.ordinality) AS first FROM {ELEMENTS} GROUP BY 1) s"
+             (SELECT {KEYS} AS keys, pg_catalog.min(x.ordinality) AS first FROM {ELEMENTS} GROUP BY 1) s"
         ),
         &[json],
     );
@@ -59,11 +59,14 @@ pub fn groups(
         Some(datum) => unsafe { Vec::<String>::from_datum(datum, false) }.unwrap_or_default(),
         None => return Vec::new(),
     };
-    let sets: Vec<Vec<String>> = sets
-        .iter()
-        .map(|s| serde_json::from_str(s).unwrap_or_default())
+    let sets: Vec<(String, Vec<String>)> = sets
+        .into_iter()
+        .map(|set| {
+            let keys = serde_json::from_str(&set).unwrap_or_default();
+            (set, keys)
+        })
         .collect();
-    for key in sets.iter().flatten() {
+    for key in sets.iter().flat_map(|(_, keys)| keys) {
         if target.position(key).is_none() {
             no_column(&target.name, key, "An object of the JSON has such a key.");
         }
@@ -78,16 +81,17 @@ pub fn groups(
         None
     };
     sets.iter()
-        .map(|keys| group(keys, json, &row, winners.as_deref()))
+        .map(|(set, keys)| group(set, keys, json, &row, winners.as_deref()))
         .collect()
 }
 
 fn check_shape(connection: &Connection, json: Param) {
     let bad = connection.one_row(
         &format!(
-            "SELECT CASE WHEN pg_catalog.jsonb_typeof($1) NOT IN ('array', 'object') THEN 'It is ' || pg_catalog.jsonb_typeof($1) || '.' \
-             ELSE (SELECT 'Element ' || x.ordinality || ' is ' || pg_catalog.jsonb_typeof(x.value) || '.' FROM {ELEMENTS} \
-                   WHERE pg_catalog.jsonb_typeof(x.value) <> 'object' ORDER BY x.ordinality LIMIT 1) END"
+            "SELECT CASE WHEN pg_catalog.jsonb_typeof($1) OPERATOR(pg_catalog.=) ANY ('{{array,object}}'::pg_catalog.text[]) \
+             THEN (SELECT pg_catalog.concat('Element ', x.ordinality, ' is ', pg_catalog.jsonb_typeof(x.value), '.') FROM {ELEMENTS} \
+                   WHERE pg_catalog.jsonb_typeof(x.value) OPERATOR(pg_catalog.<>) 'object' ORDER BY x.ordinality LIMIT 1) \
+             ELSE pg_catalog.concat('It is ', pg_catalog.jsonb_typeof($1), '.') END"
         ),
         &[json],
     );
@@ -138,13 +142,14 @@ fn winners(
     winners
 }
 
-fn group(keys: &[String], json: Param, row: &str, winners: Option<&[i64]>) -> Group {
+/// The objects whose keys are `keys`, in their JSON form `set`.
+fn group(set: &str, keys: &[String], json: Param, row: &str, winners: Option<&[i64]>) -> Group {
     let columns: Vec<String> = keys.iter().map(|k| format!("r.{}", quote(k))).collect();
     let mut params = vec![
         json,
         Param {
-            typ: pg_sys::TEXTARRAYOID,
-            value: keys.to_vec().into_datum(),
+            typ: pg_sys::TEXTOID,
+            value: set.into_datum(),
         },
     ];
     let mut only = String::new();
@@ -153,11 +158,11 @@ fn group(keys: &[String], json: Param, row: &str, winners: Option<&[i64]>) -> Gr
             typ: pg_sys::INT8ARRAYOID,
             value: winners.to_vec().into_datum(),
         });
-        only = "AND x.ordinality = ANY ($3)".into();
+        only = "AND x.ordinality OPERATOR(pg_catalog.=) ANY ($3)".into();
     }
     Group {
         query: format!(
-            "SELECT {} FROM {ELEMENTS}, LATERAL {row} WHERE {KEYS} IS NOT DISTINCT FROM $2 {only} ORDER BY x.ordinality",
+            "SELECT {} FROM {ELEMENTS}, LATERAL {row} WHERE {KEYS}::pg_catalog.text OPERATOR(pg_catalog.=) $2 {only} ORDER BY x.ordinality",
             columns.join(", ")
         ),
         params,

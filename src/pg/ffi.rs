@@ -72,6 +72,11 @@ unsafe extern "C-unwind" {
         target: pg_sys::TupleDesc,
         map_failure: *const ::core::ffi::c_char,
     );
+    /// `access/twophase.h`: a prepared transaction of a virtual id, and whether there are more.
+    pub fn TwoPhaseGetXidByVirtualXID(
+        holder: pg_sys::VirtualTransactionId,
+        more: *mut bool,
+    ) -> pg_sys::TransactionId;
     /// `replication/logicalworker.h`
     pub fn IsLogicalWorker() -> bool;
     /// `storage/predicate.h`

@@ -63,3 +63,16 @@ pub fn dirty() -> pg_sys::SnapshotData {
         ..Default::default()
     }
 }
+
+/// Tells the user of a dirty snapshot that nobody is at work on the row that he gets, as heap's visibility check does.
+pub fn settle_dirty(snapshot: pg_sys::Snapshot) {
+    // SAFETY: a valid snapshot; a dirty one is its user's to be written.
+    unsafe {
+        if !snapshot.is_null() && (*snapshot).snapshot_type == pg_sys::SnapshotType::SNAPSHOT_DIRTY
+        {
+            (*snapshot).xmin = pg_sys::InvalidTransactionId;
+            (*snapshot).xmax = pg_sys::InvalidTransactionId;
+            (*snapshot).speculativeToken = 0;
+        }
+    }
+}

@@ -130,7 +130,7 @@ fn disable(args: &Args) -> pg_sys::Datum {
     }
     for chunk in catalog::chunks_of(oid) {
         let varve = {
-            let Some(table) = OpenRel::try_open(chunk, pg_sys::AccessShareLock) else {
+            let Some(table) = OpenRel::try_open(chunk, pg_sys::ShareUpdateExclusiveLock) else {
                 continue;
             };
             Some(relation::form(table.as_ptr()).relam) == relation::varve_am()

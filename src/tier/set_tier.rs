@@ -91,7 +91,9 @@ pub fn check_columnstore(oid: pg_sys::Oid, name: &str) {
 /// Refuses what a frozen chunk can't keep.
 fn check_freezable(oid: pg_sys::Oid) {
     let name = relation::qualified_name(oid);
-    let table = OpenRel::try_open(oid, pg_sys::AccessShareLock).unwrap_or_else(|| gone(&name));
+    // The strongest lock first: whoever waits for it holds nothing that its holder may wait for.
+    let table =
+        OpenRel::try_open(oid, pg_sys::ShareUpdateExclusiveLock).unwrap_or_else(|| gone(&name));
     let rel = table.as_ptr();
     let form = relation::form(rel);
     if form.relam != relation::HEAP_AM && Some(form.relam) != relation::varve_am() {
@@ -268,7 +270,8 @@ fn to_warm(oid: pg_sys::Oid) {
 fn to_hot(oid: pg_sys::Oid) {
     let name = relation::qualified_name(oid);
     let frozen = {
-        let table = OpenRel::try_open(oid, pg_sys::AccessShareLock).unwrap_or_else(|| gone(&name));
+        let table =
+            OpenRel::try_open(oid, pg_sys::ShareUpdateExclusiveLock).unwrap_or_else(|| gone(&name));
         companion::of(table.as_ptr()).is_some()
     };
     if !frozen {
