@@ -49,7 +49,7 @@ test: setup ## Runs every test: core, inside the server, end to end
 	cargo test --locked --package varve-core
 	@tools/pgrx_test.sh
 	@tools/install.sh dev
-	cargo test --locked --package varve-demo --package varve-tests
+	cargo test --locked --no-fail-fast --package varve-demo --package varve-tests
 
 .PHONY: soak
 soak: install ## Runs the shadow test for long: heap and varve side by side (STATEMENTS=20000, SEED=)
