@@ -4,7 +4,7 @@ use super::chain::{self, Along, End};
 use super::companion::{self, Companion};
 use super::scan::{ours, store_row};
 use super::tid::{self, Place};
-use super::{cache, lookup, thaw, tombstone};
+use super::{cache, thaw, tombstone};
 use crate::heap_call;
 use crate::pg::guard;
 use crate::pg::{ffi, relation, snapshot as snap, tuple};
@@ -25,38 +25,6 @@ pub fn visible(
             !s.header.dead.get(place.row as usize) && thaw::segment_visible(companion, s, snapshot)
         })
         && tombstone::find_visible(companion, place, snapshot).is_none()
-}
-
-/// For the uniqueness check of an insertion: a row that a running transaction has thawed, and not changed, is there
-/// whether that transaction commits or not, so there is nothing to wait for.
-fn settle_thawed(
-    rel: pg_sys::Relation,
-    snapshot: pg_sys::Snapshot,
-    slot: *mut pg_sys::TupleTableSlot,
-) {
-    // SAFETY: a valid snapshot; a dirty one tells who inserts the row.
-    let writer = unsafe {
-        if (*snapshot).snapshot_type != pg_sys::SnapshotType::SNAPSHOT_DIRTY {
-            return;
-        }
-        (*snapshot).xmin
-    };
-    if writer == pg_sys::InvalidTransactionId {
-        return;
-    }
-    let Some(c) = companion::of(rel) else { return };
-    let mut free = false;
-    // SAFETY: the slot holds the row that heap has just found.
-    let (at, unchanged) = unsafe {
-        let row = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut free);
-        let mask = u32::from((*(*row).t_data).t_infomask);
-        let untouched = pg_sys::HEAP_XMAX_INVALID | pg_sys::HEAP_XMAX_LOCK_ONLY;
-        ((*slot).tts_tid, mask & untouched != 0)
-    };
-    if unchanged && tombstone::origin(&c, &at, writer).is_some() {
-        // SAFETY: as above.
-        unsafe { (*snapshot).xmin = pg_sys::InvalidTransactionId };
-    }
 }
 
 /// Fails to serialise where a transaction snapshot is to lock a row of a segment that it does not see: one that another
@@ -262,9 +230,6 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
         if heap_call!(index_fetch_tuple(
             scan, tid, snapshot, slot, call_again, all_dead
         )) {
-            if !lookup::fetches(&root) {
-                settle_thawed(rel, snapshot, slot);
-            }
             return true;
         }
         // A uniqueness check must not take a row that was frozen in place for one that is gone.

@@ -12,9 +12,9 @@ use super::{cache, directory, unique};
 use crate::heap_call;
 use crate::pg::memory::for_this_call;
 use crate::pg::relation::OpenRel;
-use crate::pg::{ffi, guard, relation, snapshot, tuple};
+use crate::pg::{ffi, guard, relation, snapshot};
 use pgrx::pg_sys;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 /// An index method's own functions, which ours stand before.
@@ -29,14 +29,6 @@ thread_local! {
     static METHODS: RefCell<HashMap<u32, Method>> = RefCell::new(HashMap::new());
     /// Frozen rows that a scan (by its address) has still to return, in reverse; absent while the index has more.
     static PENDING: RefCell<HashMap<usize, Vec<Place>>> = RefCell::new(HashMap::new());
-    /// The entry that such a scan has given last, whose row is fetched next.
-    static GIVEN: Cell<Option<u64>> = const { Cell::new(None) };
-}
-
-/// Whether a row that is fetched by an index entry is fetched for a scan of this module, and not for the uniqueness check
-/// of an insertion.
-pub fn fetches(tid: &pg_sys::ItemPointerData) -> bool {
-    GIVEN.take() == Some(tuple::tid_key(tid))
 }
 
 /// Forgets the scans of a transaction that is over.
@@ -126,7 +118,6 @@ unsafe extern "C-unwind" fn next(
                 if let Some(own) = own
                     && pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| own(scan, direction))
                 {
-                    GIVEN.set(Some(tuple::tid_key(&(*scan).xs_heaptid)));
                     return true;
                 }
                 let candidates = for_this_call(|| candidates(&*scan));

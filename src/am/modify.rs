@@ -255,7 +255,9 @@ pub unsafe extern "C-unwind" fn tuple_lock(
             if let Some(place) = tid::decode(&at)
                 && let Some(c) = frozen_part(rel)
             {
-                super::fetch::must_be_seen(rel, &c, place, snapshot);
+                if !moved {
+                    super::fetch::must_be_seen(rel, &c, place, snapshot);
+                }
                 match share::lock(rel, &c, place, mode, wait_policy) {
                     Shared::Locked => {
                         let any = &raw mut pg_sys::SnapshotAnyData;

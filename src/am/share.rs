@@ -21,6 +21,10 @@ const KEY_SHARE: u32 = pg_sys::AccessShareLock;
 /// What FOR SHARE takes.
 const SHARE: u32 = pg_sys::RowShareLock;
 
+/// What both take in a savepoint. The lock ends with the savepoint, which the header of a thawed row could not know, so
+/// it conflicts with the lock under which rows are thawed: who wants to thaw the row waits.
+const IN_SAVEPOINT: u32 = pg_sys::RowExclusiveLock;
+
 thread_local! {
     /// Shared locks taken by the running transaction.
     static HELD: Cell<u32> = const { Cell::new(0) };
@@ -54,10 +58,10 @@ pub fn lock(
         pg_sys::LockTupleMode::LockTupleShare => SHARE,
         _ => return Shared::Thaw,
     };
-    // In a savepoint the lock would have to end with it, and heap's does: it carries the subtransaction's id.
     // SAFETY: reads the transaction's state.
     let nested = unsafe { pg_sys::GetCurrentTransactionNestLevel() } > 1;
-    if nested || HELD.get() >= MOST || tombstone::find(companion, place).is_some() {
+    let mode = if nested { IN_SAVEPOINT } else { mode };
+    if HELD.get() >= MOST || tombstone::find(companion, place).is_some() {
         return Shared::Thaw;
     }
     // Whoever thaws the row may write our id into its header, alone or in a multixact.

@@ -390,15 +390,6 @@ fn repeatable_read_upsert_after_a_row_lock() {
 }
 
 #[test]
-fn serializable_row_locks_are_no_writes() {
-    exactly(
-        "SERIALIZABLE",
-        &["SELECT v FROM {t} WHERE id = {a} FOR UPDATE"],
-        &["SELECT v FROM {t} WHERE id = {a} + 1 FOR UPDATE"],
-    );
-}
-
-#[test]
 fn many_sessions_that_update_one_frozen_row_neither_double_nor_lose_it() {
     const SESSIONS: i32 = 6;
     const ROUNDS: i32 = 15;
