@@ -6,6 +6,7 @@
 
 use super::companion::{self, Companion};
 use super::directory;
+use super::tombstone;
 use super::unique;
 use super::writer::{SegmentBuilder, SegmentWriter};
 use crate::heap_call;
@@ -76,8 +77,12 @@ fn freeze_table(oid: pg_sys::Oid) {
 
 type Gathered = Vec<(SegmentBuilder, Vec<pg_sys::ItemPointerData>)>;
 
-/// The rows of the delta that this transaction wrote and that nobody else has locked.
+/// The rows of the delta that this transaction wrote and that nobody else has locked. A row that it has thawed and left as
+/// it was (to lock it, say) is none that it wrote.
 fn gather(rel: pg_sys::Relation) -> Gathered {
+    let thawed = companion::of(rel)
+        .map(|c| tombstone::own_targets(&c))
+        .unwrap_or_default();
     let desc = relation::tupdesc(rel);
     let mut done: Gathered = Vec::new();
     // SAFETY: heap's own scan under the active snapshot; the slot is dropped after it.
@@ -92,7 +97,10 @@ fn gather(rel: pg_sys::Relation) -> Gathered {
             let mut free = false;
             let row = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut free);
             let head = &*(*row).t_data;
-            if !pg_sys::TransactionIdIsCurrentTransactionId(tuple::raw_xmin(head)) || locked(head) {
+            if !pg_sys::TransactionIdIsCurrentTransactionId(tuple::raw_xmin(head))
+                || locked(head)
+                || thawed.contains(&tuple::tid_key(&(*slot).tts_tid))
+            {
                 continue;
             }
             if done.last().is_none_or(|(b, _)| b.full()) {

@@ -158,6 +158,25 @@ pub fn origin(
     found
 }
 
+/// Where this transaction's thawed rows went (keys of item pointers).
+pub fn own_targets(companion: &Companion) -> std::collections::HashSet<u64> {
+    let table = OpenRel::table(companion.tombstones, pg_sys::AccessShareLock);
+    let latest = snapshot::Registered::latest();
+    let mut found = std::collections::HashSet::new();
+    super::directory::for_each_row(table.as_ptr(), latest.get(), |row, values, _| {
+        let [_, _, place] = values else { return };
+        // SAFETY: a live tuple of the scan; a tid datum points to an item pointer.
+        unsafe {
+            if pg_sys::TransactionIdIsCurrentTransactionId(tuple::raw_xmin(&*row.t_data)) {
+                found.insert(tuple::tid_key(
+                    &*place.cast_mut_ptr::<pg_sys::ItemPointerData>(),
+                ));
+            }
+        }
+    });
+    found
+}
+
 /// Records that a row went to `to`, with the command id that hides it from the running command.
 pub fn insert(
     companion: &Companion,
