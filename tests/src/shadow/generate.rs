@@ -17,6 +17,8 @@ struct Session {
     steady: bool,
     savepoints: Vec<String>,
     cursor: Option<Cursor>,
+    /// Whether a cursor may be open, be it one that is fetched from no more.
+    cursors: bool,
     age: u64,
     /// Tables of which the open transaction may hold rows locked FOR KEY SHARE.
     shared: BTreeSet<String>,
@@ -259,10 +261,11 @@ impl Generator {
             }
             6 => vec![query::any(Who::Main, &self.shapes, rng)],
             7 => vec![query::lock(Who::Main, &self.shapes, rng)],
-            8 => ddl::definition(&self.shapes, rng),
+            // An index is in use where a cursor reads through it, which no plan has to do.
+            8 if !session.cursors => ddl::definition(&self.shapes, rng),
             9 => vec![ddl::tier(&self.shapes, rng)],
             10 if rng.chance(25) => vec![ddl::truncate(&self.shapes, rng)],
-            11 => vec![ddl::upkeep(&self.shapes, rng)],
+            11 if !session.cursors => vec![ddl::upkeep(&self.shapes, rng)],
             12 => vec![ddl::setting(Who::Main, rng)],
             13 => {
                 if let Some(cursor) = &session.cursor {
@@ -271,6 +274,7 @@ impl Generator {
                 self.names += 1;
                 let (cursor, step) = cursor::declare(Who::Main, self.names, &self.shapes, rng);
                 session.cursor = Some(cursor);
+                session.cursors = true;
                 vec![step]
             }
             15 if alone && !session.steady => upsert::any(Who::Main, &self.shapes, rng),
