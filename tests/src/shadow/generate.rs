@@ -22,6 +22,8 @@ struct Session {
     age: u64,
     /// Tables of which the open transaction may hold rows locked FOR KEY SHARE.
     shared: BTreeSet<String>,
+    /// Tables of which it may have rows locked or changed.
+    written: BTreeSet<String>,
 }
 
 impl Session {
@@ -76,13 +78,14 @@ pub struct Generator {
     second: Session,
     queue: VecDeque<Step>,
     names: u64,
+    freeze_at_commit: bool,
     /// Whether the added columns may have changed.
     pub stale: bool,
 }
 
 impl Generator {
-    /// A generator that starts from `seed`.
-    pub fn new(seed: u64) -> Generator {
+    /// A generator that starts from `seed`, for one setting of `varve.debug_freeze`.
+    pub fn new(seed: u64, freeze_at_commit: bool) -> Generator {
         Generator {
             rng: Rng::new(seed),
             shapes: shapes(),
@@ -90,6 +93,7 @@ impl Generator {
             second: Session::default(),
             queue: VecDeque::new(),
             names: 0,
+            freeze_at_commit,
             stale: false,
         }
     }
@@ -161,8 +165,8 @@ impl Generator {
             } else {
                 self.main()
             };
-            if !self.meets_shared(&steps) {
-                self.note_shared(&steps);
+            if !self.meets_limit(&steps) {
+                self.note_locks(&steps);
                 self.queue.extend(steps);
                 break;
             }
@@ -172,34 +176,33 @@ impl Generator {
             .unwrap_or_else(|| Step::new(Who::Main, "SELECT 1"))
     }
 
-    /// Whether statements write to a table whose rows the other session may hold FOR KEY SHARE. An UPDATE of a frozen
-    /// row waits for those who share it, which heap does not ask for when the key stays: a documented limit, since the
-    /// thawed row could not know its sharers.
-    fn meets_shared(&self, steps: &[Step]) -> bool {
+    /// Whether statements meet one of two documented limits of frozen rows:
+    /// - Who shares a row FOR KEY SHARE, by himself or for a foreign key, and who updates other columns of it wait for
+    ///   each other, which heap does not ask for; a frozen row has no place to note both.
+    /// - With `debug_freeze = commit`, FOR KEY SHARE fails to serialise on a row that was updated since the snapshot.
+    fn meets_limit(&self, steps: &[Step]) -> bool {
         steps.iter().any(|step| {
-            let other = match step.who {
-                Who::Main => &self.second,
-                Who::Second => &self.main,
+            let (me, other) = match step.who {
+                Who::Main => (&self.main, &self.second),
+                Who::Second => (&self.second, &self.main),
             };
-            step.tables.iter().any(|t| other.shared.contains(t))
+            let shares = key_shared(step);
+            (self.freeze_at_commit && me.steady && !shares.is_empty())
+                || step.tables.iter().any(|t| other.shared.contains(t))
+                || shares.iter().any(|t| other.written.contains(t))
         })
     }
 
-    /// Remembers tables whose rows statements of an open transaction lock FOR KEY SHARE, by themselves or for a foreign key.
-    fn note_shared(&mut self, steps: &[Step]) {
+    /// Remembers tables of whose rows statements of an open transaction lock or change some.
+    fn note_locks(&mut self, steps: &[Step]) {
         for step in steps {
             let session = match step.who {
                 Who::Main => &mut self.main,
                 Who::Second => &mut self.second,
             };
-            if !session.open {
-                continue;
-            }
-            if step.sql.contains("FOR KEY SHARE") {
-                session.shared.extend(step.tables.iter().cloned());
-            }
-            if step.tables.iter().any(|t| t == "line") {
-                session.shared.insert("item".into());
+            if session.open {
+                session.shared.extend(key_shared(step));
+                session.written.extend(step.tables.iter().cloned());
             }
         }
     }
@@ -339,4 +342,16 @@ fn leave_failed(who: Who, session: &Session, rng: &mut Rng) -> Step {
         _ => "ROLLBACK".into(),
     };
     Step::new(who, sql)
+}
+
+/// Tables whose rows a statement locks FOR KEY SHARE.
+fn key_shared(step: &Step) -> Vec<String> {
+    let named = |table: &str| step.tables.iter().any(|t| t == table);
+    if step.sql.contains("FOR KEY SHARE") {
+        step.tables.clone()
+    } else if named("line") && !named("item") {
+        vec!["item".into()]
+    } else {
+        Vec::new()
+    }
 }

@@ -61,7 +61,7 @@ pub fn run(
     seed: u64,
     statements: usize,
 ) -> Result<Tally, Box<Found>> {
-    let mut generator = Generator::new(seed);
+    let mut generator = Generator::new(seed, setting.freeze_at_commit);
     let mut steps: Vec<Step> = Vec::new();
     let mut tally = Tally::default();
     let mut pair = match Pair::new(cluster, setting) {
