@@ -12,7 +12,8 @@ use super::value::{Kind, copy_field};
 pub fn any(who: Who, shapes: &[Shape], rng: &mut Rng) -> Step {
     let shape = rng.pick(shapes);
     let weights = [14, 8, 6, 12, 16, 6, 5, 5, 12, 4, 8, 5, 6, 2, 3];
-    let step = match rng.weighted(&weights) {
+    let kind = rng.weighted(&weights);
+    let mut step = match kind {
         0 => insert(who, shape, rng),
         1 => copy(who, shape, rng),
         2 => insert_select(who, shape, rng),
@@ -29,6 +30,7 @@ pub fn any(who: Who, shapes: &[Shape], rng: &mut Rng) -> Step {
         13 => by_ctid(who, shape, rng),
         _ => bulk(who, shape, rng),
     };
+    step.meets_keys = matches!(kind, 0..=3 | 5 | 10 | 11 | 14);
     let mut tables = shape.touched();
     if step.sql.contains("INTO log") && shape.name != "log" {
         tables.push("log".into());
@@ -494,6 +496,7 @@ fn prepared(who: Who, rng: &mut Rng) -> Step {
                 who,
                 format!("EXECUTE bars_put('{symbol}', '{ts}', {close})"),
             )
+            .meeting_keys()
             .touching(vec!["bars".into()])
         }
         5 => {

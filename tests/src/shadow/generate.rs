@@ -22,6 +22,8 @@ struct Session {
     age: u64,
     /// Tables of which the open transaction may hold rows locked FOR KEY SHARE.
     shared: BTreeSet<String>,
+    /// Tables of which it may have rows locked FOR UPDATE.
+    locked: BTreeSet<String>,
     /// Tables of which it may have rows locked or changed.
     written: BTreeSet<String>,
 }
@@ -176,9 +178,10 @@ impl Generator {
             .unwrap_or_else(|| Step::new(Who::Main, "SELECT 1"))
     }
 
-    /// Whether statements meet one of two documented limits of frozen rows:
+    /// Whether statements meet one of the documented limits of frozen rows:
     /// - Who shares a row FOR KEY SHARE, by himself or for a foreign key, and who updates other columns of it wait for
     ///   each other, which heap does not ask for; a frozen row has no place to note both.
+    /// - Who locks a frozen row FOR UPDATE takes it out of its segment, and whose new key equals that row's waits for him.
     /// - With `debug_freeze = commit`, FOR KEY SHARE fails to serialise on a row that was updated since the snapshot.
     fn meets_limit(&self, steps: &[Step]) -> bool {
         steps.iter().any(|step| {
@@ -189,6 +192,7 @@ impl Generator {
             let shares = key_shared(step);
             (self.freeze_at_commit && me.steady && !shares.is_empty())
                 || step.tables.iter().any(|t| other.shared.contains(t))
+                || step.meets_keys && step.tables.iter().any(|t| other.locked.contains(t))
                 || shares.iter().any(|t| other.written.contains(t))
         })
     }
@@ -202,6 +206,12 @@ impl Generator {
             };
             if session.open {
                 session.shared.extend(key_shared(step));
+                if ["FOR UPDATE", "FOR NO KEY UPDATE", "DO UPDATE", "CURRENT OF"]
+                    .iter()
+                    .any(|lock| step.sql.contains(lock))
+                {
+                    session.locked.extend(step.tables.iter().cloned());
+                }
                 session.written.extend(step.tables.iter().cloned());
             }
         }

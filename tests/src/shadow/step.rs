@@ -42,6 +42,8 @@ pub struct Step {
     pub strict: bool,
     /// Tables whose contents are compared afterwards.
     pub tables: Vec<String>,
+    /// Whether it may meet a unique key, and so wait for whoever has taken a row with that key out of its segment.
+    pub meets_keys: bool,
     /// Whether it is a move between tiers, which heap knows nothing of.
     pub varve_only: bool,
 }
@@ -57,6 +59,7 @@ impl Step {
             compare: Compare::Rows,
             strict: true,
             tables: Vec::new(),
+            meets_keys: false,
             varve_only: false,
         }
     }
@@ -70,6 +73,12 @@ impl Step {
     /// Any error will do when both sides fail.
     pub fn any_error(mut self) -> Step {
         self.strict = false;
+        self
+    }
+
+    /// New keys may meet old ones.
+    pub fn meeting_keys(mut self) -> Step {
+        self.meets_keys = true;
         self
     }
 
