@@ -9,7 +9,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// Real daily prices, where they lie beside the checkout.
-const BESIDE: &str = "../shared/data/sp500_daily_2013_2018.csv.gz";
+const BESIDE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../shared/data/sp500_daily_2013_2018.csv.gz"
+);
 
 /// Columns that a file must have, in this order.
 pub const COLUMNS: [&str; 7] = ["date", "symbol", "open", "high", "low", "close", "volume"];
@@ -32,7 +35,8 @@ pub fn load() -> Result<Prices> {
     let (source, records) = if !named.is_empty() {
         (named.clone(), read(Path::new(&named))?)
     } else if Path::new(BESIDE).exists() {
-        (BESIDE.to_string(), read(Path::new(BESIDE))?)
+        let name = Path::new(BESIDE).file_name().unwrap_or_default();
+        (name.to_string_lossy().into(), read(Path::new(BESIDE))?)
     } else {
         let source = "generated, since no file is named by DATA= or lies beside the checkout";
         (source.to_string(), generate::prices())

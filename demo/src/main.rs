@@ -1,17 +1,14 @@
 //! `varve-demo`: varve at work on real prices, chapter by chapter, on a private server that is gone afterwards.
 //!
 //! A chapter says what it did only after it has checked it; the first thing that is not as said ends the program with
-//! an error. To add a chapter, write its file in [`chapters`] and name it in [`CHAPTERS`].
+//! an error. To add a chapter, write its file in [`varve_demo::chapters`] and name it in [`CHAPTERS`].
 
-mod chapters;
-mod data;
-mod generate;
-mod show;
-mod stage;
-
-use chapters::{again, correct, damage, freeze, load, queries, server, sizes, thaw, verify};
-use stage::{Result, Stage};
 use std::process::ExitCode;
+use varve_demo::chapters::{
+    again, correct, damage, freeze, load, queries, server, sizes, thaw, verify,
+};
+use varve_demo::stage::{Result, Stage};
+use varve_demo::{data, show};
 use varve_tests::cluster::Cluster;
 
 /// A chapter: its title, and what it does.
