@@ -51,6 +51,10 @@ test: setup ## Runs every test: core, inside the server, end to end
 	@tools/install.sh dev
 	cargo test --locked --no-fail-fast --package varve-demo --package varve-tests
 
+.PHONY: bench
+bench: install ## Measures frozen chunks beside heap, against the targets (ARGS=, see ARGS=--help)
+	@cargo run --locked --release --quiet --package varve-bench -- $(ARGS)
+
 .PHONY: soak
 soak: install ## Runs the shadow test for long: heap and varve side by side (STATEMENTS=20000, SEED=)
 	VARVE_SHADOW_STATEMENTS=$(or $(STATEMENTS),20000) $(if $(SEED),VARVE_SHADOW_SEED=$(SEED)) \

@@ -1,4 +1,133 @@
-#![allow(dead_code)]
+//! `varve-bench`: frozen chunks beside the same hypertables on heap, measured in one run on a private server.
+//!
+//! Data and queries are those of the figures to beat; every query runs on heap and on varve in turn, and what counts is
+//! the ratio of the two. The program ends with an error only where something fails or answers otherwise than heap: a
+//! target that is missed is shown, and is no error.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod answer;
 mod data;
+mod load;
+mod measure;
+mod memory;
+mod numbers;
+mod options;
+mod queries;
 mod random;
-fn main() {}
+mod report;
+mod server;
+
+use clap::Parser;
+use options::{FULL, Options};
+use std::process::ExitCode;
+use varve_demo::show;
+
+/// Anything that ends the bench.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+/// A result, or what ends the bench.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Plain hypertables.
+    Heap,
+    /// The same rows, frozen.
+    Varve,
+}
+
+/// Both sides.
+pub const SIDES: [Side; 2] = [Side::Heap, Side::Varve];
+
+impl Side {
+    /// The schema of its tables.
+    pub fn schema(self) -> &'static str {
+        match self {
+            Side::Heap => "heap",
+            Side::Varve => "warm",
+        }
+    }
+}
+
+/// An error with its causes, of the server also where it happened.
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = Some(error);
+    while let Some(e) = cause {
+        if !text.contains(&e.to_string()) {
+            text += &format!(": {e}");
+        }
+        if let Some(place) = e
+            .downcast_ref::<postgres::error::DbError>()
+            .and_then(|e| e.where_())
+        {
+            text += &format!("\nCONTEXT: {place}");
+        }
+        cause = e.source();
+    }
+    text
+}
+
+fn run(options: &Options) -> Result<()> {
+    let queries: Vec<_> = queries::all()?
+        .into_iter()
+        .filter(|query| {
+            options
+                .only
+                .as_ref()
+                .is_none_or(|r| r.is_match(&query.name))
+        })
+        .collect();
+    show::heading(1, "A server with the same rows twice");
+    show::say(&format!(
+        "Data lies {}.",
+        server::place(options.keep.as_ref())
+    ));
+    let server = server::Server::start(options.keep.as_deref())?;
+    let loaded = load::load(&server, options)?;
+    let machine = report::machine(&mut server.connect(Side::Heap)?)?;
+    show::say(&loaded.scale.to_string());
+    show::say(&machine);
+    if loaded.scale != FULL {
+        show::say(&format!("Targets stand for another scale ({FULL})."));
+    }
+    let queries: Vec<_> = queries
+        .into_iter()
+        .filter(|query| loaded.tables.iter().any(|table| query.reads(table)))
+        .collect();
+    let mut report = report::Report::new(&server, options, &loaded);
+    show::heading(
+        2,
+        "Queries: the best of alternating runs, planning and fetching included",
+    );
+    report.queries(&queries)?;
+    if options.plans {
+        report.plans(&queries)?;
+    }
+    show::heading(3, "Sizes, with indexes, TOAST and metadata");
+    report.sizes()?;
+    show::heading(4, "Freezing and thawing, one session");
+    report.rates()?;
+    show::heading(5, "Two workers");
+    report.parallel(&queries)?;
+    show::heading(6, "Memory");
+    report.memory();
+    let failures = report.failures;
+    server.end()?;
+    println!();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(format!("not as on heap:\n  {}", failures.join("\n  ")).into())
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("varve-bench: {}", causes(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -12,7 +12,7 @@ const LAYERS: usize = 256;
 const EDGE: f64 = 3.654_152_885_361_009;
 
 /// What a layer covers, as the published tables round it.
-const AREA: f64 = 0.004_928_673_233_974_651_9;
+const AREA: f64 = 0.004_928_673_233_974_652;
 
 /// Height of the density at the edge of layer 38. The true value lies all but half-way between two floats; the tables
 /// that numpy carries come from a rounding up, and every layer below it follows from it.
