@@ -64,7 +64,7 @@ pub struct Loaded {
     pub scale: Scale,
     /// Names of the tables that have rows.
     pub tables: Vec<&'static str>,
-    /// Whether this run loaded or froze anything, or all was there.
+    /// Whether this run has frozen the chunks, or an earlier one.
     pub fresh: bool,
 }
 
@@ -100,12 +100,9 @@ pub fn load(server: &Server, options: &Options) -> Result<Loaded> {
             missing.push(side);
         }
     }
-    let fresh = !missing.is_empty() || options.refreeze;
+    let fresh = missing.contains(&Side::Varve);
     load_sides(server, &missing, &tables, scale)?;
-    if options.refreeze && !missing.contains(&Side::Varve) {
-        set_tiers(server, &tables, "hot")?;
-    }
-    if missing.contains(&Side::Varve) || options.refreeze {
+    if fresh {
         freeze(server, &tables)?;
     }
     let scale_text = scale.to_string();
@@ -195,7 +192,7 @@ fn freeze(server: &Server, tables: &[&Table]) -> Result<()> {
     for table in tables {
         client.execute("SELECT varve.enable($1::text::regclass)", &[&table.name])?;
     }
-    let rates = set_tiers(server, tables, "warm")?;
+    let rates = freeze_chunks(server, tables)?;
     for (table, rate) in tables.iter().zip(rates) {
         client.batch_execute(&format!("VACUUM (ANALYZE) {}", table.name))?;
         let not_frozen = client.query_one(
@@ -225,24 +222,21 @@ pub fn chunks(client: &mut Client, table: &str) -> Result<Vec<String>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Brings all chunks into a tier, one after the other, each in a transaction of its own; the rate for each table.
-fn set_tiers(server: &Server, tables: &[&Table], tier: &str) -> Result<Vec<Rate>> {
+/// Freezes all chunks one after the other, each in a transaction of its own; the rate for each table.
+fn freeze_chunks(server: &Server, tables: &[&Table]) -> Result<Vec<Rate>> {
     let mut rates = Vec::new();
     for table in tables {
         // A backend of its own for each table, since the kernel's peak of memory is that of its whole life.
         let mut client = server.connect(Side::Varve)?;
         let count = client.query_one(&format!("SELECT count(*) FROM {}", table.name), &[])?;
         let chunks = chunks(&mut client, table.name)?;
-        let bar = show::progress(
-            chunks.len() as u64,
-            &format!("chunks of {} to {tier}", table.name),
-        );
+        let bar = show::progress(chunks.len() as u64, &format!("chunks of {}", table.name));
         let watch = Watch::begin(backend(&mut client)?);
         let begin = Instant::now();
         for chunk in &chunks {
             client.execute(
-                "SELECT varve.set_tier($1::text::regclass, $2)",
-                &[chunk, &tier],
+                "SELECT varve.set_tier($1::text::regclass, 'warm')",
+                &[chunk],
             )?;
             bar.inc(1);
         }

@@ -96,22 +96,17 @@ fn run(options: &Options) -> Result<()> {
         .into_iter()
         .filter(|query| loaded.tables.iter().any(|table| query.reads(table)))
         .collect();
+    if queries.is_empty() {
+        return Err("no query has such a name and a table with rows".into());
+    }
     let mut report = report::Report::new(&server, options, &loaded);
-    show::heading(
-        2,
-        "Queries: the best of alternating runs, planning and fetching included",
-    );
     report.queries(&queries)?;
     if options.plans {
         report.plans(&queries)?;
     }
-    show::heading(3, "Sizes, with indexes, TOAST and metadata");
     report.sizes()?;
-    show::heading(4, "Freezing and thawing, one session");
     report.rates()?;
-    show::heading(5, "Two workers");
     report.parallel(&queries)?;
-    show::heading(6, "Memory");
     report.memory();
     let failures = report.failures;
     server.end()?;

@@ -34,10 +34,7 @@ pub struct Options {
     /// Keeps the loaded server's data in this directory, and uses what is there from an earlier run
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
-    /// With --keep: thaws and freezes all chunks anew
-    #[arg(long)]
-    pub refreeze: bool,
-    /// With --keep: makes the extension and the frozen tables anew (when the segments' format or the SQL has changed)
+    /// With --keep: makes the extension and the frozen tables anew (after a change of segments, of freezing or of SQL)
     #[arg(long)]
     pub reload: bool,
     /// Prints varve's plan of each query too (EXPLAIN ANALYZE)

@@ -73,6 +73,10 @@ impl<'a> Report<'a> {
 
     /// Times of all queries, heap and varve in turn.
     pub fn queries(&mut self, queries: &[Query]) -> Result<()> {
+        show::heading(
+            2,
+            "Queries: the best of alternating runs, planning and fetching included",
+        );
         let mut pair = Pair::new(self.server)?;
         let mut rows = Vec::new();
         let mut met = 0;
@@ -152,6 +156,7 @@ impl<'a> Report<'a> {
 
     /// What the tables occupy, everything counted.
     pub fn sizes(&mut self) -> Result<()> {
+        show::heading(3, "Sizes, with indexes, TOAST and metadata");
         let mut heap = self.server.connect(Side::Heap)?;
         let mut varve = self.server.connect(Side::Varve)?;
         let mut rows = Vec::new();
@@ -220,6 +225,7 @@ impl<'a> Report<'a> {
 
     /// How fast tables freeze, and how fast a chunk thaws.
     pub fn rates(&mut self) -> Result<()> {
+        show::heading(4, "Freezing and thawing, one session");
         let mut client = self.server.connect(Side::Varve)?;
         let mut rows = Vec::new();
         let mut add = |what: &str, rate: Rate, target: Option<f64>| {
@@ -299,6 +305,10 @@ impl<'a> Report<'a> {
             .iter()
             .filter(|query| PARALLEL.iter().any(|name| query.name.starts_with(name)))
             .collect();
+        if queries.is_empty() {
+            return Ok(());
+        }
+        show::heading(5, "Two workers");
         let mut pair = Pair::new(self.server)?;
         let mut rows = Vec::new();
         let bar = show::progress(queries.len() as u64, "queries");
@@ -332,6 +342,7 @@ impl<'a> Report<'a> {
 
     /// Peaks of memory of varve's backends.
     pub fn memory(&self) {
+        show::heading(6, "Memory");
         let rows: Vec<Vec<String>> = self
             .peaks
             .iter()
