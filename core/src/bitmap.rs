@@ -73,12 +73,22 @@ impl Bitmap {
         }
     }
 
+    /// Bits `64 * i` to `64 * i + 63`, lowest first; zero past the end.
+    pub(crate) fn word(&self, i: usize) -> u64 {
+        self.words.get(i).copied().unwrap_or_default()
+    }
+
     /// How many bits are one.
     pub fn count_ones(&self) -> usize {
         self.words
             .iter()
             .map(|word| word.count_ones() as usize)
             .sum()
+    }
+
+    /// The words of 64 bits from bit `from` on, which must be a multiple of 64.
+    pub fn words(&self, from: usize) -> impl Iterator<Item = u64> + '_ {
+        self.words.iter().skip(from / 64).copied()
     }
 
     /// The positions of the one bits, ascending.

@@ -1,6 +1,7 @@
 //! One column of a segment in memory.
 
 use crate::bitmap::Bitmap;
+use crate::error::CoreError;
 
 /// A column: a value for every row, and which rows hold one.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,6 +65,43 @@ pub enum Kind {
     },
     /// See [`Values::Bytes`].
     Bytes,
+}
+
+/// Longest value of [`Kind::Fixed`]: PostgreSQL's limit for a type's fixed length.
+const MAX_FIXED_LEN: usize = 32_767;
+
+impl Kind {
+    /// The stored number of a kind, and its value length where it has one.
+    pub(crate) fn to_ids(self) -> (u8, u16) {
+        match self {
+            Kind::I8 => (0, 0),
+            Kind::I16 => (1, 0),
+            Kind::I32 => (2, 0),
+            Kind::I64 => (3, 0),
+            Kind::F32 => (4, 0),
+            Kind::F64 => (5, 0),
+            Kind::Fixed { len } => (6, len.min(MAX_FIXED_LEN) as u16),
+            Kind::Bytes => (7, 0),
+        }
+    }
+
+    /// The reverse of [`Kind::to_ids`].
+    pub(crate) fn from_ids(id: u8, width: u16) -> Result<Self, CoreError> {
+        let len = usize::from(width);
+        Ok(match (id, len) {
+            (0, 0) => Kind::I8,
+            (1, 0) => Kind::I16,
+            (2, 0) => Kind::I32,
+            (3, 0) => Kind::I64,
+            (4, 0) => Kind::F32,
+            (5, 0) => Kind::F64,
+            (6, 1..=MAX_FIXED_LEN) => Kind::Fixed { len },
+            (7, 0) => Kind::Bytes,
+            _ => {
+                return Err(CoreError::corrupt(format!("kind {id} of value length {len}")));
+            }
+        })
+    }
 }
 
 impl Column {

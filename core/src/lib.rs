@@ -14,6 +14,8 @@ pub mod bitmap;
 pub mod codec;
 pub mod column;
 pub mod error;
+pub mod header;
+pub mod paged;
 pub mod segment;
 mod wire;
 

@@ -1,0 +1,45 @@
+//! The paged column format.
+
+mod bits;
+mod codec;
+mod decode;
+mod dictionary;
+mod encode;
+mod floats;
+mod general;
+mod index;
+mod ints;
+mod kernels;
+mod layout;
+mod numbers;
+mod packed;
+mod page;
+mod plan;
+mod texts;
+mod unit;
+mod varint;
+mod zone;
+mod zones;
+
+pub use codec::codec_name;
+pub use decode::decode_all;
+pub use dictionary::Dictionary;
+pub use encode::{EncodedColumn, encode};
+pub use index::ColumnIndex;
+pub use page::{Page, PageValues};
+pub use zone::{BOUND_BYTES, Bounds, Sum, Zone};
+
+/// Rows of every page but the last of a column.
+pub const PAGE_ROWS: usize = 1024;
+
+/// Longest value of a column of fixed length: PostgreSQL's limit for a type's fixed length.
+const MAX_FIXED_LEN: usize = 32_767;
+
+/// What encoding aims at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effort {
+    /// To be decoded fast.
+    Fast,
+    /// To be small.
+    Small,
+}

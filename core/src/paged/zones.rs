@@ -1,0 +1,206 @@
+//! The zones of all pages of a column, as its index stores them.
+//!
+//! For each page in order that has a value other than NULL:
+//! - integers: min less the min before (zigzag), max less min, sum less count times min (varints);
+//! - floats: min (8), max (8), sum (8);
+//! - codes: min, max less min (varints);
+//! - bytes: flags (1; bit 0 the min is exact, bit 1 the max is), length (1) and bytes of the min,
+//!   then of the max.
+
+use super::dictionary::Dictionary;
+use super::varint::{read_i64, read_u64, read_u128, read_usize, write_i64, write_u64, write_u128};
+use super::zone::BOUND_BYTES;
+use super::{Bounds, Sum};
+use crate::error::CoreError;
+use crate::wire::Reader;
+
+/// Bounds and sums, one of each a page; those of a page without values are blank.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Zones {
+    Ints(Vec<(i64, i64, i128)>),
+    Floats(Vec<(f64, f64, f64)>),
+    Codes(Vec<(u32, u32)>),
+    Bytes(Vec<Bounds>),
+}
+
+impl Zones {
+    /// Bytes that they occupy.
+    pub(crate) fn memory(&self) -> usize {
+        match self {
+            Self::Ints(zones) => size_of_val(zones.as_slice()),
+            Self::Floats(zones) => size_of_val(zones.as_slice()),
+            Self::Codes(zones) => size_of_val(zones.as_slice()),
+            Self::Bytes(zones) => {
+                let bytes = zones.iter().map(|bounds| match bounds {
+                    Bounds::Bytes { min, max, .. } => min.len() + max.len(),
+                    _ => 0,
+                });
+                size_of_val(zones.as_slice()) + bytes.sum::<usize>()
+            }
+        }
+    }
+
+    /// Bounds and sum of a page that has values.
+    pub(crate) fn get(&self, page: usize, dictionary: Option<&Dictionary>) -> (Bounds, Sum) {
+        match self {
+            Self::Ints(zones) => zones.get(page).map(|(min, max, sum)| {
+                let bounds = Bounds::Int {
+                    min: *min,
+                    max: *max,
+                };
+                (bounds, Sum::Int(*sum))
+            }),
+            Self::Floats(zones) => zones.get(page).map(|(min, max, sum)| {
+                let bounds = Bounds::Float {
+                    min: *min,
+                    max: *max,
+                };
+                (bounds, Sum::Float(*sum))
+            }),
+            Self::Codes(zones) => zones.get(page).zip(dictionary).map(|(zone, dictionary)| {
+                let bounds = Bounds::of_bytes(dictionary.get(zone.0), dictionary.get(zone.1));
+                (bounds, Sum::None)
+            }),
+            Self::Bytes(zones) => zones.get(page).map(|bounds| (bounds.clone(), Sum::None)),
+        }
+        .unwrap_or((Bounds::None, Sum::None))
+    }
+
+    /// Appends the zones of pages with so many values each.
+    pub(crate) fn write(&self, present: &[usize], out: &mut Vec<u8>) {
+        match self {
+            Self::Ints(zones) => {
+                let mut before = 0i64;
+                for ((min, max, sum), count) in with_values(zones, present) {
+                    write_i64(out, min.wrapping_sub(before));
+                    write_u64(out, max.wrapping_sub(*min).cast_unsigned());
+                    let least = i128::from(*min) * count as i128;
+                    write_u128(out, sum.wrapping_sub(least).cast_unsigned());
+                    before = *min;
+                }
+            }
+            Self::Floats(zones) => {
+                for ((min, max, sum), _) in with_values(zones, present) {
+                    for value in [min, max, sum] {
+                        out.extend_from_slice(&value.to_le_bytes());
+                    }
+                }
+            }
+            Self::Codes(zones) => {
+                for ((min, max), _) in with_values(zones, present) {
+                    write_u64(out, u64::from(*min));
+                    write_u64(out, u64::from(max.saturating_sub(*min)));
+                }
+            }
+            Self::Bytes(zones) => {
+                for (bounds, _) in with_values(zones, present) {
+                    if let Bounds::Bytes {
+                        min,
+                        max,
+                        min_exact,
+                        max_exact,
+                    } = bounds
+                    {
+                        out.push(u8::from(*min_exact) | u8::from(*max_exact) << 1);
+                        for bound in [min, max] {
+                            out.push(bound.len() as u8);
+                            out.extend_from_slice(bound);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn read_ints(reader: &mut Reader<'_>, present: &[usize]) -> Result<Self, CoreError> {
+        let mut before = 0i64;
+        read_each(present, (0, 0, 0), |count| {
+            let min = before.wrapping_add(read_i64(reader)?);
+            let max = min.wrapping_add(read_u64(reader)?.cast_signed());
+            let least = i128::from(min) * count as i128;
+            let sum = least.wrapping_add(read_u128(reader)?.cast_signed());
+            before = min;
+            Ok((min, max, sum))
+        })
+        .map(Self::Ints)
+    }
+
+    pub(crate) fn read_floats(
+        reader: &mut Reader<'_>,
+        present: &[usize],
+    ) -> Result<Self, CoreError> {
+        let mut float = || reader.array().map(f64::from_le_bytes);
+        read_each(present, (0.0, 0.0, 0.0), |_| {
+            Ok((float()?, float()?, float()?))
+        })
+        .map(Self::Floats)
+    }
+
+    /// Codes of a dictionary of `len` values.
+    pub(crate) fn read_codes(
+        reader: &mut Reader<'_>,
+        present: &[usize],
+        len: usize,
+    ) -> Result<Self, CoreError> {
+        read_each(present, (0, 0), |_| {
+            let last = len
+                .checked_sub(1)
+                .ok_or_else(|| CoreError::corrupt("codes of an empty dictionary"))?;
+            let min = read_usize(reader, last)?;
+            let max = min + read_usize(reader, last - min)?;
+            Ok((min as u32, max as u32))
+        })
+        .map(Self::Codes)
+    }
+
+    pub(crate) fn read_bytes(
+        reader: &mut Reader<'_>,
+        present: &[usize],
+    ) -> Result<Self, CoreError> {
+        read_each(present, Bounds::None, |_| {
+            let flags = reader.u8()?;
+            if flags > 3 {
+                return Err(CoreError::corrupt("a zone's bounds are malformed"));
+            }
+            let mut bound = || {
+                let len = usize::from(reader.u8()?);
+                if len > BOUND_BYTES {
+                    return Err(CoreError::corrupt("a zone's bounds are malformed"));
+                }
+                reader.take(len).map(Box::from)
+            };
+            Ok(Bounds::Bytes {
+                min: bound()?,
+                max: bound()?,
+                min_exact: flags & 1 != 0,
+                max_exact: flags & 2 != 0,
+            })
+        })
+        .map(Self::Bytes)
+    }
+}
+
+/// The zones of pages that have values, and how many.
+fn with_values<'a, T>(
+    zones: &'a [T],
+    present: &'a [usize],
+) -> impl Iterator<Item = (&'a T, usize)> {
+    zones
+        .iter()
+        .zip(present.iter().copied())
+        .filter(|(_, count)| *count > 0)
+}
+
+fn read_each<T: Clone>(
+    present: &[usize],
+    blank: T,
+    mut read: impl FnMut(usize) -> Result<T, CoreError>,
+) -> Result<Vec<T>, CoreError> {
+    present
+        .iter()
+        .map(|count| match count {
+            0 => Ok(blank.clone()),
+            count => read(*count),
+        })
+        .collect()
+}
