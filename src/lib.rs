@@ -2,6 +2,7 @@
 //!
 //! - [`pg`]: the fence around PostgreSQL.
 //! - [`am`]: the table access method.
+//! - [`scan`]: reading frozen chunks by columns.
 //! - [`ingest`] is upsert.
 //! - [`tier`]: freezing, thawing, verifying; the functions about tiers.
 //! - [`settings`], [`hooks`]: the settings `varve.*` and where we sit in the server.
@@ -16,6 +17,7 @@ mod am;
 mod hooks;
 mod ingest;
 mod pg;
+mod scan;
 #[cfg(any(test, feature = "pg_test"))]
 #[allow(clippy::unwrap_used)]
 mod server_tests;
@@ -42,6 +44,7 @@ pub extern "C-unwind" fn _PG_init() {
         unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
         settings::register();
         hooks::install();
+        scan::plan::install();
         PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 }

@@ -1,10 +1,12 @@
 //! Tests that run inside a server (`cargo pgrx test`): what SQL from outside cannot ask.
 
+use crate::am::body::{BodyReader, BodyWriter, Location, NO_BLOCK, PIECE};
 use crate::am::tid::{self, MAX_SEGMENT, Place};
 use crate::am::{companion, datum, directory, tombstone};
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot::Registered;
 use pgrx::prelude::*;
+use varve_core::Kind;
 
 #[pg_schema]
 mod tests {
@@ -53,8 +55,15 @@ mod tests {
         let segments = directory::load(table.as_ptr(), &companion, latest.get());
         assert_eq!(segments.len(), 1);
         assert_eq!(segments[0].header.rows, 1000);
-        assert_eq!(segments[0].attributes().collect::<Vec<_>>(), [1, 2, 3]);
-        let decoded = directory::Decoded::new(table.as_ptr(), &segments[0], |i| i == 1);
+        let attnums: Vec<u16> = segments[0]
+            .header
+            .columns
+            .iter()
+            .map(|c| c.attnum)
+            .collect();
+        assert_eq!(attnums, [1, 2, 3]);
+        assert_eq!(segments[0].page_rows(0), 0..1000);
+        let decoded = directory::Decoded::new(table.as_ptr(), &segments[0], 0, |i| i == 1);
         assert!(decoded.columns[0].is_none());
         let nulls = (0..1000)
             .filter(|row| decoded.columns[1].as_ref().unwrap().get(*row).is_none())
@@ -88,22 +97,66 @@ mod tests {
 
     #[pg_test]
     fn a_column_of_another_form_is_refused() {
-        let column = varve_core::Column {
-            validity: None,
-            values: varve_core::Values::I64(vec![1, 2]),
-        };
-        let bytes = varve_core::encode_column(&column).unwrap();
-        Spi::run("CREATE TABLE public.s (a int, b bigint)").unwrap();
+        Spi::run("CREATE TABLE public.s (a int, b bigint, c float8, d text, e uuid, f name)")
+            .unwrap();
         let table = table("s");
         let desc = relation::tupdesc(table.as_ptr());
-        let int4 = relation::attribute(desc, 0);
-        let int8 = relation::attribute(desc, 1);
-        assert!(datum::DatumColumn::decode(int4, 2, &bytes).is_err());
-        assert!(datum::DatumColumn::decode(int8, 3, &bytes).is_err());
-        assert!(datum::DatumColumn::decode(int8, 2, &bytes[..bytes.len() - 1]).is_err());
-        let decoded = datum::DatumColumn::decode(int8, 2, &bytes).unwrap();
-        assert_eq!(decoded.get(1).unwrap().value(), 2);
-        assert!(decoded.get(2).is_none());
+        let kinds = [
+            Kind::I32,
+            Kind::I64,
+            Kind::F64,
+            Kind::Bytes,
+            Kind::Fixed { len: 16 },
+            Kind::Fixed { len: 64 },
+        ];
+        for (i, own) in kinds.iter().enumerate() {
+            let attr = relation::attribute(desc, i);
+            for kind in kinds {
+                let same_length =
+                    matches!((own, kind), (Kind::I64, Kind::F64) | (Kind::F64, Kind::I64));
+                let fits = datum::check_kind(attr, kind).is_ok();
+                assert_eq!(fits, kind == *own || same_length, "{own:?} and {kind:?}");
+            }
+        }
+    }
+
+    #[pg_test]
+    fn a_body_is_read_piece_by_piece_wherever_it_lies() {
+        Spi::run("CREATE TABLE public.s (a int) USING varve; INSERT INTO public.s VALUES (1)")
+            .unwrap();
+        let table = table("s");
+        let companion = companion::create(table.as_ptr(), relation::oid(table.as_ptr()));
+        let writer = BodyWriter::new(companion.segments, false);
+        let bytes: Vec<u8> = (0..3 * PIECE + 100).map(|i| (i * 7 % 251) as u8).collect();
+        let (head, tail) = bytes.split_at(5000);
+        let location = writer.write_body(4, &[head, &[], tail]);
+        drop(writer);
+        let reader = BodyReader::new(&companion);
+        let nowhere = Location {
+            first_block: NO_BLOCK,
+            ..location
+        };
+        let wrong = Location {
+            first_block: location.first_block + 1,
+            ..location
+        };
+        for location in [location, nowhere, wrong] {
+            for range in [
+                0..1,
+                0..bytes.len(),
+                10..PIECE,
+                PIECE - 1..2 * PIECE + 1,
+                3 * PIECE..3 * PIECE + 100,
+            ] {
+                let mut found = Vec::new();
+                reader.read(location, range.clone(), &mut found).unwrap();
+                assert_eq!(found, bytes[range]);
+            }
+            let beyond = reader.read(location, 0..bytes.len() + 1, &mut Vec::new());
+            assert!(beyond.unwrap_err().contains("too short"));
+            let beyond = reader.read(location, 4 * PIECE..4 * PIECE + 1, &mut Vec::new());
+            assert!(beyond.unwrap_err().contains("missing"));
+        }
     }
 
     #[pg_test]

@@ -15,6 +15,7 @@ pub enum DebugFreeze {
 }
 
 static DEBUG_FREEZE: GucSetting<DebugFreeze> = GucSetting::<DebugFreeze>::new(DebugFreeze::Off);
+static COLUMNAR_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
 static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 
 const DEBUG_FREEZE_SHORT: &CStr =
@@ -25,6 +26,10 @@ const LOCK_TIMEOUT_SHORT: &CStr =
     c"Longest time that freezing a chunk tries to lock it for the exchange of its storage.";
 const LOCK_TIMEOUT_LONG: &CStr =
     c"Each try waits 40 ms at most, so that statements of others never queue for long. 0 tries for ever.";
+
+const COLUMNAR_SCAN_SHORT: &CStr = c"Lets the planner read frozen rows by columns.";
+const COLUMNAR_SCAN_LONG: &CStr =
+    c"Off, frozen rows are read row by row by a sequential scan, to compare.";
 
 /// Registers all settings; called once from `_PG_init`.
 pub fn register() {
@@ -46,6 +51,14 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_bool_guc(
+        c"varve.enable_columnar_scan",
+        COLUMNAR_SCAN_SHORT,
+        COLUMNAR_SCAN_LONG,
+        &COLUMNAR_SCAN,
+        GucContext::Userset,
+        GucFlags::EXPLAIN,
+    );
     // SAFETY: reserves the prefix once the settings are defined.
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"varve".as_ptr()) };
 }
@@ -53,6 +66,11 @@ pub fn register() {
 /// Whether `varve.debug_freeze = commit`.
 pub fn debug_freeze_on_commit() -> bool {
     DEBUG_FREEZE.get() == DebugFreeze::Commit
+}
+
+/// `varve.enable_columnar_scan`
+pub fn columnar_scan() -> bool {
+    COLUMNAR_SCAN.get()
 }
 
 /// `varve.lock_timeout` in milliseconds.

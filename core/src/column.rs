@@ -98,7 +98,9 @@ impl Kind {
             (6, 1..=MAX_FIXED_LEN) => Kind::Fixed { len },
             (7, 0) => Kind::Bytes,
             _ => {
-                return Err(CoreError::corrupt(format!("kind {id} of value length {len}")));
+                return Err(CoreError::corrupt(format!(
+                    "kind {id} of value length {len}"
+                )));
             }
         })
     }

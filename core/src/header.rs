@@ -34,6 +34,8 @@ pub struct SegmentHeader {
     pub raw_bytes: u64,
     /// A hint where the body begins, whose meaning is the store's.
     pub location: u32,
+    /// How many segments were written together with this one, itself included: numbers from 0 on. 0: not known.
+    pub siblings: u32,
 }
 
 /// One column of a segment.
@@ -125,6 +127,7 @@ impl SegmentHeader {
         out.extend_from_slice(&self.rows.to_le_bytes());
         out.extend_from_slice(&self.raw_bytes.to_le_bytes());
         out.extend_from_slice(&self.location.to_le_bytes());
+        out.extend_from_slice(&self.siblings.to_le_bytes());
         out.extend_from_slice(&self.sha256);
         out.push(self.order.len() as u8);
         for attnum in &self.order {
@@ -173,6 +176,7 @@ impl SegmentHeader {
         }
         let raw_bytes = reader.u64()?;
         let location = reader.u32()?;
+        let siblings = reader.u32()?;
         let sha256 = reader.array()?;
         let mut order = Vec::new();
         for _ in 0..reader.u8()? {
@@ -211,6 +215,7 @@ impl SegmentHeader {
             sha256,
             raw_bytes,
             location,
+            siblings,
         };
         header
             .validate()

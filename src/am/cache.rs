@@ -3,18 +3,23 @@
 //! Everything is keyed by the companion's generation, which changes whenever the relation's cache entry is rebuilt, and
 //! by the place of the segment's header: segments are immutable, so an entry found by its key is right.
 
-use super::companion::Companion;
+use super::body::BodyReader;
+use super::companion::{self, Companion};
+use super::datum::CachedColumn;
 use super::directory::{self, Decoded, Directory, SegmentRef};
 use crate::pg::{snapshot, tuple};
 use pgrx::pg_sys;
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use varve_core::paged::ColumnIndex;
 
 /// Directories that a backend keeps.
 const DIRECTORIES: usize = 16;
-/// Whole decoded segments that a backend keeps.
-const SEGMENTS: usize = 3;
+/// Whole decoded pages that a backend keeps.
+const PAGES: usize = 16;
+/// Bytes of column indexes that a backend keeps.
+const COLUMN_BYTES: usize = 32 << 20;
 
 /// A small list in which the least recently used entry makes room.
 pub struct Lru<K, V> {
@@ -54,17 +59,67 @@ impl<K: PartialEq, V: Clone> Lru<K, V> {
     }
 }
 
-type SegmentKey = (u64, i32, u64);
+/// Entries up to a number of bytes. Where they take more, the half that was not used for longest makes room.
+pub struct Bounded<K, V> {
+    entries: HashMap<K, (V, usize, u64)>,
+    bytes: usize,
+    clock: u64,
+}
 
-thread_local! {
-    static DIRECTORY: RefCell<Lru<u64, Rc<Directory>>> = const { RefCell::new(Lru::new(DIRECTORIES)) };
-    static DECODED: RefCell<Lru<SegmentKey, Rc<Decoded>>> = const { RefCell::new(Lru::new(SEGMENTS)) };
+impl<K: std::hash::Hash + Eq + Clone, V: Clone> Bounded<K, V> {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Bounded {
+            entries: HashMap::new(),
+            bytes: 0,
+            clock: 0,
+        }
+    }
+
+    /// The entry of a key, which becomes the most recently used.
+    pub fn get(&mut self, key: &K) -> Option<V> {
+        self.clock += 1;
+        let (value, _, used) = self.entries.get_mut(key)?;
+        *used = self.clock;
+        Some(value.clone())
+    }
+
+    /// Adds an entry of a size, for all of them to take at most `limit` bytes.
+    pub fn put(&mut self, key: K, value: V, size: usize, limit: usize) {
+        self.clock += 1;
+        if self.bytes + size > limit && !self.entries.is_empty() {
+            let mut ages: Vec<u64> = self.entries.values().map(|(_, _, used)| *used).collect();
+            ages.sort_unstable();
+            let middle = ages.get(ages.len() / 2).copied().unwrap_or(u64::MAX);
+            self.entries.retain(|_, (_, _, used)| *used > middle);
+            self.bytes = self.entries.values().map(|(_, size, _)| *size).sum();
+        }
+        self.bytes += size;
+        if let Some((_, old, _)) = self.entries.insert(key, (value, size, self.clock)) {
+            self.bytes -= old;
+        }
+    }
+
+    /// Removes everything.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
 }
 
 /// Identity of a segment among everything that is cached.
-pub fn key_of(companion: &Companion, segment: &SegmentRef) -> SegmentKey {
+pub type SegmentKey = (u64, i32, u64);
+
+thread_local! {
+    static DIRECTORY: RefCell<Lru<u64, Rc<Directory>>> = const { RefCell::new(Lru::new(DIRECTORIES)) };
+    static DECODED: RefCell<Lru<(SegmentKey, usize), Rc<Decoded>>> = const { RefCell::new(Lru::new(PAGES)) };
+    static COLUMNS: RefCell<Bounded<(SegmentKey, i32), Rc<CachedColumn>>> = RefCell::new(Bounded::new());
+}
+
+/// Identity of a segment among everything that is cached.
+pub fn key_of(segment: &SegmentRef) -> SegmentKey {
     (
-        companion.generation,
+        segment.companion.generation,
         segment.number,
         tuple::tid_key(&segment.header_tid),
     )
@@ -81,24 +136,77 @@ pub fn directory(rel: pg_sys::Relation, companion: &Companion) -> Rc<Directory> 
     loaded
 }
 
-/// All columns of a segment, decoded.
-pub fn decoded(
-    rel: pg_sys::Relation,
-    companion: &Companion,
-    segment: &Rc<SegmentRef>,
-) -> Rc<Decoded> {
-    let key = key_of(companion, segment);
+/// The directory of an open relation as a snapshot sees it; `None` where nothing is frozen.
+///
+/// What is cached serves every snapshot as long as all segments are visible to all. Somebody may just be committing the
+/// first one that is not (`varve.debug_freeze`), visible before we are told: he holds the lock on segments, so where it
+/// is to be had nobody is, and all messages are in.
+pub fn directory_for(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Option<Rc<Directory>> {
+    let quiet = snapshot::is_mvcc(snapshot) && super::inplace::nobody_adds_segments(rel);
+    let companion = companion::of(rel)?;
+    if quiet {
+        let cached = directory(rel, &companion);
+        if cached.iter().all(|s| s.frozen) {
+            return Some(cached);
+        }
+    }
+    let reading = directory::reading_snapshot(snapshot);
+    Some(Rc::new(directory::load(rel, &companion, reading.get())))
+}
+
+/// All columns of the page that a row of a segment is in, decoded.
+pub fn decoded(rel: pg_sys::Relation, segment: &Rc<SegmentRef>, row: u32) -> Rc<Decoded> {
+    let page = directory::page_of(row);
+    let key = (key_of(segment), page);
     if let Some(found) = DECODED.with_borrow_mut(|d| d.get(&key)) {
         return found;
     }
-    let fresh = Rc::new(Decoded::new(rel, segment, |_| true));
+    let fresh = Rc::new(Decoded::new(rel, segment, page, |_| true));
     DECODED.with_borrow_mut(|d| d.put(key, fresh.clone()));
     fresh
+}
+
+/// The index of a column that the segment has; in words what is wrong with its bytes.
+pub fn column(
+    reader: &BodyReader,
+    segment: &SegmentRef,
+    attnum: i32,
+) -> Result<Rc<CachedColumn>, String> {
+    let key = (key_of(segment), attnum);
+    if let Some(found) = COLUMNS.with_borrow_mut(|c| c.get(&key)) {
+        return Ok(found);
+    }
+    let (entry, start) = segment
+        .column(attnum)
+        .ok_or("the segment does not have it")?;
+    let mut bytes = Vec::with_capacity(entry.index_len as usize);
+    reader.read(
+        segment.location(),
+        start..start + entry.index_len as usize,
+        &mut bytes,
+    )?;
+    let index = ColumnIndex::parse(&bytes).map_err(|e| e.to_string())?;
+    if index.rows() != segment.header.rows as usize || index.kind() != entry.kind {
+        return Err("it is not the column that the header lists".into());
+    }
+    let fresh = Rc::new(CachedColumn::new(start, index));
+    let size = fresh.memory();
+    COLUMNS.with_borrow_mut(|c| c.put(key, fresh.clone(), size, COLUMN_BYTES));
+    Ok(fresh)
+}
+
+/// As [`column`]; damage is an error (`data_corrupted`).
+pub fn column_of(rel: pg_sys::Relation, segment: &SegmentRef, attnum: i32) -> Rc<CachedColumn> {
+    let reader = BodyReader::new(&segment.companion);
+    column(&reader, segment, attnum).unwrap_or_else(|detail| {
+        super::error::corrupt(rel, segment.number, &format!("column {attnum}: {detail}"))
+    })
 }
 
 /// Forgets everything; called when a transaction aborts, whose segments may have been cached.
 pub fn clear() {
     DIRECTORY.with_borrow_mut(Lru::clear);
     DECODED.with_borrow_mut(Lru::clear);
+    COLUMNS.with_borrow_mut(Bounded::clear);
     super::unique::clear_cache();
 }

@@ -221,8 +221,9 @@ fn create_table(
     }
 }
 
-fn create_tombstone_index(tombstones: pg_sys::Oid, index_name: &str) {
-    let table = OpenRel::table(tombstones, pg_sys::ShareLock);
+/// Makes an index of a companion on two of its integer columns.
+fn create_index(table: pg_sys::Oid, index_name: &str, columns: [(i16, &std::ffi::CStr); 2]) {
+    let table = OpenRel::table(table, pg_sys::ShareLock);
     let cname = CString::new(index_name).unwrap_or_default();
     // SAFETY: index_create as `create_toast_table` calls it, on a table that this transaction has just made.
     unsafe {
@@ -238,11 +239,11 @@ fn create_tombstone_index(tombstones: pg_sys::Oid, index_name: &str) {
             false,
             false,
         );
-        (*info).ii_IndexAttrNumbers[0] = 1;
-        (*info).ii_IndexAttrNumbers[1] = 2;
-        let mut columns: *mut pg_sys::List = std::ptr::null_mut();
-        columns = pg_sys::lappend(columns, pg_sys::pstrdup(c"segment".as_ptr()).cast());
-        columns = pg_sys::lappend(columns, pg_sys::pstrdup(c"row".as_ptr()).cast());
+        let mut names: *mut pg_sys::List = std::ptr::null_mut();
+        for ((attnum, name), place) in columns.iter().zip(&mut (*info).ii_IndexAttrNumbers) {
+            *place = *attnum;
+            names = pg_sys::lappend(names, pg_sys::pstrdup(name.as_ptr()).cast());
+        }
         let collations = [pg_sys::InvalidOid; 2];
         let opclass = pg_sys::GetDefaultOpClass(pg_sys::INT4OID, pg_sys::BTREE_AM_OID);
         let opclasses = [opclass; 2];
@@ -255,7 +256,7 @@ fn create_tombstone_index(tombstones: pg_sys::Oid, index_name: &str) {
             pg_sys::InvalidOid,
             pg_sys::RelFileNumber::default(),
             info,
-            columns,
+            names,
             pg_sys::BTREE_AM_OID,
             relation::form(table.as_ptr()).reltablespace,
             collations.as_ptr(),
@@ -274,6 +275,14 @@ fn create_tombstone_index(tombstones: pg_sys::Oid, index_name: &str) {
     }
 }
 
+/// The index of a companion table, which has exactly one.
+pub fn index_of(table: pg_sys::Relation) -> pg_sys::Oid {
+    super::unique::index_oids(table)
+        .first()
+        .copied()
+        .unwrap_or(pg_sys::InvalidOid)
+}
+
 /// Makes the companion of `rel`'s present storage. `owner` is the table that it belongs to in the end (the transient
 /// table of a rewrite is not the one). The caller holds a lock that excludes another creator.
 pub fn create(rel: pg_sys::Relation, owner: pg_sys::Oid) -> Companion {
@@ -286,19 +295,11 @@ pub fn create(rel: pg_sys::Relation, owner: pg_sys::Oid) -> Companion {
         &[
             ("segment", pg_sys::INT4OID, 0),
             ("item", pg_sys::INT4OID, 0),
-            ("data", pg_sys::BYTEAOID, pg_sys::TYPSTORAGE_EXTERNAL),
+            ("data", pg_sys::BYTEAOID, pg_sys::TYPSTORAGE_PLAIN),
         ],
     );
-    // SAFETY: the table has just been made by us.
-    unsafe {
-        crate::pg::ffi::NewHeapCreateToastTable(
-            segments,
-            pg_sys::Datum::from(0usize),
-            pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
-            pg_sys::InvalidOid,
-        );
-        pg_sys::CommandCounterIncrement();
-    }
+    let columns = [(2, c"item"), (1, c"segment")];
+    create_index(segments, &format!("{segments_name}_idx"), columns);
     let tombstones = create_table(
         rel,
         owner,
@@ -309,7 +310,8 @@ pub fn create(rel: pg_sys::Relation, owner: pg_sys::Oid) -> Companion {
             ("place", pg_sys::TIDOID, 0),
         ],
     );
-    create_tombstone_index(tombstones, &format!("{tombstones_name}_idx"));
+    let columns = [(1, c"segment"), (2, c"row")];
+    create_index(tombstones, &format!("{tombstones_name}_idx"), columns);
     invalidate(rel);
     // Makes the invalidation one of a past command, so that a rollback sends it round again.
     // SAFETY: inside a transaction, not in parallel mode.
@@ -361,17 +363,14 @@ pub fn rename_for(rel: pg_sys::Relation, locator: &pg_sys::RelFileLocator) {
         }
     };
     let (segments_name, tombstones_name) = names(tablespace, locator.relNumber);
-    let index = OpenRel::table(tombstones, pg_sys::AccessExclusiveLock);
-    let indexes = super::unique::index_oids(index.as_ptr());
-    drop(index);
-    let renames = [
-        (segments, segments_name, false),
-        (tombstones, tombstones_name.clone(), false),
-    ];
-    let of_index = indexes
-        .into_iter()
-        .map(|i| (i, format!("{tombstones_name}_idx"), true));
-    for (oid, new_name, is_index) in renames.into_iter().chain(of_index) {
+    let mut renames = Vec::new();
+    for (oid, new_name) in [(segments, segments_name), (tombstones, tombstones_name)] {
+        let table = OpenRel::table(oid, pg_sys::AccessExclusiveLock);
+        let index = index_of(table.as_ptr());
+        renames.push((index, format!("{new_name}_idx"), true));
+        renames.push((oid, new_name, false));
+    }
+    for (oid, new_name, is_index) in renames {
         let new_name = CString::new(new_name).unwrap_or_default();
         // SAFETY: renames within the running transaction.
         unsafe { pg_sys::RenameRelationInternal(oid, new_name.as_ptr(), true, is_index) };

@@ -1,300 +1,356 @@
-//! Columns between PostgreSQL's datums and `varve_core`'s vectors.
+//! Decoded columns as PostgreSQL's datums.
 
-use crate::pg::{relation, tuple};
 use pgrx::pg_sys;
-use varve_core::bitmap::Bitmap;
-use varve_core::codec;
-use varve_core::column::{Column, Values};
+use std::cell::RefCell;
+use std::rc::Rc;
+use varve_core::column::{Column, Kind, Values};
+use varve_core::paged::{ColumnIndex, Dictionary, Page, PageValues};
 
-/// A decoded column whose rows are datums.
+/// Rows of a column as datums. References point into the column itself or into its dictionary.
 pub struct DatumColumn {
-    validity: Option<Bitmap>,
-    store: Store,
+    values: Vec<pg_sys::Datum>,
+    /// `None` where no row is NULL.
+    nulls: Option<Vec<bool>>,
+    _memory: Memory,
 }
 
-enum Store {
-    /// Values that a datum holds itself.
-    ByValue(Vec<usize>),
-    /// Values of one length; each starts on a multiple of eight bytes.
-    Fixed { words: Vec<u64>, stride: usize },
-    /// Varlenas with their four-byte header; offsets in words.
-    Varlena { words: Vec<u64>, starts: Vec<usize> },
-    /// The same value for every row (a column that was added after the freeze).
-    Constant(Option<pg_sys::Datum>),
+/// What the datums of a column point into.
+enum Memory {
+    None,
+    /// Values, each on a multiple of eight bytes.
+    Words {
+        _words: Vec<u64>,
+    },
+    Dictionary {
+        _dictionary: Rc<DatumDictionary>,
+    },
+}
+
+/// The distinct values of a column as datums.
+pub struct DatumDictionary {
+    values: Vec<pg_sys::Datum>,
+    _words: Vec<u64>,
+}
+
+impl DatumDictionary {
+    /// The values of a dictionary of fixed-length values or varlenas.
+    pub fn new(attr: &pg_sys::FormData_pg_attribute, dictionary: &Dictionary) -> Self {
+        let mut arena = Arena::default();
+        for code in 0..dictionary.len() as u32 {
+            arena.push(attr.attlen, dictionary.get(code));
+        }
+        let (values, words) = arena.finish();
+        DatumDictionary {
+            values,
+            _words: words,
+        }
+    }
+
+    /// The datum of a code.
+    pub fn get(&self, code: u32) -> Option<pg_sys::Datum> {
+        self.values.get(code as usize).copied()
+    }
+}
+
+/// Values laid out as PostgreSQL reads them.
+#[derive(Default)]
+struct Arena {
+    words: Vec<u64>,
+    starts: Vec<usize>,
+}
+
+impl Arena {
+    /// Adds a value of a type of length `attlen` (-1: a varlena, given without its header).
+    fn push(&mut self, attlen: i16, value: &[u8]) {
+        let header = if attlen == -1 { 4 } else { 0 };
+        let size = value.len() + header;
+        let start = self.words.len();
+        self.starts.push(start);
+        self.words.resize(start + size.div_ceil(8), 0);
+        // SAFETY: the words just added hold `size` bytes.
+        unsafe {
+            let target = self.words.as_mut_ptr().add(start).cast::<u8>();
+            if attlen == -1 {
+                pgrx::set_varsize_4b(target.cast(), size as i32);
+            }
+            std::ptr::copy_nonoverlapping(value.as_ptr(), target.add(header), value.len());
+        }
+    }
+
+    /// Datums that point to the values, and what they point into.
+    fn finish(self) -> (Vec<pg_sys::Datum>, Vec<u64>) {
+        let base = self.words.as_ptr();
+        let datums = self
+            .starts
+            .iter()
+            // An empty value of a fixed length does not exist; the pointer of the last one may be one past the end.
+            .map(|start| pg_sys::Datum::from(base.wrapping_add(*start)))
+            .collect();
+        (datums, self.words)
+    }
+}
+
+/// Largest varlena without its header.
+const MAX_VALUE: usize = (1 << 30) - 1 - 4;
+
+/// Whether values of a kind are how an attribute's values are stored; what is wrong if not.
+pub fn check_kind(attr: &pg_sys::FormData_pg_attribute, kind: Kind) -> Result<(), String> {
+    let len = attr.attlen;
+    let fits = match kind {
+        Kind::I8 => attr.attbyval && len == 1,
+        Kind::I16 => attr.attbyval && len == 2,
+        Kind::I32 | Kind::F32 => attr.attbyval && len == 4,
+        Kind::I64 | Kind::F64 => attr.attbyval && len == 8,
+        Kind::Fixed { len: stored } => !attr.attbyval && len > 0 && stored == len as usize,
+        Kind::Bytes => len == -1,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(format!(
+        "stored as {} where the column has length {len}",
+        kind_name(kind)
+    ))
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::I8 => "int1",
+        Kind::I16 => "int2",
+        Kind::I32 => "int4",
+        Kind::I64 => "int8",
+        Kind::F32 => "float4",
+        Kind::F64 => "float8",
+        Kind::Fixed { .. } => "fixed bytes",
+        Kind::Bytes => "bytes",
+    }
+}
+
+fn float4(value: f32) -> pg_sys::Datum {
+    pg_sys::Datum::from(value.to_bits() as i32 as isize as usize)
 }
 
 impl DatumColumn {
-    /// Decodes the bytes of a column and checks that they have the attribute's physical form and the segment's rows.
-    pub fn decode(
+    /// Rows of a decoded page, all of them or those chosen. `dictionary` is that of the column, for pages of codes.
+    pub fn from_page(
         attr: &pg_sys::FormData_pg_attribute,
-        rows: usize,
-        bytes: &[u8],
+        page: &Page,
+        chosen: Option<&[u16]>,
+        dictionary: impl FnOnce() -> Option<Rc<DatumDictionary>>,
     ) -> Result<Self, String> {
-        let column = codec::decode_column(bytes).map_err(|e| e.to_string())?;
-        Self::from_column(attr, rows, column)
+        match chosen.filter(|rows| rows.len() < page.rows()) {
+            None => Self::of_rows(attr, page, 0..page.rows(), dictionary),
+            Some(rows) => {
+                let rows = rows.iter().map(|row| usize::from(*row));
+                Self::of_rows(attr, page, rows, dictionary)
+            }
+        }
     }
 
-    /// Turns a column into datums of an attribute.
-    pub fn from_column(
+    fn of_rows(
         attr: &pg_sys::FormData_pg_attribute,
-        rows: usize,
-        column: Column,
+        page: &Page,
+        rows: impl ExactSizeIterator<Item = usize> + Clone,
+        dictionary: impl FnOnce() -> Option<Rc<DatumDictionary>>,
     ) -> Result<Self, String> {
-        if column.rows() != rows {
-            return Err(format!(
-                "{} rows where the segment has {rows}",
-                column.rows()
-            ));
-        }
-        let len = attr.attlen;
-        let store = match column.values {
-            Values::I8(v) if attr.attbyval && len == 1 => {
-                Store::ByValue(v.iter().map(|x| *x as isize as usize).collect())
-            }
-            Values::I16(v) if attr.attbyval && len == 2 => {
-                Store::ByValue(v.iter().map(|x| *x as isize as usize).collect())
-            }
-            Values::I32(v) if attr.attbyval && len == 4 => {
-                Store::ByValue(v.iter().map(|x| *x as isize as usize).collect())
-            }
-            Values::F32(v) if attr.attbyval && len == 4 => Store::ByValue(
-                v.iter()
-                    .map(|x| x.to_bits() as i32 as isize as usize)
-                    .collect(),
+        const BEYOND: &str = "a row beyond the end of its page";
+        let nulls = page
+            .validity()
+            .map(|_| rows.clone().map(|i| page.is_null(i)).collect());
+        let (values, memory) = match page.values() {
+            PageValues::Ints(v) => (
+                pick(rows, |i| Some(pg_sys::Datum::from(*v.get(i)? as usize))),
+                Memory::None,
             ),
-            Values::I64(v) if attr.attbyval && len == 8 => {
-                Store::ByValue(v.iter().map(|x| *x as usize).collect())
+            PageValues::F32(v) => (pick(rows, |i| Some(float4(*v.get(i)?))), Memory::None),
+            PageValues::F64(v) => (
+                pick(rows, |i| {
+                    Some(pg_sys::Datum::from(v.get(i)?.to_bits() as usize))
+                }),
+                Memory::None,
+            ),
+            PageValues::Codes(codes) => {
+                let dictionary = dictionary().ok_or("codes without a dictionary")?;
+                let none = pg_sys::Datum::from(0usize);
+                let datums = pick(rows, |i| {
+                    let datum = dictionary.get(*codes.get(i)?);
+                    datum.or_else(|| page.is_null(i).then_some(none))
+                });
+                let memory = Memory::Dictionary {
+                    _dictionary: dictionary,
+                };
+                (datums, memory)
             }
-            Values::F64(v) if attr.attbyval && len == 8 => {
-                Store::ByValue(v.iter().map(|x| x.to_bits() as usize).collect())
+            PageValues::Fixed { len, data } => {
+                let mut arena = Arena::default();
+                for i in rows {
+                    let value = data.get(i * len..(i + 1) * len).ok_or(BEYOND)?;
+                    arena.push(attr.attlen, value);
+                }
+                let (datums, _words) = arena.finish();
+                (Some(datums), Memory::Words { _words })
             }
-            Values::Fixed { len: stored, data }
-                if !attr.attbyval && len > 0 && stored == len as usize =>
-            {
-                fixed_store(&data, stored)
-            }
-            Values::Bytes { offsets, data } if len == -1 => varlena_store(&offsets, &data)?,
-            other => {
-                return Err(format!(
-                    "stored as {} where the column has length {len}",
-                    kind_name(&other)
-                ));
+            PageValues::Bytes { offsets, data } => {
+                let mut arena = Arena::default();
+                for i in rows {
+                    let from = *offsets.get(i).ok_or(BEYOND)? as usize;
+                    let to = *offsets.get(i + 1).ok_or(BEYOND)? as usize;
+                    push_varlena(&mut arena, attr, data, from..to)?;
+                }
+                let (datums, _words) = arena.finish();
+                (Some(datums), Memory::Words { _words })
             }
         };
         Ok(DatumColumn {
-            validity: column.validity,
-            store,
+            values: values.ok_or("a value that is not in its page or dictionary")?,
+            nulls,
+            _memory: memory,
         })
     }
 
-    /// The value that rows from before `ADD COLUMN` have.
-    pub fn missing(desc: pg_sys::TupleDesc, index: usize) -> Self {
+    /// Turns a column that was never encoded into datums of an attribute.
+    pub fn from_column(
+        attr: &pg_sys::FormData_pg_attribute,
+        column: Column,
+    ) -> Result<Self, String> {
+        check_kind(attr, column.kind())?;
+        let rows = column.rows();
+        let nulls = column
+            .validity
+            .as_ref()
+            .map(|v| (0..rows).map(|i| !v.get(i)).collect());
+        let int = |x: i64| pg_sys::Datum::from(x as usize);
+        let (values, memory) = match column.values {
+            Values::I8(v) => (v.iter().map(|x| int((*x).into())).collect(), Memory::None),
+            Values::I16(v) => (v.iter().map(|x| int((*x).into())).collect(), Memory::None),
+            Values::I32(v) => (v.iter().map(|x| int((*x).into())).collect(), Memory::None),
+            Values::I64(v) => (v.iter().map(|x| int(*x)).collect(), Memory::None),
+            Values::F32(v) => (v.iter().map(|x| float4(*x)).collect(), Memory::None),
+            Values::F64(v) => (
+                v.iter()
+                    .map(|x| pg_sys::Datum::from(x.to_bits() as usize))
+                    .collect(),
+                Memory::None,
+            ),
+            Values::Fixed { len, data } => {
+                let mut arena = Arena::default();
+                for value in data.chunks_exact(len.max(1)) {
+                    arena.push(attr.attlen, value);
+                }
+                let (datums, _words) = arena.finish();
+                (datums, Memory::Words { _words })
+            }
+            Values::Bytes { offsets, data } => {
+                let (datums, _words) = varlenas(attr, &offsets, &data)?;
+                (datums, Memory::Words { _words })
+            }
+        };
+        Ok(DatumColumn {
+            values,
+            nulls,
+            _memory: memory,
+        })
+    }
+
+    /// The value that rows from before `ADD COLUMN` have, for `rows` rows.
+    pub fn missing(desc: pg_sys::TupleDesc, index: usize, rows: usize) -> Self {
         let mut null = true;
         // SAFETY: `index` is below natts; the datum lives as long as the tuple descriptor.
         let datum = unsafe { pg_sys::getmissingattr(desc, index as i32 + 1, &mut null) };
         DatumColumn {
-            validity: None,
-            store: Store::Constant((!null).then_some(datum)),
+            values: vec![datum; rows],
+            nulls: null.then(|| vec![true; rows]),
+            _memory: Memory::None,
         }
     }
 
-    /// The datum of a row, `None` for NULL. References point into this column.
+    /// The datum of a row, `None` for NULL and beyond the end.
     pub fn get(&self, row: usize) -> Option<pg_sys::Datum> {
-        if let Some(validity) = &self.validity
-            && !validity.get(row)
-        {
-            return None;
+        match &self.nulls {
+            Some(nulls) if nulls.get(row).copied().unwrap_or(true) => None,
+            _ => self.values.get(row).copied(),
         }
-        match &self.store {
-            Store::ByValue(values) => values.get(row).map(|v| pg_sys::Datum::from(*v)),
-            Store::Fixed { words, stride } => words
-                .get(row * stride)
-                .map(|w| pg_sys::Datum::from(std::ptr::from_ref(w))),
-            Store::Varlena { words, starts } => starts
-                .get(row)
-                .and_then(|s| words.get(*s))
-                .map(|w| pg_sys::Datum::from(std::ptr::from_ref(w))),
-            Store::Constant(datum) => *datum,
-        }
+    }
+
+    /// Bytes that it takes, a dictionary left out.
+    pub fn memory(&self) -> usize {
+        let words = match &self._memory {
+            Memory::Words { _words } => _words.len(),
+            Memory::None | Memory::Dictionary { .. } => 0,
+        };
+        self.values.len() * size_of::<pg_sys::Datum>() + words * 8
     }
 }
 
-fn kind_name(values: &Values) -> &'static str {
-    match values {
-        Values::I8(_) => "int1",
-        Values::I16(_) => "int2",
-        Values::I32(_) => "int4",
-        Values::I64(_) => "int8",
-        Values::F32(_) => "float4",
-        Values::F64(_) => "float8",
-        Values::Fixed { .. } => "fixed bytes",
-        Values::Bytes { .. } => "bytes",
-    }
+/// The datums of some rows.
+fn pick(
+    rows: impl ExactSizeIterator<Item = usize>,
+    value: impl Fn(usize) -> Option<pg_sys::Datum>,
+) -> Option<Vec<pg_sys::Datum>> {
+    rows.map(value).collect()
 }
 
-fn fixed_store(data: &[u8], len: usize) -> Store {
-    let stride = len.div_ceil(8);
-    let rows = data.len() / len;
-    let mut words = vec![0u64; stride * rows];
-    for (value, target) in data.chunks_exact(len).zip(words.chunks_exact_mut(stride)) {
-        // SAFETY: `target` holds stride * 8 >= len bytes.
-        unsafe {
-            std::ptr::copy_nonoverlapping(value.as_ptr(), target.as_mut_ptr().cast(), len);
-        }
+fn push_varlena(
+    arena: &mut Arena,
+    attr: &pg_sys::FormData_pg_attribute,
+    data: &[u8],
+    range: std::ops::Range<usize>,
+) -> Result<(), String> {
+    let value = data.get(range).ok_or("offsets out of order")?;
+    if value.len() > MAX_VALUE {
+        return Err("a value of more than 1 GiB".into());
     }
-    Store::Fixed { words, stride }
+    arena.push(attr.attlen, value);
+    Ok(())
 }
 
-fn varlena_store(offsets: &[u32], data: &[u8]) -> Result<Store, String> {
-    let rows = offsets.len().saturating_sub(1);
-    let mut starts = Vec::with_capacity(rows);
-    let mut words: Vec<u64> = Vec::with_capacity(data.len() / 8 + rows + 1);
+fn varlenas(
+    attr: &pg_sys::FormData_pg_attribute,
+    offsets: &[u32],
+    data: &[u8],
+) -> Result<(Vec<pg_sys::Datum>, Vec<u64>), String> {
+    let mut arena = Arena::default();
+    arena.words.reserve(data.len() / 8 + offsets.len());
     for pair in offsets.windows(2) {
         let &[from, to] = pair else { continue };
-        let value = data
-            .get(from as usize..to as usize)
-            .ok_or("offsets out of order")?;
-        let size = value.len() + 4;
-        if size >= 1 << 30 {
-            return Err("a value of more than 1 GiB".into());
-        }
-        starts.push(words.len());
-        let start = words.len();
-        words.resize(start + size.div_ceil(8), 0);
-        // SAFETY: the words just added hold `size` bytes.
-        unsafe {
-            let target = words.as_mut_ptr().add(start).cast::<u8>();
-            pgrx::set_varsize_4b(target.cast(), size as i32);
-            std::ptr::copy_nonoverlapping(value.as_ptr(), target.add(4), value.len());
-        }
+        push_varlena(&mut arena, attr, data, from as usize..to as usize)?;
     }
-    Ok(Store::Varlena { words, starts })
+    Ok(arena.finish())
 }
 
-/// Gathers the values of one attribute for a segment.
-pub struct ColumnBuilder {
-    validity: Bitmap,
-    rows: usize,
-    nulls: usize,
-    values: Values,
+/// The index of an encoded column, and its dictionary as datums once somebody asked for it.
+pub struct CachedColumn {
+    /// Where the column begins in the segment's body.
+    pub start: usize,
+    /// The column's index.
+    pub index: ColumnIndex,
+    dictionary: RefCell<Option<Rc<DatumDictionary>>>,
 }
 
-impl ColumnBuilder {
-    /// A builder for an attribute, for at most `capacity` rows. Types that no table can hold are an error.
-    pub fn new(attr: &pg_sys::FormData_pg_attribute, capacity: usize) -> Result<Self, String> {
-        // SAFETY: syscache look-up; a domain counts as its base type.
-        let base = unsafe { pg_sys::getBaseType(attr.atttypid) };
-        let values = match (attr.attbyval, attr.attlen) {
-            (true, 1) => Values::I8(Vec::with_capacity(capacity)),
-            (true, 2) => Values::I16(Vec::with_capacity(capacity)),
-            (true, 4) if base == pg_sys::FLOAT4OID => Values::F32(Vec::with_capacity(capacity)),
-            (true, 4) => Values::I32(Vec::with_capacity(capacity)),
-            (true, 8) if base == pg_sys::FLOAT8OID => Values::F64(Vec::with_capacity(capacity)),
-            (true, 8) => Values::I64(Vec::with_capacity(capacity)),
-            (false, len) if len > 0 => Values::Fixed {
-                len: len as usize,
-                data: Vec::with_capacity(capacity * len as usize),
-            },
-            (false, -1) => Values::Bytes {
-                offsets: vec![0],
-                data: Vec::new(),
-            },
-            (byval, len) => return Err(format!("values of length {len} (by value: {byval})")),
-        };
-        Ok(ColumnBuilder {
-            validity: Bitmap::full(capacity),
-            rows: 0,
-            nulls: 0,
-            values,
-        })
-    }
-
-    /// Adds a NULL.
-    pub fn push_null(&mut self) {
-        self.validity.set(self.rows, false);
-        self.nulls += 1;
-        self.rows += 1;
-        match &mut self.values {
-            Values::I8(v) => v.push(0),
-            Values::I16(v) => v.push(0),
-            Values::I32(v) => v.push(0),
-            Values::I64(v) => v.push(0),
-            Values::F32(v) => v.push(0.0),
-            Values::F64(v) => v.push(0.0),
-            Values::Fixed { len, data } => data.resize(data.len() + *len, 0),
-            Values::Bytes { offsets, data } => offsets.push(data.len() as u32),
+impl CachedColumn {
+    /// A column whose index was read.
+    pub fn new(start: usize, index: ColumnIndex) -> Self {
+        CachedColumn {
+            start,
+            index,
+            dictionary: RefCell::new(None),
         }
     }
 
-    /// Adds a value.
-    ///
-    /// # Safety
-    /// `datum` is a valid datum of the attribute's type; varlenas may be toasted.
-    pub unsafe fn push(&mut self, datum: pg_sys::Datum) {
-        self.rows += 1;
-        match &mut self.values {
-            Values::I8(v) => v.push(datum.value() as i8),
-            Values::I16(v) => v.push(datum.value() as i16),
-            Values::I32(v) => v.push(datum.value() as i32),
-            Values::I64(v) => v.push(datum.value() as i64),
-            Values::F32(v) => v.push(f32::from_bits(datum.value() as u32)),
-            Values::F64(v) => v.push(f64::from_bits(datum.value() as u64)),
-            Values::Fixed { len, data } => {
-                // SAFETY: a fixed-length datum points to `len` bytes.
-                let bytes = unsafe { std::slice::from_raw_parts(datum.cast_mut_ptr::<u8>(), *len) };
-                data.extend_from_slice(bytes);
-            }
-            Values::Bytes { offsets, data } => {
-                // SAFETY: a varlena, by contract.
-                unsafe { tuple::with_payload(datum, |bytes| data.extend_from_slice(bytes)) };
-                offsets.push(data.len() as u32);
-            }
-        }
+    /// The dictionary as datums of an attribute; `None` where the column has none.
+    pub fn dictionary(&self, attr: &pg_sys::FormData_pg_attribute) -> Option<Rc<DatumDictionary>> {
+        let core = self.index.dictionary()?;
+        let mut cached = self.dictionary.borrow_mut();
+        Some(
+            cached
+                .get_or_insert_with(|| Rc::new(DatumDictionary::new(attr, core)))
+                .clone(),
+        )
     }
 
-    /// Bytes gathered so far, about.
-    pub fn bytes(&self) -> usize {
-        match &self.values {
-            Values::I8(v) => v.len(),
-            Values::I16(v) => v.len() * 2,
-            Values::I32(v) => v.len() * 4,
-            Values::F32(v) => v.len() * 4,
-            Values::I64(v) => v.len() * 8,
-            Values::F64(v) => v.len() * 8,
-            Values::Fixed { data, .. } => data.len(),
-            Values::Bytes { data, .. } => data.len(),
-        }
+    /// Bytes that it takes, the dictionary's datums included.
+    pub fn memory(&self) -> usize {
+        let datums = self.index.dictionary().map_or(0, |d| d.len() * 40);
+        self.index.memory() + datums
     }
-
-    /// The finished column.
-    pub fn finish(self) -> Column {
-        let validity = (self.nulls > 0).then(|| {
-            let mut exact = Bitmap::new(self.rows);
-            for i in 0..self.rows {
-                exact.set(i, self.validity.get(i));
-            }
-            exact
-        });
-        Column {
-            validity,
-            values: self.values,
-        }
-    }
-}
-
-/// Builders for all attributes of a row shape, `None` for dropped ones.
-pub fn builders(
-    desc: pg_sys::TupleDesc,
-    capacity: usize,
-) -> Result<Vec<Option<ColumnBuilder>>, String> {
-    (0..relation::natts(desc))
-        .map(|i| {
-            let attr = relation::attribute(desc, i);
-            if attr.attisdropped {
-                Ok(None)
-            } else {
-                ColumnBuilder::new(attr, capacity).map(Some)
-            }
-        })
-        .collect()
 }

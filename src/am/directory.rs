@@ -1,14 +1,20 @@
-//! The segments of a companion as a snapshot sees them, and their rows decoded.
+//! The segments of a companion as a snapshot sees them, and their rows decoded page by page.
 
+use super::body::{self, BodyReader, Location};
+use super::cache;
 use super::companion::Companion;
-use super::datum::DatumColumn;
+use super::datum::{self, DatumColumn};
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot;
 use crate::pg::tuple;
 use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
-use varve_core::segment::SegmentHeader;
+use varve_core::header::{ColumnEntry, SegmentHeader};
+use varve_core::paged::{PAGE_ROWS, Page};
 
 /// One segment: its header and where its columns are.
 #[derive(Debug)]
@@ -23,36 +29,93 @@ pub struct SegmentRef {
     pub frozen: bool,
     /// Raw xmin of the header's row, shown as the xmin of its rows.
     pub xmin: pg_sys::TransactionId,
-    /// (attribute number, varlena as it lies in the table: a TOAST pointer or the bytes).
-    items: Vec<(i32, Box<[u8]>)>,
+    /// The companion that the segment is in.
+    pub companion: Companion,
+    /// Where each column of the header begins in the body.
+    starts: Vec<usize>,
 }
 
 impl SegmentRef {
+    fn new(
+        number: i32,
+        header: SegmentHeader,
+        row: &pg_sys::HeapTupleData,
+        companion: &Companion,
+    ) -> Self {
+        // SAFETY: a row of a scan has its header.
+        let head = unsafe { &*row.t_data };
+        let starts = header
+            .columns
+            .iter()
+            .scan(0, |at, c| {
+                let start = *at;
+                *at += c.bytes as usize;
+                Some(start)
+            })
+            .collect();
+        SegmentRef {
+            number,
+            header,
+            header_tid: row.t_self,
+            frozen: tuple::xmin_frozen(head),
+            xmin: tuple::raw_xmin(head),
+            companion: *companion,
+            starts,
+        }
+    }
+
     /// Rows that were not dead from birth.
     pub fn live_at_birth(&self) -> u64 {
         u64::from(self.header.rows).saturating_sub(self.header.dead.count_ones() as u64)
     }
 
-    /// Attribute numbers that have bytes here.
-    pub fn attributes(&self) -> impl Iterator<Item = i32> + '_ {
-        self.items.iter().map(|(attnum, _)| *attnum)
-    }
-
-    /// Hands the encoded bytes of one attribute to `f`; `None` when the segment has none (a column added later).
-    pub fn with_bytes<T>(&self, attnum: i32, f: impl FnOnce(&[u8]) -> T) -> Option<T> {
-        let (_, raw) = self.items.iter().find(|(a, _)| *a == attnum)?;
-        // The copy is aligned: varlena headers of four bytes are read as integers.
-        let words = raw.len().div_ceil(8);
-        let mut aligned = vec![0u64; words];
-        // SAFETY: `aligned` holds at least raw.len() bytes; the copy is a valid varlena.
-        unsafe {
-            std::ptr::copy_nonoverlapping(raw.as_ptr(), aligned.as_mut_ptr().cast(), raw.len());
-            Some(tuple::with_payload(
-                pg_sys::Datum::from(aligned.as_ptr()),
-                f,
-            ))
+    /// Where the body is.
+    pub fn location(&self) -> Location {
+        Location {
+            segment: self.number,
+            first_block: self.header.location,
         }
     }
+
+    /// The entry of an attribute and where its bytes begin; `None` when the segment has none (a column added later).
+    pub fn column(&self, attnum: i32) -> Option<(&ColumnEntry, usize)> {
+        self.header
+            .columns
+            .iter()
+            .zip(&self.starts)
+            .find(|(c, _)| i32::from(c.attnum) == attnum)
+            .map(|(c, start)| (c, *start))
+    }
+
+    /// The encoded bytes of one attribute; `None` when the segment has none.
+    pub fn bytes(&self, reader: &BodyReader, attnum: i32) -> Result<Option<Vec<u8>>, String> {
+        let Some((entry, start)) = self.column(attnum) else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::with_capacity(entry.bytes as usize);
+        reader.read(
+            self.location(),
+            start..start + entry.bytes as usize,
+            &mut bytes,
+        )?;
+        Ok(Some(bytes))
+    }
+
+    /// Number of pages.
+    pub fn pages(&self) -> usize {
+        (self.header.rows as usize).div_ceil(PAGE_ROWS)
+    }
+
+    /// The rows of a page.
+    pub fn page_rows(&self, page: usize) -> Range<u32> {
+        let start = (page * PAGE_ROWS) as u32;
+        start.min(self.header.rows)..(start + PAGE_ROWS as u32).min(self.header.rows)
+    }
+}
+
+/// The page that a row is in.
+pub fn page_of(row: u32) -> usize {
+    row as usize / PAGE_ROWS
 }
 
 /// Segments of a companion in order of their numbers.
@@ -122,115 +185,47 @@ pub struct Damage {
 
 /// As [`load`], with damage as a value.
 pub fn try_load(companion: &Companion, snapshot: pg_sys::Snapshot) -> Result<Directory, Damage> {
-    struct Draft {
-        header: Option<(
-            SegmentHeader,
-            pg_sys::ItemPointerData,
-            bool,
-            pg_sys::TransactionId,
-        )>,
-        items: Vec<(i32, Box<[u8]>)>,
-    }
-    let mut drafts: std::collections::BTreeMap<i32, Draft> = Default::default();
-    let mut failed: Option<(i32, String)> = None;
+    let mut found: BTreeMap<i32, Rc<SegmentRef>> = BTreeMap::new();
+    let mut failed: Option<Damage> = None;
     let table = OpenRel::table(companion.segments, pg_sys::AccessShareLock);
-    for_each_row(table.as_ptr(), snapshot, |row, values, _| {
-        let number = values[0].value() as i32;
-        let item = values[1].value() as i32;
-        let draft = drafts.entry(number).or_insert_with(|| Draft {
-            header: None,
-            items: Vec::new(),
-        });
-        if !(0..=super::tid::MAX_SEGMENT).contains(&number) {
-            failed = failed
-                .take()
-                .or(Some((number, "there is no such segment number".into())));
-        }
-        if item == 0 && draft.header.is_some() {
-            failed = failed
-                .take()
-                .or(Some((number, "it has two headers".into())));
-        } else if item == 0 {
-            // SAFETY: the third column is a bytea that is never NULL; t_data is valid for this call.
-            let (parsed, head) = unsafe {
-                (
-                    tuple::with_payload(values[2], SegmentHeader::from_bytes),
-                    &*row.t_data,
-                )
-            };
-            match parsed {
-                Ok(h) => {
-                    draft.header = Some((
-                        h,
-                        row.t_self,
-                        tuple::xmin_frozen(head),
-                        tuple::raw_xmin(head),
-                    ));
-                }
-                Err(e) => failed = failed.take().or(Some((number, e.to_string()))),
+    body::for_each_header(table.as_ptr(), snapshot, |row, segment, bytes| {
+        let header = bytes.and_then(|b| SegmentHeader::from_bytes(b).map_err(|e| e.to_string()));
+        let checked = header.and_then(|header| {
+            if !(0..=super::tid::MAX_SEGMENT).contains(&segment) {
+                Err("there is no such segment number".to_string())
+            } else if found.contains_key(&segment) {
+                Err("it has two headers".to_string())
+            } else {
+                Ok(header)
             }
-        } else {
-            // SAFETY: as above.
-            let raw = unsafe { tuple::varlena_bytes(values[2]) };
-            draft.items.push((item, raw.into()));
+        });
+        match checked {
+            Ok(header) => {
+                let segment_ref = SegmentRef::new(segment, header, row, companion);
+                found.insert(segment, Rc::new(segment_ref));
+            }
+            Err(detail) => failed = failed.take().or(Some(Damage { segment, detail })),
         }
     });
-    if let Some((segment, detail)) = failed {
-        return Err(Damage { segment, detail });
+    match failed.or_else(|| missing_sibling(&found)) {
+        Some(damage) => Err(damage),
+        None => Ok(found.into_values().collect()),
     }
-    drafts
-        .into_iter()
-        .map(|(number, draft)| {
-            let Some((header, header_tid, frozen, xmin)) = draft.header else {
-                return Err(Damage {
-                    segment: number,
-                    detail: "its header is missing".into(),
-                });
-            };
-            let stored = draft.items.iter().map(|(attnum, _)| *attnum);
-            match check_items(&header, stored) {
-                Some(detail) => Err(Damage {
-                    segment: number,
-                    detail,
-                }),
-                None => Ok(Rc::new(SegmentRef {
-                    number,
-                    header,
-                    header_tid,
-                    frozen,
-                    xmin,
-                    items: draft.items,
-                })),
-            }
-        })
-        .collect()
 }
 
-/// Whether the columns that are stored are those that the header lists, each once; what is wrong if not.
-pub fn check_items(header: &SegmentHeader, stored: impl Iterator<Item = i32>) -> Option<String> {
-    let mut missing: std::collections::BTreeSet<i32> =
-        header.columns.iter().map(|c| i32::from(c.attnum)).collect();
-    let listed = missing.clone();
-    for attnum in stored {
-        if !missing.remove(&attnum) {
-            return Some(if listed.contains(&attnum) {
-                format!("column {attnum} is stored twice")
-            } else {
-                format!("column {attnum} is not in the header")
-            });
-        }
-    }
-    missing
-        .first()
-        .map(|attnum| format!("column {attnum} is missing"))
+/// A segment that others say was written with them, and that is not there.
+fn missing_sibling(found: &BTreeMap<i32, Rc<SegmentRef>>) -> Option<Damage> {
+    let siblings = found.values().map(|s| s.header.siblings).max()?;
+    let segment = (0..siblings as i32).find(|number| !found.contains_key(number))?;
+    Some(Damage {
+        segment,
+        detail: "its header is missing".into(),
+    })
 }
 
 /// Rows of a segment that a snapshot does not see: dead from birth, or with a tombstone.
-pub fn tombstones(
-    companion: &Companion,
-    snapshot: pg_sys::Snapshot,
-) -> std::collections::HashMap<i32, Vec<u32>> {
-    let mut found: std::collections::HashMap<i32, Vec<u32>> = Default::default();
+pub fn tombstones(companion: &Companion, snapshot: pg_sys::Snapshot) -> HashMap<i32, Vec<u32>> {
+    let mut found: HashMap<i32, Vec<u32>> = HashMap::new();
     let table = OpenRel::table(companion.tombstones, pg_sys::AccessShareLock);
     if relation::blocks(table.as_ptr()) == 0 {
         return found;
@@ -244,22 +239,30 @@ pub fn tombstones(
     found
 }
 
-/// A segment with (some of) its columns decoded into datums.
+thread_local! {
+    /// Buffers to read and decode a page into.
+    static SCRATCH: RefCell<(Vec<u8>, Page)> = RefCell::new((Vec::new(), Page::new()));
+}
+
+/// A page of a segment with (some of) its columns decoded into datums.
 pub struct Decoded {
     /// The segment.
     pub segment: Rc<SegmentRef>,
+    /// The page's rows.
+    pub rows: Range<u32>,
     /// One entry for each attribute of the row shape; `None` where it was not asked for or is dropped.
     pub columns: Vec<Option<DatumColumn>>,
 }
 
 impl Decoded {
-    /// Decodes the attributes for which `wanted(index)` holds (index from 0).
+    /// Decodes the attributes of a page for which `wanted(index)` holds (index from 0).
     pub fn new(
         rel: pg_sys::Relation,
         segment: &Rc<SegmentRef>,
+        page: usize,
         wanted: impl Fn(usize) -> bool,
     ) -> Self {
-        Self::shaped(rel, relation::tupdesc(rel), segment, wanted)
+        Self::shaped(rel, relation::tupdesc(rel), segment, page, wanted)
     }
 
     /// As [`Decoded::new`], for the row shape that the segment was written with where it is not the relation's any more
@@ -268,37 +271,43 @@ impl Decoded {
         rel: pg_sys::Relation,
         desc: pg_sys::TupleDesc,
         segment: &Rc<SegmentRef>,
+        page: usize,
         wanted: impl Fn(usize) -> bool,
     ) -> Self {
+        let rows = segment.page_rows(page);
+        let reader = BodyReader::new(&segment.companion);
         let columns = (0..relation::natts(desc))
             .map(|i| {
                 let attr = relation::attribute(desc, i);
                 (!attr.attisdropped && wanted(i)).then(|| {
-                    let rows = segment.header.rows as usize;
-                    match segment
-                        .with_bytes(i as i32 + 1, |bytes| DatumColumn::decode(attr, rows, bytes))
-                    {
-                        Some(Ok(column)) => column,
-                        Some(Err(detail)) => super::error::corrupt(
-                            rel,
-                            segment.number,
-                            &format!("column {}: {detail}", i + 1),
-                        ),
-                        None => DatumColumn::missing(desc, i),
+                    if segment.column(i as i32 + 1).is_none() {
+                        return DatumColumn::missing(desc, i, rows.len());
                     }
+                    decode(&reader, segment, page, attr, i as i32 + 1).unwrap_or_else(|detail| {
+                        let detail = format!("column {}: {detail}", i + 1);
+                        super::error::corrupt(rel, segment.number, &detail)
+                    })
                 })
             })
             .collect();
         Decoded {
             segment: segment.clone(),
+            rows,
             columns,
         }
     }
 
-    /// Fills values and nulls of one row; attributes that were not decoded come out NULL.
+    /// Bytes that the decoded columns take.
+    pub fn memory(&self) -> usize {
+        self.columns.iter().flatten().map(DatumColumn::memory).sum()
+    }
+
+    /// Fills values and nulls of one row of the segment, which is on this page; attributes that were not decoded come out
+    /// NULL.
     pub fn row(&self, row: u32, values: &mut [pg_sys::Datum], nulls: &mut [bool]) {
+        let at = row.wrapping_sub(self.rows.start) as usize;
         for ((column, value), null) in self.columns.iter().zip(values).zip(nulls) {
-            match column.as_ref().and_then(|c| c.get(row as usize)) {
+            match column.as_ref().and_then(|c| c.get(at)) {
                 Some(datum) => {
                     *value = datum;
                     *null = false;
@@ -309,6 +318,40 @@ impl Decoded {
                 }
             }
         }
+    }
+}
+
+/// Decodes one column of a page that the segment has.
+fn decode(
+    reader: &BodyReader,
+    segment: &SegmentRef,
+    page: usize,
+    attr: &pg_sys::FormData_pg_attribute,
+    attnum: i32,
+) -> Result<DatumColumn, String> {
+    let column = cache::column(reader, segment, attnum)?;
+    datum::check_kind(attr, column.index.kind())?;
+    SCRATCH.with_borrow_mut(|(bytes, scratch)| {
+        let range = column
+            .index
+            .page_range(page)
+            .ok_or("it has fewer pages than the segment")?;
+        bytes.clear();
+        let range = column.start + range.start..column.start + range.end;
+        reader.read(segment.location(), range, bytes)?;
+        column
+            .index
+            .decode(page, bytes, scratch)
+            .map_err(|e| e.to_string())?;
+        DatumColumn::from_page(attr, scratch, None, || column.dictionary(attr))
+    })
+}
+
+/// Calls `f` with every page of a segment, decoded whole.
+pub fn for_each_page(rel: pg_sys::Relation, segment: &Rc<SegmentRef>, mut f: impl FnMut(&Decoded)) {
+    for page in 0..segment.pages() {
+        pgrx::check_for_interrupts!();
+        f(&Decoded::new(rel, segment, page, |_| true));
     }
 }
 

@@ -151,7 +151,7 @@ pub fn frozen_row(
     else {
         return false;
     };
-    let decoded = cache::decoded(rel, &c, segment);
+    let decoded = cache::decoded(rel, segment, place.row);
     let natts = relation::natts(relation::tupdesc(rel));
     let mut values = vec![pg_sys::Datum::from(0usize); natts];
     let mut nulls = vec![true; natts];

@@ -1,9 +1,9 @@
 //! Building and validating indexes. An index holds delta rows only; a unique one is first checked over all rows.
 
 use super::companion;
-use super::directory::{self, Decoded};
+use super::directory;
+use super::evaluator::{KeyEvaluator, RowSlot};
 use super::scan::VarveScan;
-use super::unique::{KeyEvaluator, RowSlot};
 use crate::heap_call;
 use crate::pg::guard;
 use crate::pg::heap::as_heap;
@@ -171,18 +171,18 @@ unsafe fn check_frozen(
         let slot = RowSlot::new(rel);
         for segment in &directory {
             let hidden = directory::hidden_rows(segment, tombstones.get(&segment.number));
-            let decoded = Decoded::new(rel, segment, |_| true);
-            for row in 0..segment.header.rows {
-                if !hidden.get(row as usize) {
-                    slot.fill(rel, &decoded, row);
-                    (*slot.0).tts_tid = super::tid::encode(super::tid::Place {
-                        segment: segment.number,
-                        row,
-                    });
-                    put(slot.0);
+            directory::for_each_page(rel, segment, |page| {
+                for row in page.rows.clone() {
+                    if !hidden.get(row as usize) {
+                        slot.fill(rel, page, row);
+                        (*slot.0).tts_tid = super::tid::encode(super::tid::Place {
+                            segment: segment.number,
+                            row,
+                        });
+                        put(slot.0);
+                    }
                 }
-            }
-            pgrx::check_for_interrupts!();
+            });
         }
         if unique {
             let row = pg_sys::MakeSingleTupleTableSlot(

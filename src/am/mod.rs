@@ -1,15 +1,18 @@
 //! The table access method `varve`: a delta, which is an ordinary heap, and frozen rows in immutable columnar segments.
 //!
 //! - [`handler`]: the routine, heap's with our callbacks.
-//! - [`companion`], [`directory`], [`datum`], [`writer`]: where segments are, reading and writing them.
+//! - [`companion`], [`body`], [`directory`], [`zone`], [`datum`]: where segments are, and reading them.
+//! - [`builder`], [`writer`]: writing segments.
 //! - [`tid`], [`tombstone`], [`thaw`], [`toast`], [`share`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
 //! - [`scan`], [`sample`], [`analyze`], [`fetch`], [`lookup`]: reading.
-//! - [`modify`], [`unique`], [`command`]: writing.
+//! - [`modify`], [`unique`], [`keyset`], [`evaluator`], [`command`]: writing.
 //! - [`index_build`], [`storage`]: indexes, and the relation as a whole.
 //! - [`inplace`] is `varve.debug_freeze`.
 //! - [`cache`]: what a backend remembers; [`error`]: how it complains.
 
 pub mod analyze;
+pub mod body;
+pub mod builder;
 pub mod cache;
 pub mod chain;
 pub mod command;
@@ -17,10 +20,12 @@ pub mod companion;
 pub mod datum;
 pub mod directory;
 pub mod error;
+pub mod evaluator;
 pub mod fetch;
 pub mod handler;
 pub mod index_build;
 pub mod inplace;
+pub mod keyset;
 pub mod lookup;
 pub mod modify;
 pub mod sample;
@@ -33,3 +38,4 @@ pub mod toast;
 pub mod tombstone;
 pub mod unique;
 pub mod writer;
+pub mod zone;

@@ -1,13 +1,14 @@
 //! Sequential, sample, TID-range and ANALYZE scans: segments first, in order of their numbers, then the delta.
 
 use super::companion::{self, Companion};
-use super::directory::{self, Decoded, Directory};
+use super::directory::{self, Decoded, Directory, SegmentRef};
 use super::tid::{self, Place};
 use crate::heap_call;
 use crate::pg::guard;
 use crate::pg::relation;
 use pgrx::pg_sys;
 use std::collections::HashMap;
+use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
 
 /// Our scan descriptor: the part that the executor knows, heap's own scan of the delta, and the frozen rows.
@@ -42,6 +43,17 @@ enum Position {
     End,
 }
 
+/// The segment that a scan is at.
+struct Current {
+    /// Index into the directory.
+    index: usize,
+    segment: Rc<SegmentRef>,
+    /// Rows that the snapshot does not see.
+    hidden: Bitmap,
+    /// The page that a row was asked for last.
+    page: Option<Decoded>,
+}
+
 /// The frozen part of a scan.
 pub struct FrozenScan {
     rel: pg_sys::Relation,
@@ -56,7 +68,7 @@ pub struct FrozenScan {
     segment: usize,
     /// Row after which to go on (forward) or before which (backward).
     row: i64,
-    current: Option<(usize, Decoded, Bitmap)>,
+    current: Option<Current>,
     claim: *mut pg_sys::pg_atomic_uint32,
     tid_range: Option<(u64, u64)>,
     /// Shape of the rows that the caller wants: that of its slot.
@@ -120,12 +132,12 @@ impl FrozenScan {
         self.sample = Default::default();
     }
 
-    /// Decodes a segment unless it is the one at hand; `false` when there is no such segment.
+    /// Goes to a segment unless it is the one at hand; `false` when there is no such segment.
     pub(super) fn enter(&mut self, index: usize) -> bool {
         let Some(segment) = self.directory.get(index) else {
             return false;
         };
-        if self.current.as_ref().is_some_and(|(i, _, _)| *i == index) {
+        if self.current.as_ref().is_some_and(|c| c.index == index) {
             return true;
         }
         self.current = None;
@@ -138,31 +150,33 @@ impl FrozenScan {
             }
         };
         let hidden = directory::hidden_rows(segment, hidden.get(&segment.number));
-        let decoded = Decoded::shaped(self.rel, self.desc, segment, |_| true);
-        self.current = Some((index, decoded, hidden));
+        self.current = Some(Current {
+            index,
+            segment: segment.clone(),
+            hidden,
+            page: None,
+        });
         true
     }
 
     /// Rows of the segment at hand.
     pub(super) fn rows(&self) -> u32 {
-        self.current
-            .as_ref()
-            .map_or(0, |(_, d, _)| d.segment.header.rows)
+        self.current.as_ref().map_or(0, |c| c.segment.header.rows)
     }
 
     /// Whether the snapshot sees a row of the segment at hand.
     pub(super) fn visible(&self, row: u32) -> bool {
-        let Some((_, decoded, hidden)) = &self.current else {
+        let Some(current) = &self.current else {
             return false;
         };
-        if row >= decoded.segment.header.rows || hidden.get(row as usize) {
+        if row >= current.segment.header.rows || current.hidden.get(row as usize) {
             return false;
         }
         match self.tid_range {
             None => true,
             Some((from, to)) => {
                 let key = crate::pg::tuple::tid_key(&tid::encode(Place {
-                    segment: decoded.segment.number,
+                    segment: current.segment.number,
                     row,
                 }));
                 (from..=to).contains(&key)
@@ -172,17 +186,26 @@ impl FrozenScan {
 
     /// Puts a row of the segment at hand into a slot.
     pub(super) fn store(&mut self, row: u32, slot: *mut pg_sys::TupleTableSlot) {
-        if let Some((_, decoded, _)) = &self.current {
-            store_row(
-                self.rel,
-                self.desc,
-                decoded,
-                row,
-                &mut self.values,
-                &mut self.nulls,
-                slot,
-            );
+        let Some(current) = &mut self.current else {
+            return;
+        };
+        if !current.page.as_ref().is_some_and(|p| p.rows.contains(&row)) {
+            current.page = None;
         }
+        let (rel, desc) = (self.rel, self.desc);
+        let page = current.page.get_or_insert_with(|| {
+            let at = directory::page_of(row);
+            Decoded::shaped(rel, desc, &current.segment, at, |_| true)
+        });
+        store_row(
+            rel,
+            desc,
+            page,
+            row,
+            &mut self.values,
+            &mut self.nulls,
+            slot,
+        );
     }
 
     /// Takes the shape of the caller's slot.
@@ -212,7 +235,10 @@ impl FrozenScan {
     /// Next visible frozen row in a direction; `false` when there is none left that way.
     fn step(&mut self, forward: bool, slot: *mut pg_sys::TupleTableSlot) -> bool {
         loop {
-            if self.current.is_none() || self.current.as_ref().is_some_and(|c| c.0 != self.segment)
+            if self
+                .current
+                .as_ref()
+                .is_none_or(|c| c.index != self.segment)
             {
                 let index = self.segment;
                 if !self.enter(index) {

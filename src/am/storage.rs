@@ -116,14 +116,8 @@ pub fn frozen_size(rel: pg_sys::Relation) -> Option<(u64, u32)> {
         .values()
         .map(Vec::len)
         .sum();
-    let mut pages = 0;
     let table = OpenRel::table(c.segments, pg_sys::AccessShareLock);
-    pages += relation::blocks(table.as_ptr());
-    // SAFETY: an open relation has its pg_class row.
-    let toast = relation::form(table.as_ptr()).reltoastrelid;
-    if let Some(t) = OpenRel::try_open(toast, pg_sys::AccessShareLock) {
-        pages += relation::blocks(t.as_ptr());
-    }
+    let pages = relation::blocks(table.as_ptr());
     Some((rows.saturating_sub(thawed as u64), pages))
 }
 

@@ -140,7 +140,7 @@ fn move_row(
     if place.row >= segment.header.rows {
         super::error::corrupt(rel, place.segment, &format!("it has no row {}", place.row));
     }
-    let decoded = cache::decoded(rel, companion, segment);
+    let decoded = cache::decoded(rel, segment, place.row);
     let desc = relation::tupdesc(rel);
     let natts = relation::natts(desc);
     let mut values = vec![pg_sys::Datum::from(0usize); natts];

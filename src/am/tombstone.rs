@@ -4,7 +4,7 @@
 //! added when a REPEATABLE READ transaction changes a row that another transaction had thawed after its snapshot, so
 //! that its later statements do not see the frozen row beside their own version.
 
-use super::companion::Companion;
+use super::companion::{self, Companion};
 use super::tid::Place;
 use crate::pg::memory::for_this_call;
 use crate::pg::relation::{self, OpenRel};
@@ -22,20 +22,6 @@ pub struct Tombstone {
     pub cid: pg_sys::CommandId,
     /// Set while the transaction that thawed it (not ours) is running.
     pub running: Option<pg_sys::TransactionId>,
-}
-
-fn index_of(table: pg_sys::Relation) -> pg_sys::Oid {
-    // SAFETY: the list is ours to free; the table has exactly one index.
-    unsafe {
-        let list = pg_sys::RelationGetIndexList(table);
-        let oid = if list.is_null() || (*list).length < 1 {
-            pg_sys::InvalidOid
-        } else {
-            (*(*list).elements).oid_value
-        };
-        pg_sys::list_free(list);
-        oid
-    }
 }
 
 fn scan_key(attno: i16, value: i32) -> pg_sys::ScanKeyData {
@@ -73,7 +59,7 @@ fn scan(
     snap: pg_sys::Snapshot,
     f: &mut impl FnMut(pg_sys::ItemPointerData, &pg_sys::HeapTupleHeaderData),
 ) {
-    let index = OpenRel::index(index_of(table.as_ptr()), pg_sys::AccessShareLock);
+    let index = OpenRel::index(companion::index_of(table.as_ptr()), pg_sys::AccessShareLock);
     let mut keys = [scan_key(1, place.segment), scan_key(2, place.row as i32)];
     // SAFETY: an ordinary index scan; the slot is dropped after the scan has ended.
     unsafe {
@@ -185,7 +171,10 @@ pub fn insert(
     cid: pg_sys::CommandId,
 ) {
     let table = OpenRel::table(companion.tombstones, pg_sys::RowExclusiveLock);
-    let index = OpenRel::index(index_of(table.as_ptr()), pg_sys::RowExclusiveLock);
+    let index = OpenRel::index(
+        companion::index_of(table.as_ptr()),
+        pg_sys::RowExclusiveLock,
+    );
     let mut to = to;
     let mut values = [
         pg_sys::Datum::from(place.segment as isize as usize),

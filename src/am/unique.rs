@@ -2,53 +2,46 @@
 
 use super::cache::{self, Lru};
 use super::companion::Companion;
-use super::datum::{ColumnBuilder, DatumColumn};
-use super::directory::{Decoded, SegmentRef};
+use super::directory::SegmentRef;
+use super::evaluator::KeyEvaluator;
+use super::keyset::{self, Candidates};
 use super::thaw;
 use super::tid::Place;
+use super::zone::{Comparable, Probe, ProbeKind, comparable};
 use crate::pg::memory::for_this_call;
 use crate::pg::relation::{self, OpenRel};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// Key sets of segments that a backend keeps.
-const KEY_SETS: usize = 64;
-
 /// How to compare one key column.
-struct KeyColumn {
+pub struct KeyColumn {
     equal: pg_sys::FmgrInfo,
     hash: Option<pg_sys::FmgrInfo>,
     collation: pg_sys::Oid,
+    /// How values are looked for in zones; `None` where the index's equality is another one than theirs.
+    probe: Option<ProbeKind>,
 }
 
 /// A unique index, as far as looking keys up needs it.
-struct UniqueIndex {
-    oid: pg_sys::Oid,
+pub struct UniqueIndex {
+    /// Its OID.
+    pub oid: pg_sys::Oid,
     /// Attribute numbers of the key columns; `None` for an index with expressions or a predicate.
-    plain: Option<Vec<i16>>,
+    pub plain: Option<Vec<i16>>,
     columns: Vec<KeyColumn>,
     nulls_equal: bool,
 }
 
-/// The keys of one segment in one index.
-struct SegmentKeys {
-    /// (hash, row), sorted.
-    entries: Vec<(u64, u32)>,
-    columns: Vec<DatumColumn>,
-}
-
 type IndexKey = (u64, u32);
-type KeySetKey = (u32, (u64, i32, u64));
 
 thread_local! {
     static INDEXES: RefCell<Lru<IndexKey, Rc<Vec<UniqueIndex>>>> = const { RefCell::new(Lru::new(16)) };
-    static KEYS: RefCell<Lru<KeySetKey, Rc<SegmentKeys>>> = const { RefCell::new(Lru::new(KEY_SETS)) };
 }
 
 /// Forgets all keys.
 pub fn clear_cache() {
-    KEYS.with_borrow_mut(Lru::clear);
+    keyset::clear_cache();
     INDEXES.with_borrow_mut(Lru::clear);
 }
 
@@ -71,7 +64,7 @@ pub fn index_oids(rel: pg_sys::Relation) -> Vec<pg_sys::Oid> {
 }
 
 /// The shape of the values of an index column: its own, but that btree stores `name` as `cstring`.
-fn key_attribute(desc: pg_sys::TupleDesc, position: usize) -> pg_sys::FormData_pg_attribute {
+pub fn key_attribute(desc: pg_sys::TupleDesc, position: usize) -> pg_sys::FormData_pg_attribute {
     let mut attr = *relation::attribute(desc, position);
     if attr.atttypid == pg_sys::CSTRINGOID {
         attr.atttypid = pg_sys::NAMEOID;
@@ -110,10 +103,16 @@ fn key_column(index: pg_sys::Relation, position: usize) -> KeyColumn {
                 );
                 info
             });
+        let collation = *(*index).rd_indcollation.add(position);
+        let probe = match comparable(attr.atttypid, collation) {
+            (Comparable::Equality | Comparable::Order, kind) if (*typ).eq_opr == operator => kind,
+            _ => None,
+        };
         KeyColumn {
             equal,
             hash,
-            collation: *(*index).rd_indcollation.add(position),
+            collation,
+            probe,
         }
     }
 }
@@ -183,8 +182,18 @@ impl KeyColumn {
 }
 
 impl UniqueIndex {
+    /// What to look for in the zones of each key column; `None` where they don't tell.
+    fn probes(&self, key: &[Option<pg_sys::Datum>]) -> Vec<Option<Probe>> {
+        self.columns
+            .iter()
+            .zip(key)
+            // SAFETY: a key's values are of the types of the index's columns.
+            .map(|(c, v)| Some(unsafe { c.probe?.probe((*v)?) }))
+            .collect()
+    }
+
     /// Hash of a key; `None` where a NULL in it makes it equal to nothing.
-    fn hash(&self, key: &[Option<pg_sys::Datum>]) -> Option<u64> {
+    pub fn hash(&self, key: &[Option<pg_sys::Datum>]) -> Option<u64> {
         let mut hash = 0u64;
         for (column, value) in self.columns.iter().zip(key) {
             let part = match value {
@@ -197,7 +206,8 @@ impl UniqueIndex {
         Some(hash)
     }
 
-    fn equal(&self, a: &[Option<pg_sys::Datum>], b: &[Option<pg_sys::Datum>]) -> bool {
+    /// Whether two keys are the same to the index.
+    pub fn equal(&self, a: &[Option<pg_sys::Datum>], b: &[Option<pg_sys::Datum>]) -> bool {
         self.columns
             .iter()
             .zip(a)
@@ -208,225 +218,6 @@ impl UniqueIndex {
                 _ => false,
             })
     }
-}
-
-/// Evaluates an index's keys on rows in a slot, expressions and predicate included.
-pub struct KeyEvaluator {
-    index: OpenRel,
-    info: *mut pg_sys::IndexInfo,
-    estate: *mut pg_sys::EState,
-    predicate: *mut pg_sys::ExprState,
-    values: [pg_sys::Datum; pg_sys::INDEX_MAX_KEYS as usize],
-    nulls: [bool; pg_sys::INDEX_MAX_KEYS as usize],
-}
-
-impl KeyEvaluator {
-    /// Opens an index for evaluation; its expressions are prepared in the current memory context.
-    pub fn new(oid: pg_sys::Oid) -> Self {
-        let index = OpenRel::index(oid, pg_sys::AccessShareLock);
-        // SAFETY: an executor state of our own, freed by drop.
-        unsafe {
-            let info = pg_sys::BuildIndexInfo(index.as_ptr());
-            let estate = pg_sys::CreateExecutorState();
-            let predicate = if (*info).ii_Predicate.is_null() {
-                std::ptr::null_mut()
-            } else {
-                pg_sys::ExecPrepareQual((*info).ii_Predicate, estate)
-            };
-            KeyEvaluator {
-                index,
-                info,
-                estate,
-                predicate,
-                values: [pg_sys::Datum::from(0usize); pg_sys::INDEX_MAX_KEYS as usize],
-                nulls: [true; pg_sys::INDEX_MAX_KEYS as usize],
-            }
-        }
-    }
-
-    /// The index's row shape.
-    pub fn tupdesc(&self) -> pg_sys::TupleDesc {
-        relation::tupdesc(self.index.as_ptr())
-    }
-
-    /// Number of key columns.
-    pub fn keys(&self) -> usize {
-        // SAFETY: built by BuildIndexInfo.
-        unsafe { (*self.info).ii_NumIndexKeyAttrs as usize }
-    }
-
-    /// Values and nulls of the index columns for the row in `slot`; `None` where the predicate leaves the row out.
-    /// Valid until the next call.
-    pub fn evaluate(
-        &mut self,
-        slot: *mut pg_sys::TupleTableSlot,
-    ) -> Option<(&[pg_sys::Datum], &[bool])> {
-        // SAFETY: as heapam_index_build_range_scan evaluates a row.
-        unsafe {
-            let context = if (*self.estate).es_per_tuple_exprcontext.is_null() {
-                pg_sys::MakePerTupleExprContext(self.estate)
-            } else {
-                (*self.estate).es_per_tuple_exprcontext
-            };
-            pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
-            (*context).ecxt_scantuple = slot;
-            if !self.predicate.is_null() && !pg_sys::ExecQual(self.predicate, context) {
-                return None;
-            }
-            pg_sys::FormIndexDatum(
-                self.info,
-                slot,
-                self.estate,
-                self.values.as_mut_ptr(),
-                self.nulls.as_mut_ptr(),
-            );
-        }
-        Some((&self.values, &self.nulls))
-    }
-}
-
-impl Drop for KeyEvaluator {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: made by `new`.
-            unsafe { pg_sys::FreeExecutorState(self.estate) }
-        }
-    }
-}
-
-/// A slot that can hold any row of `rel`, dropped at the end.
-pub struct RowSlot(pub *mut pg_sys::TupleTableSlot);
-
-impl RowSlot {
-    /// A virtual slot.
-    pub fn new(rel: pg_sys::Relation) -> Self {
-        // SAFETY: the row shape is reference-counted by the slot.
-        RowSlot(unsafe {
-            pg_sys::MakeSingleTupleTableSlot(
-                relation::tupdesc(rel),
-                &raw const pg_sys::TTSOpsVirtual,
-            )
-        })
-    }
-
-    /// Puts a decoded row into the slot. The values point into `decoded`.
-    pub fn fill(&self, rel: pg_sys::Relation, decoded: &Decoded, row: u32) {
-        let natts = relation::natts(relation::tupdesc(rel));
-        // SAFETY: the slot has arrays of natts entries.
-        unsafe {
-            pg_sys::ExecClearTuple(self.0);
-            let values = std::slice::from_raw_parts_mut((*self.0).tts_values, natts);
-            let nulls = std::slice::from_raw_parts_mut((*self.0).tts_isnull, natts);
-            decoded.row(row, values, nulls);
-            pg_sys::ExecStoreVirtualTuple(self.0);
-        }
-    }
-}
-
-impl Drop for RowSlot {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: made by `new`.
-            unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.0) }
-        }
-    }
-}
-
-fn build_keys(rel: pg_sys::Relation, index: &UniqueIndex, segment: &Rc<SegmentRef>) -> SegmentKeys {
-    let rows = segment.header.rows;
-    let mut entries = Vec::with_capacity(rows as usize);
-    let mut add = |row: u32, key: &[Option<pg_sys::Datum>]| {
-        if !segment.header.dead.get(row as usize)
-            && let Some(hash) = index.hash(key)
-        {
-            entries.push((hash, row));
-        }
-    };
-    let columns: Vec<DatumColumn> = match &index.plain {
-        Some(attnums) => {
-            let decoded = Decoded::new(rel, segment, |i| attnums.contains(&(i as i16 + 1)));
-            let mut all = decoded.columns;
-            let mut columns = Vec::new();
-            for (n, attnum) in attnums.iter().enumerate() {
-                let at = *attnum as usize - 1;
-                // An index may name a column twice.
-                match all.get_mut(at).and_then(Option::take) {
-                    Some(column) => columns.push(column),
-                    None if attnums.iter().take(n).any(|a| a == attnum) => {
-                        let again = Decoded::new(rel, segment, |i| i == at);
-                        columns.extend(again.columns.into_iter().nth(at).flatten());
-                    }
-                    None => super::error::corrupt(rel, segment.number, "a key column is missing"),
-                }
-            }
-            let mut key = vec![None; columns.len()];
-            for row in 0..rows {
-                for (value, column) in key.iter_mut().zip(&columns) {
-                    *value = column.get(row as usize);
-                }
-                add(row, &key);
-            }
-            columns
-        }
-        None => {
-            let decoded = Decoded::new(rel, segment, |_| true);
-            let slot = RowSlot::new(rel);
-            let mut evaluator = KeyEvaluator::new(index.oid);
-            let keys = evaluator.keys();
-            let mut builders: Vec<ColumnBuilder> = (0..keys)
-                .map(|i| {
-                    ColumnBuilder::new(&key_attribute(evaluator.tupdesc(), i), rows as usize)
-                        .unwrap_or_else(|e| super::error::corrupt(rel, segment.number, &e))
-                })
-                .collect();
-            let mut key = vec![None; keys];
-            for row in 0..rows {
-                slot.fill(rel, &decoded, row);
-                match evaluator.evaluate(slot.0) {
-                    Some((values, nulls)) => {
-                        for (((k, value), null), b) in
-                            key.iter_mut().zip(values).zip(nulls).zip(&mut builders)
-                        {
-                            *k = (!null).then_some(*value);
-                            match k {
-                                // SAFETY: a value of the index column's type.
-                                Some(datum) => unsafe { b.push(*datum) },
-                                None => b.push_null(),
-                            }
-                        }
-                        add(row, &key);
-                    }
-                    None => builders.iter_mut().for_each(ColumnBuilder::push_null),
-                }
-            }
-            builders
-                .into_iter()
-                .enumerate()
-                .map(|(i, b)| {
-                    let attr = key_attribute(evaluator.tupdesc(), i);
-                    DatumColumn::from_column(&attr, rows as usize, b.finish())
-                        .unwrap_or_else(|e| super::error::corrupt(rel, segment.number, &e))
-                })
-                .collect()
-        }
-    };
-    entries.sort_unstable();
-    SegmentKeys { entries, columns }
-}
-
-fn keys_of(
-    rel: pg_sys::Relation,
-    companion: &Companion,
-    index: &UniqueIndex,
-    segment: &Rc<SegmentRef>,
-) -> Rc<SegmentKeys> {
-    let key = (index.oid.to_u32(), cache::key_of(companion, segment));
-    if let Some(found) = KEYS.with_borrow_mut(|c| c.get(&key)) {
-        return found;
-    }
-    let fresh = Rc::new(build_keys(rel, index, segment));
-    KEYS.with_borrow_mut(|c| c.put(key, fresh.clone()));
-    fresh
 }
 
 /// Frozen rows that hold the key which the row in `slot` has in `index`.
@@ -480,24 +271,25 @@ fn with_key(
     let Some(hash) = index.hash(key) else {
         return Vec::new();
     };
+    let probes = index.probes(key);
     let mut found = Vec::new();
-    let directory = cache::directory(rel, companion);
-    for segment in directory.iter() {
-        let keys = keys_of(rel, companion, index, segment);
-        let start = keys.entries.partition_point(|(h, _)| *h < hash);
-        for (_, row) in keys
-            .entries
-            .iter()
-            .skip(start)
-            .take_while(|(h, _)| *h == hash)
-        {
-            let stored: Vec<_> = keys.columns.iter().map(|c| c.get(*row as usize)).collect();
-            if index.equal(key, &stored) {
-                let place = Place {
-                    segment: segment.number,
-                    row: *row,
-                };
-                found.push((place, segment.clone()));
+    for segment in cache::directory(rel, companion).iter() {
+        let mut add = |row: u32| {
+            let place = Place {
+                segment: segment.number,
+                row,
+            };
+            found.push((place, segment.clone()));
+        };
+        match keyset::candidates(rel, index, segment, &probes) {
+            Candidates::None => {}
+            Candidates::Pages(pages) => {
+                for page in pages {
+                    keyset::page(rel, index, segment, page).matching(index, key, &mut add);
+                }
+            }
+            Candidates::Segment => {
+                keyset::segment(rel, index, segment).matching(index, hash, key, &mut add);
             }
         }
     }

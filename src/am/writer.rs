@@ -1,13 +1,13 @@
-//! Writing segments: rows gathered into columns, encoded, and inserted into the table of segments.
+//! Making segments: rows gathered into columns, encoded, and stored.
 
-use super::datum::{self, ColumnBuilder};
-use crate::pg::relation::{self, OpenRel};
-use crate::pg::tuple;
+use super::body::{BodyWriter, NO_BLOCK};
+use super::builder::{self, ColumnBuilder};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use varve_core::bitmap::Bitmap;
 use varve_core::column::Column;
-use varve_core::{ColumnEntry, MAX_ROWS, SegmentHeader, codec, segment_sha256};
+use varve_core::header::{ColumnEntry, MAX_ROWS, SegmentHeader, segment_sha256};
+use varve_core::paged::{self, Effort, EncodedColumn};
 
 /// Bytes of raw column data after which a segment is closed early.
 const MAX_RAW_BYTES: usize = 96 << 20;
@@ -16,8 +16,46 @@ const MAX_RAW_BYTES: usize = 96 << 20;
 pub struct Encoded {
     /// Header; `dead` may still be changed before it is stored.
     pub header: SegmentHeader,
-    /// (attribute number, bytes).
-    pub columns: Vec<(u16, Vec<u8>)>,
+    /// The encoded columns, in the order of the header's.
+    pub columns: Vec<Vec<u8>>,
+}
+
+impl Encoded {
+    /// Stores the body, and notes in the header where.
+    pub fn store_body(&mut self, writer: &BodyWriter, number: i32) {
+        let parts: Vec<&[u8]> = self.columns.iter().map(Vec::as_slice).collect();
+        self.header.location = writer.write_body(number, &parts).first_block;
+        self.columns = Vec::new();
+    }
+
+    /// Stores the header; the segment counts from then on.
+    pub fn store_header(&self, writer: &BodyWriter, number: i32) {
+        store_header(&self.header, writer, number);
+    }
+}
+
+/// Stores a header.
+pub fn store_header(header: &SegmentHeader, writer: &BodyWriter, number: i32) {
+    let bytes = header.to_bytes().unwrap_or_else(|e| fail(&e.to_string()));
+    writer.write_header(number, &bytes);
+}
+
+/// What a header says of an encoded column.
+pub fn entry(attnum: u16, column: &Column, encoded: &EncodedColumn) -> ColumnEntry {
+    ColumnEntry {
+        attnum,
+        kind: column.kind(),
+        codec: encoded.codec,
+        form: 0,
+        bytes: encoded.bytes.len() as u32,
+        index_len: encoded.index_len,
+        summary: encoded.summary.clone(),
+    }
+}
+
+/// Encodes a column for reading.
+pub fn encode(column: &Column) -> EncodedColumn {
+    paged::encode(column, Effort::Fast).unwrap_or_else(|e| fail(&e.to_string()))
 }
 
 /// Gathers rows and encodes them.
@@ -27,6 +65,7 @@ pub struct SegmentBuilder {
     rows: u32,
     origins: Vec<u64>,
     keep_origins: bool,
+    order: Vec<u16>,
 }
 
 fn fail(message: &str) -> ! {
@@ -39,15 +78,17 @@ fn fail(message: &str) -> ! {
 }
 
 impl SegmentBuilder {
-    /// An empty segment of a row shape. `keep_origins` stores where each row came from.
-    pub fn new(desc: pg_sys::TupleDesc, keep_origins: bool) -> Self {
-        let columns = datum::builders(desc, MAX_ROWS as usize).unwrap_or_else(|e| fail(&e));
+    /// An empty segment of a row shape, for rows that ascend by the attributes `order`. `keep_origins` stores where each
+    /// row came from.
+    pub fn new(desc: pg_sys::TupleDesc, order: &[u16], keep_origins: bool) -> Self {
+        let columns = builder::builders(desc, MAX_ROWS as usize).unwrap_or_else(|e| fail(&e));
         SegmentBuilder {
             desc,
             columns,
             rows: 0,
             origins: Vec::new(),
             keep_origins,
+            order: order.to_vec(),
         }
     }
 
@@ -89,7 +130,7 @@ impl SegmentBuilder {
 
     /// Encodes what was gathered and starts over.
     pub fn finish(&mut self) -> Encoded {
-        let fresh = SegmentBuilder::new(self.desc, self.keep_origins);
+        let fresh = SegmentBuilder::new(self.desc, &self.order, self.keep_origins);
         let done = std::mem::replace(self, fresh);
         let mut raw_bytes = 0u64;
         let mut columns = Vec::new();
@@ -99,108 +140,29 @@ impl SegmentBuilder {
             pgrx::check_for_interrupts!();
             raw_bytes += builder.bytes() as u64;
             let column: Column = builder.finish();
-            let bytes = codec::encode_column(&column).unwrap_or_else(|e| fail(&e.to_string()));
-            let info = codec::describe(&bytes).unwrap_or_else(|e| fail(&e.to_string()));
-            entries.push(ColumnEntry {
-                attnum: i as u16 + 1,
-                bytes: bytes.len() as u32,
-                nulls: info.nulls,
-                codec: codec_id(&bytes),
-            });
-            columns.push((i as u16 + 1, bytes));
+            let encoded = encode(&column);
+            entries.push(entry(i as u16 + 1, &column, &encoded));
+            columns.push(encoded.bytes);
         }
-        let sha256 = segment_sha256(columns.iter().map(|(a, b)| (*a, b.as_slice())));
+        let sha256 = segment_sha256(
+            entries
+                .iter()
+                .zip(&columns)
+                .map(|(e, b)| (e.attnum, b.as_slice())),
+        );
         Encoded {
             header: SegmentHeader {
                 rows: done.rows,
                 columns: entries,
+                order: done.order,
+                location: NO_BLOCK,
+                siblings: 0,
                 dead: Bitmap::new(done.rows as usize),
                 origins: done.keep_origins.then_some(done.origins),
                 sha256,
                 raw_bytes,
             },
             columns,
-        }
-    }
-}
-
-/// The codec byte of an encoded column (see `varve_core::segment`).
-fn codec_id(bytes: &[u8]) -> u8 {
-    bytes.get(4).copied().unwrap_or(0)
-}
-
-/// Inserts rows into a table of segments.
-pub struct SegmentWriter {
-    table: OpenRel,
-    options: i32,
-    cid: pg_sys::CommandId,
-}
-
-impl SegmentWriter {
-    /// A writer for a table of segments. `frozen` writes rows that every snapshot sees, which is right only in a table
-    /// that this transaction made.
-    pub fn new(segments: pg_sys::Oid, frozen: bool) -> Self {
-        let mut options = pg_sys::HEAP_INSERT_NO_LOGICAL;
-        if frozen {
-            options |= pg_sys::HEAP_INSERT_FROZEN;
-        }
-        SegmentWriter {
-            table: OpenRel::table(segments, pg_sys::RowExclusiveLock),
-            options: options as i32,
-            // SAFETY: inside a transaction that writes.
-            cid: unsafe { pg_sys::GetCurrentCommandId(true) },
-        }
-    }
-
-    fn insert(&self, number: i32, item: i32, bytes: &[u8]) {
-        let data = tuple::new_bytea(bytes);
-        self.insert_datum(number, item, data);
-        // SAFETY: palloc'd by new_bytea.
-        unsafe { pg_sys::pfree(data.cast_mut_ptr()) };
-    }
-
-    fn insert_datum(&self, number: i32, item: i32, data: pg_sys::Datum) {
-        let values = [
-            pg_sys::Datum::from(number as isize as usize),
-            pg_sys::Datum::from(item as isize as usize),
-            data,
-        ];
-        let nulls = [false; 3];
-        // SAFETY: the three columns of the table of segments.
-        unsafe {
-            let row = pg_sys::heap_form_tuple(
-                relation::tupdesc(self.table.as_ptr()),
-                values.as_ptr(),
-                nulls.as_ptr(),
-            );
-            pg_sys::heap_insert(
-                self.table.as_ptr(),
-                row,
-                self.cid,
-                self.options,
-                std::ptr::null_mut(),
-            );
-            pg_sys::heap_freetuple(row);
-        }
-    }
-
-    /// Stores the columns of a segment.
-    pub fn write_columns(&self, number: i32, columns: &[(u16, Vec<u8>)]) {
-        for (attnum, bytes) in columns {
-            self.insert(number, i32::from(*attnum), bytes);
-        }
-    }
-
-    /// Stores one column's bytes.
-    pub fn write_column(&self, number: i32, attnum: i32, bytes: &[u8]) {
-        self.insert(number, attnum, bytes);
-    }
-
-    /// Stores the header; the segment counts from then on.
-    pub fn write_header(&self, number: i32, header: &SegmentHeader) {
-        match header.try_to_bytes() {
-            Ok(bytes) => self.insert(number, 0, &bytes),
-            Err(e) => fail(&e.to_string()),
         }
     }
 }

@@ -54,13 +54,6 @@ unsafe extern "C-unwind" {
     );
     /// `access/rewriteheap.h`
     pub fn rewrite_heap_dead_tuple(state: RewriteState, old_tuple: pg_sys::HeapTuple) -> bool;
-    /// `catalog/toasting.h`
-    pub fn NewHeapCreateToastTable(
-        relid: pg_sys::Oid,
-        reloptions: pg_sys::Datum,
-        lockmode: pg_sys::LOCKMODE,
-        old_toast: pg_sys::Oid,
-    );
     /// `access/toast_internals.h`: the valid index of a TOAST table.
     pub fn toast_get_valid_index(toast: pg_sys::Oid, lockmode: pg_sys::LOCKMODE) -> pg_sys::Oid;
     /// `executor/tstoreReceiver.h`
@@ -77,6 +70,8 @@ unsafe extern "C-unwind" {
         holder: pg_sys::VirtualTransactionId,
         more: *mut bool,
     ) -> pg_sys::TransactionId;
+    /// `utils/pg_locale.h`
+    pub fn lc_collate_is_c(collation: pg_sys::Oid) -> bool;
     /// `replication/logicalworker.h`
     pub fn IsLogicalWorker() -> bool;
     /// `storage/predicate.h`

@@ -5,6 +5,7 @@
 //! - [`guard`]: the way into Rust, and the way out of errors.
 //! - [`memory`]: memory of single calls.
 //! - [`heap`]: heap's own table access method, called behind a guard.
+//! - [`list`]: lists of nodes and integers.
 //! - [`relation`]: opening, closing and naming relations.
 //! - [`tuple`]: item pointers, tuple headers and datums.
 //! - [`snapshot`]: snapshots that are released on every way out.
@@ -13,6 +14,7 @@ pub mod ffi;
 pub mod function;
 pub mod guard;
 pub mod heap;
+pub mod list;
 pub mod memory;
 pub mod relation;
 pub mod snapshot;

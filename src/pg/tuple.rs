@@ -50,16 +50,6 @@ pub fn xid_precedes(a: pg_sys::TransactionId, b: pg_sys::TransactionId) -> bool 
     unsafe { pg_sys::TransactionIdPrecedes(a, b) }
 }
 
-/// Bytes of a varlena datum as they lie, TOAST pointer or value, header included.
-///
-/// # Safety
-/// `datum` points to a valid varlena.
-pub unsafe fn varlena_bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
-    let ptr = datum.cast_mut_ptr::<u8>();
-    // SAFETY: by contract.
-    unsafe { std::slice::from_raw_parts(ptr, pgrx::varsize_any(ptr.cast())) }
-}
-
 /// Detoasts a varlena and hands its payload (without header) to `f`; frees the copy.
 ///
 /// # Safety

@@ -1,5 +1,6 @@
 //! Carrying the delta of a table into new storage with its MVCC history, as CLUSTER does, and frozen rows beside it.
 
+use crate::am::cache;
 use crate::am::companion::Companion;
 use crate::am::directory::{self, Decoded, SegmentRef};
 use crate::am::tid::{self, Place};
@@ -409,14 +410,14 @@ pub fn carry_segments(
     let mut rows = 0;
     for segment in segments {
         let gone = directory::hidden_rows(segment, hidden.get(&segment.number));
-        let decoded = Decoded::new(rel, segment, |_| true);
-        for row in 0..segment.header.rows {
-            if !gone.get(row as usize) {
-                carry.frozen_row(&decoded, row);
-                rows += 1;
+        directory::for_each_page(rel, segment, |page| {
+            for row in page.rows.clone() {
+                if !gone.get(row as usize) {
+                    carry.frozen_row(page, row);
+                    rows += 1;
+                }
             }
-        }
-        pgrx::check_for_interrupts!();
+        });
     }
     rows
 }
@@ -429,14 +430,10 @@ pub fn carry_graves(
     recent: &[Thawed],
 ) {
     for segment in segments {
-        let mut here = recent
+        recent
             .iter()
             .filter(|t| t.place.segment == segment.number && t.place.row < segment.header.rows)
-            .peekable();
-        if here.peek().is_some() {
-            let decoded = Decoded::new(rel, segment, |_| true);
-            here.for_each(|t| carry.grave(&decoded, t));
-        }
+            .for_each(|t| carry.grave(&cache::decoded(rel, segment, t.place.row), t));
     }
 }
 

@@ -8,10 +8,11 @@
 use super::carry::{self, Carry, Cutoffs, Graves};
 use super::order::RowOrder;
 use super::{lock, rewrite};
+use crate::am::body::BodyWriter;
 use crate::am::companion::{self, Companion};
-use crate::am::directory::{self, Decoded, Directory};
+use crate::am::directory::{self, Directory};
 use crate::am::tid::{self, Place};
-use crate::am::writer::{Encoded, SegmentBuilder, SegmentWriter};
+use crate::am::writer::{Encoded, SegmentBuilder};
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{snapshot, tuple};
 use pgrx::pg_sys;
@@ -167,10 +168,12 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
     carry.end();
     carry::ensure_a_page(new);
     bury(&mut encoded, &keys, &pages, &thawed);
-    let writer = SegmentWriter::new(to.segments, true);
-    for (number, segment) in encoded.iter().enumerate() {
+    let writer = BodyWriter::new(to.segments, true);
+    let siblings = encoded.len() as u32;
+    for (number, segment) in encoded.iter_mut().enumerate() {
+        segment.header.siblings = siblings;
         report.frozen += u64::from(segment.header.rows) - segment.header.dead.count_ones() as u64;
-        writer.write_header(number as i32, &segment.header);
+        segment.store_header(&writer, number as i32);
     }
     drop(writer);
     rewrite::set_stats(new, report.frozen + report.delta);
@@ -244,19 +247,19 @@ fn read_segments(
     let mut nulls = vec![true; natts];
     for segment in segments {
         let hidden = directory::hidden_rows(segment, gone.get(&segment.number));
-        let decoded = Decoded::new(rel, segment, |_| true);
-        for row in 0..segment.header.rows {
-            if hidden.get(row as usize) {
-                continue;
+        directory::for_each_page(rel, segment, |page| {
+            for row in page.rows.clone() {
+                if hidden.get(row as usize) {
+                    continue;
+                }
+                page.row(row, &mut values, &mut nulls);
+                let place = Place {
+                    segment: segment.number,
+                    row,
+                };
+                put(&mut values, &mut nulls, tuple::tid_key(&tid::encode(place)));
             }
-            decoded.row(row, &mut values, &mut nulls);
-            let place = Place {
-                segment: segment.number,
-                row,
-            };
-            put(&mut values, &mut nulls, tuple::tid_key(&tid::encode(place)));
-        }
-        pgrx::check_for_interrupts!();
+        });
     }
 }
 
@@ -267,8 +270,8 @@ fn encode(
     source: &mut super::order::Sorter,
     to: &Companion,
 ) -> (Vec<Encoded>, Vec<Vec<u64>>) {
-    let mut builder = SegmentBuilder::new(relation::tupdesc(rel), false);
-    let writer = SegmentWriter::new(to.segments, true);
+    let mut builder = SegmentBuilder::new(relation::tupdesc(rel), source.columns(), false);
+    let writer = BodyWriter::new(to.segments, true);
     let mut segments: Vec<Encoded> = Vec::new();
     let mut keys: Vec<Vec<u64>> = Vec::new();
     let mut here = Vec::new();
@@ -278,8 +281,7 @@ fn encode(
             pgrx::error!("the chunk has too many rows to be frozen");
         }
         let mut done = builder.finish();
-        writer.write_columns(number, &done.columns);
-        done.columns = Vec::new();
+        done.store_body(&writer, number);
         segments.push(done);
         keys.push(std::mem::take(here));
     };

@@ -1,12 +1,13 @@
 //! Columns that a segment lacks (added after it was written) or has too many (dropped since).
 
-use crate::am::datum::ColumnBuilder;
+use crate::am::body::BodyReader;
+use crate::am::builder::ColumnBuilder;
 use crate::am::directory::SegmentRef;
+use crate::am::writer;
 use crate::pg::relation;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::borrow::Cow;
-use varve_core::{ColumnEntry, SegmentHeader, codec, segment_sha256};
+use varve_core::header::{ColumnEntry, SegmentSum};
 
 fn fail(detail: &str) -> ! {
     crate::am::error::raise(
@@ -18,50 +19,63 @@ fn fail(detail: &str) -> ! {
 }
 
 /// The encoded column of an attribute that rows from before `ADD COLUMN` lack: its missing value, or NULL.
-pub fn column(desc: pg_sys::TupleDesc, attnum: i32, rows: u32) -> Vec<u8> {
+fn missing(desc: pg_sys::TupleDesc, attnum: i32, rows: u32) -> (ColumnEntry, Vec<u8>) {
     let attr = relation::attribute(desc, attnum as usize - 1);
-    let mut builder = ColumnBuilder::new(attr, 1).unwrap_or_else(|e| fail(&e));
+    let mut builder = ColumnBuilder::new(attr, rows as usize).unwrap_or_else(|e| fail(&e));
     let mut null = true;
     // SAFETY: `attnum` is within the row shape; the value is of its type.
     unsafe {
         let datum = pg_sys::getmissingattr(desc, attnum, &mut null);
-        if null {
-            builder.push_null();
-        } else {
-            builder.push(datum);
+        for _ in 0..rows {
+            if null {
+                builder.push_null();
+            } else {
+                builder.push(datum);
+            }
         }
     }
-    codec::try_encode_constant(rows, &builder.finish()).unwrap_or_else(|e| fail(&e.to_string()))
+    let column = builder.finish();
+    let encoded = writer::encode(&column);
+    (
+        writer::entry(attnum as u16, &column, &encoded),
+        encoded.bytes,
+    )
 }
 
-/// Writes a header's list of columns and its SHA-256 anew after columns were added or left out.
-pub fn relist(
+/// The encoded columns of a segment for a row shape: those that it has as they are stored, those that it lacks filled in.
+/// Bytes are not decoded, but they must be those that the header knows.
+pub fn columns(
     rel: pg_sys::Relation,
-    header: &mut SegmentHeader,
+    reader: &BodyReader,
     segment: &SegmentRef,
     desc: pg_sys::TupleDesc,
-) {
-    let mut columns: Vec<(u16, Cow<'static, [u8]>)> = Vec::new();
-    for attnum in 1..=relation::natts(desc) as i32 {
-        if relation::attribute(desc, attnum as usize - 1).attisdropped {
-            continue;
+) -> Vec<(ColumnEntry, Vec<u8>)> {
+    let corrupt = |detail: &str| -> ! { crate::am::error::corrupt(rel, segment.number, detail) };
+    let mut stored: Vec<(ColumnEntry, Vec<u8>)> = Vec::new();
+    let mut sum = SegmentSum::new();
+    for entry in &segment.header.columns {
+        match segment.bytes(reader, i32::from(entry.attnum)) {
+            Ok(Some(bytes)) => {
+                sum.add(entry.attnum, &bytes);
+                stored.push((entry.clone(), bytes));
+            }
+            Ok(None) => {}
+            Err(detail) => corrupt(&detail),
         }
-        let bytes = segment
-            .with_bytes(attnum, <[u8]>::to_vec)
-            .unwrap_or_else(|| column(desc, attnum, header.rows));
-        columns.push((attnum as u16, Cow::Owned(bytes)));
     }
-    header.columns = columns
-        .iter()
-        .map(|(attnum, bytes)| match codec::describe(bytes) {
-            Ok(info) => ColumnEntry {
-                attnum: *attnum,
-                bytes: bytes.len() as u32,
-                nulls: info.nulls,
-                codec: bytes.get(4).copied().unwrap_or(0),
-            },
-            Err(e) => crate::am::error::corrupt(rel, segment.number, &e.to_string()),
+    if sum.finish() != segment.header.sha256 {
+        corrupt("the SHA-256 of the columns is not that of the header");
+    }
+    (1..=relation::natts(desc) as i32)
+        .filter(|attnum| !relation::attribute(desc, *attnum as usize - 1).attisdropped)
+        .map(|attnum| {
+            let found = stored
+                .iter()
+                .position(|(e, _)| i32::from(e.attnum) == attnum);
+            match found {
+                Some(at) => stored.swap_remove(at),
+                None => missing(desc, attnum, segment.header.rows),
+            }
         })
-        .collect();
-    header.sha256 = segment_sha256(columns.iter().map(|(a, b)| (*a, b.as_ref())));
+        .collect()
 }

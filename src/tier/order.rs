@@ -97,6 +97,7 @@ impl RowOrder {
             };
             Sorter {
                 natts,
+                columns: columns.iter().map(|c| c.attnum as u16).collect(),
                 store: sort,
                 input: pg_sys::MakeSingleTupleTableSlot(wide, &raw const pg_sys::TTSOpsVirtual),
                 output: pg_sys::MakeSingleTupleTableSlot(
@@ -116,12 +117,18 @@ enum Store {
 /// Takes rows in any order and gives them back sorted, spilling to disk beyond `maintenance_work_mem`.
 pub struct Sorter {
     natts: usize,
+    columns: Vec<u16>,
     store: Store,
     input: *mut pg_sys::TupleTableSlot,
     output: *mut pg_sys::TupleTableSlot,
 }
 
 impl Sorter {
+    /// Attribute numbers by which the rows will ascend.
+    pub fn columns(&self) -> &[u16] {
+        &self.columns
+    }
+
     /// Adds a row; values are copied (TOAST pointers as pointers).
     pub fn put(&mut self, values: &[pg_sys::Datum], nulls: &[bool], origin: u64) {
         // SAFETY: the slot has natts + 1 columns.

@@ -1,13 +1,15 @@
 //! Exchanging a table's storage: a transient table is filled and swapped in (`finish_heap_swap`).
 
 use super::carry::{self, Carry, Cutoffs, Graves};
+use crate::am::body::{BodyReader, BodyWriter};
 use crate::am::companion::{self, Companion};
 use crate::am::directory;
 use crate::am::index_build;
-use crate::am::writer::SegmentWriter;
+use crate::am::writer;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{ffi, snapshot, tuple};
 use pgrx::pg_sys;
+use varve_core::header::segment_sha256;
 
 /// What a rewrite did.
 #[derive(Clone, Copy, Default)]
@@ -94,7 +96,8 @@ pub fn carry_over(
     let graves = Graves::read(from, latest.get(), cutoffs.oldest_xmin);
     let hidden = graves.hidden();
     let to = companion::create(new, relation::oid(old));
-    let writer = SegmentWriter::new(to.segments, true);
+    let reader = BodyReader::new(from);
+    let writer = BodyWriter::new(to.segments, true);
     let desc = relation::tupdesc(old);
     let mut counts = Counts::default();
     let (settled, fresh): (Vec<_>, Vec<_>) = segments
@@ -105,26 +108,13 @@ pub fn carry_over(
         let mut header = segment.header.clone();
         header.origins = None;
         header.dead = directory::hidden_rows(segment, hidden.get(&segment.number));
-        let present: Vec<i32> = segment.attributes().collect();
-        let mut changed = false;
-        for attnum in 1..=relation::natts(desc) as i32 {
-            if relation::attribute(desc, attnum as usize - 1).attisdropped {
-                changed |= present.contains(&attnum);
-                continue;
-            }
-            if present.contains(&attnum) {
-                segment.with_bytes(attnum, |b| writer.write_column(segment.number, attnum, b));
-            } else {
-                changed = true;
-                let bytes = super::missing::column(desc, attnum, header.rows);
-                writer.write_column(segment.number, attnum, &bytes);
-            }
-        }
-        if changed {
-            super::missing::relist(old, &mut header, segment, desc);
-        }
+        let columns = super::missing::columns(old, &reader, segment, desc);
+        header.columns = columns.iter().map(|(entry, _)| entry.clone()).collect();
+        let parts: Vec<&[u8]> = columns.iter().map(|(_, b)| b.as_slice()).collect();
+        header.sha256 = segment_sha256(columns.iter().map(|(e, b)| (e.attnum, b.as_slice())));
+        header.location = writer.write_body(segment.number, &parts).first_block;
         counts.frozen += u64::from(header.rows) - header.dead.count_ones() as u64;
-        writer.write_header(segment.number, &header);
+        writer::store_header(&header, &writer, segment.number);
         pgrx::check_for_interrupts!();
     }
     let mut carry = Carry::begin(old, new, cutoffs, &graves.recent);

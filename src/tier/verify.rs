@@ -1,89 +1,118 @@
 //! `varve.verify`: reads every segment, recomputes its sums, decodes every column.
 
 use super::{catalog, set_tier};
-use crate::am::companion;
-use crate::am::datum::DatumColumn;
-use crate::am::directory;
+use crate::am::body::{self, BodyReader, Location};
+use crate::am::companion::{self, Companion};
+use crate::am::{datum, directory};
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{snapshot, tuple};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
-use varve_core::{SegmentHeader, segment_sha256};
+use varve_core::header::{ColumnEntry, SegmentHeader, SegmentSum};
+use varve_core::paged;
 
-/// Header and columns of a segment as they are stored.
+/// The items that are stored of a segment (number, length), and its header.
 #[derive(Default)]
 struct Stored {
-    headers: Vec<Vec<u8>>,
-    columns: Vec<(i32, Vec<u8>)>,
+    items: Vec<(i32, usize)>,
+    headers: Vec<Result<Vec<u8>, String>>,
 }
 
-fn read(rel: pg_sys::Relation) -> BTreeMap<i32, Stored> {
+impl Stored {
+    /// How many segments were written together with this one, as far as its header can be read.
+    fn siblings(&self) -> Option<i32> {
+        let [Ok(bytes)] = self.headers.as_slice() else {
+            return None;
+        };
+        let header = SegmentHeader::from_bytes(bytes).ok()?;
+        i32::try_from(header.siblings).ok()
+    }
+}
+
+fn read(companion: &Companion) -> BTreeMap<i32, Stored> {
     let mut found: BTreeMap<i32, Stored> = BTreeMap::new();
-    let Some(c) = companion::of(rel) else {
-        return found;
-    };
     let latest = snapshot::Registered::latest();
-    let table = OpenRel::table(c.segments, pg_sys::AccessShareLock);
+    let table = OpenRel::table(companion.segments, pg_sys::AccessShareLock);
     directory::for_each_row(table.as_ptr(), latest.get(), |_, values, _| {
         let [number, item, data] = values else { return };
         let entry = found.entry(number.value() as i32).or_default();
         // SAFETY: a bytea that is never NULL.
-        let bytes = unsafe { tuple::with_payload(*data, <[u8]>::to_vec) };
-        match item.value() as i32 {
-            0 => entry.headers.push(bytes),
-            n => entry.columns.push((n, bytes)),
-        }
+        let length = unsafe { tuple::with_payload(*data, <[u8]>::len) };
+        entry.items.push((item.value() as i32, length));
+        pgrx::check_for_interrupts!();
+    });
+    body::for_each_header(table.as_ptr(), latest.get(), |_, number, header| {
+        let entry = found.entry(number).or_default();
+        entry.headers.push(header.map(<[u8]>::to_vec));
     });
     found
 }
 
-fn check(rel: pg_sys::Relation, number: i32, stored: &Stored) -> Result<SegmentHeader, String> {
+fn check(
+    rel: pg_sys::Relation,
+    reader: &BodyReader,
+    number: i32,
+    stored: &Stored,
+) -> Result<(), String> {
     if !(0..=crate::am::tid::MAX_SEGMENT).contains(&number) {
         return Err("there is no such segment number".into());
     }
     let bytes = match stored.headers.as_slice() {
-        [one] => one,
+        [one] => one.as_ref().map_err(Clone::clone)?,
         [] => return Err("its header is missing".into()),
         _ => return Err("it has two headers".into()),
     };
     let header = SegmentHeader::from_bytes(bytes).map_err(|e| format!("header: {e}"))?;
-    let attnums = stored.columns.iter().map(|(attnum, _)| *attnum);
-    if let Some(detail) = directory::check_items(&header, attnums) {
+    if let Some(detail) = body::check_items(bytes.len(), header.body_len(), &stored.items) {
         return Err(detail);
     }
-    let mut parts = Vec::new();
+    let location = Location {
+        segment: number,
+        first_block: header.location,
+    };
+    let desc = relation::tupdesc(rel);
+    let mut sums = SegmentSum::new();
+    let mut start = 0;
     for entry in &header.columns {
-        let bytes = stored
-            .columns
-            .iter()
-            .find(|(attnum, _)| *attnum == i32::from(entry.attnum))
-            .map(|(_, bytes)| bytes)
-            .ok_or_else(|| format!("column {} is missing", entry.attnum))?;
-        parts.push((entry.attnum, bytes.as_slice()));
+        pgrx::check_for_interrupts!();
+        let mut bytes = Vec::with_capacity(entry.bytes as usize);
+        let range = start..start + entry.bytes as usize;
+        start = range.end;
+        reader.read(location, range, &mut bytes)?;
+        sums.add(entry.attnum, &bytes);
+        check_column(desc, &header, entry, &bytes)
+            .map_err(|e| format!("column {}: {e}", entry.attnum))?;
     }
-    if segment_sha256(parts.iter().copied()) != header.sha256 {
-        // The column that is damaged is named where its own sum tells.
-        for (attnum, bytes) in &parts {
-            varve_core::decode_column(bytes).map_err(|e| format!("column {attnum}: {e}"))?;
-        }
+    if sums.finish() != header.sha256 {
         return Err("the SHA-256 of the columns is not that of the header".into());
     }
-    let desc = relation::tupdesc(rel);
-    for (attnum, bytes) in &parts {
-        let index = usize::from(*attnum).wrapping_sub(1);
-        if index >= relation::natts(desc) {
-            return Err(format!("the table has no column {attnum}"));
-        }
-        let attr = relation::attribute(desc, index);
-        if attr.attisdropped {
-            varve_core::decode_column(bytes).map_err(|e| format!("column {attnum}: {e}"))?;
-        } else {
-            DatumColumn::decode(attr, header.rows as usize, bytes)
-                .map_err(|e| format!("column {attnum}: {e}"))?;
-        }
+    Ok(())
+}
+
+/// Decodes a column and compares it with what the header says of it.
+fn check_column(
+    desc: pg_sys::TupleDesc,
+    header: &SegmentHeader,
+    entry: &ColumnEntry,
+    bytes: &[u8],
+) -> Result<(), String> {
+    let column = paged::decode_all(bytes, entry.index_len as usize).map_err(|e| e.to_string())?;
+    if column.kind() != entry.kind
+        || column.rows() != header.rows as usize
+        || column.null_count() != entry.summary.nulls as usize
+    {
+        return Err("it is not the column that the header lists".into());
     }
-    Ok(header)
+    let index = usize::from(entry.attnum).wrapping_sub(1);
+    if index >= relation::natts(desc) {
+        return Err("the table has no such column".into());
+    }
+    let attr = relation::attribute(desc, index);
+    if attr.attisdropped {
+        return Ok(());
+    }
+    datum::check_kind(attr, entry.kind)
 }
 
 /// One row a segment: whether its stored bytes are what was written and decode.
@@ -114,10 +143,19 @@ fn verify(
         }
         let mut whole = true;
         let mut any = false;
-        for (number, stored) in read(rel) {
-            pgrx::check_for_interrupts!();
+        let Some(companion) = companion::of(rel) else {
+            continue;
+        };
+        let reader = BodyReader::new(&companion);
+        let mut stored = read(&companion);
+        // A segment of which nothing is left is missed by those that were written with it.
+        let siblings = stored.values().filter_map(Stored::siblings).max();
+        for number in 0..siblings.unwrap_or(0) {
+            stored.entry(number).or_default();
+        }
+        for (number, stored) in stored {
             any = true;
-            let result = check(rel, number, &stored);
+            let result = check(rel, &reader, number, &stored);
             whole &= result.is_ok();
             rows.push((chunk, number, result.is_ok(), result.err()));
         }

@@ -41,7 +41,7 @@ fn frozen_table(client: &mut Client) {
 fn changes(client: &mut Client) -> Vec<String> {
     simple(
         client,
-        "SELECT data FROM pg_logical_slot_get_changes('s', NULL, NULL, 'include-xids', '0') WHERE data NOT IN ('BEGIN', 'COMMIT')",
+        "SELECT data FROM pg_logical_slot_get_changes('s', NULL, NULL, 'include-xids', '0') WHERE data NOT IN ('BEGIN', 'COMMIT') AND data NOT LIKE 'table %.bgw_job%'",
     )
     .unwrap()
 }

@@ -73,7 +73,8 @@ impl Bench {
         Bench { cluster, suites }
     }
 
-    /// Runs schedules with one of the drivers; panics with the differences when a suite fails.
+    /// Runs schedules with one of the drivers; panics with the differences when a suite fails. `VARVE_RESULTS` names a
+    /// directory to be made then, for what the suites printed.
     fn run(&self, driver: &str, schedules: &[&str]) {
         let testdir = std::env::var_os("VARVE_PG_TESTDIR").unwrap_or_else(|| TESTDIR.into());
         let driver = Path::new(&testdir).join(driver);
@@ -100,6 +101,9 @@ impl Bench {
         let report = String::from_utf8_lossy(&output.stdout);
         println!("{report}");
         if !output.status.success() {
+            if let Some(keep) = std::env::var_os("VARVE_RESULTS") {
+                copy(&self.cluster.dir().join("output/results"), Path::new(&keep));
+            }
             let diffs = fs::read(self.cluster.dir().join("output/regression.diffs"));
             panic!(
                 "{report}{}\n{}",

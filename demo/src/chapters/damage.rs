@@ -24,7 +24,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let middle = damaged.len() / 2;
     damaged[middle] ^= 0xff;
     show::say(&format!(
-        "Byte {} of {} of column {item} in segment {segment} of {}, turned over as superuser:",
+        "Byte {} of {} of piece {item} of segment {segment} of {}, turned over as superuser:",
         show::count(middle as i64),
         show::count(data.len() as i64),
         chunk.name

@@ -1,0 +1,16 @@
+//! Reading frozen chunks by columns: planner hooks and executor nodes.
+//!
+//! - [`plan`]: when a columnar scan is offered to the planner, and what it costs.
+//! - [`node`], [`delta`], [`explain`]: the scan node.
+//! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
+//! - [`pages`], [`columns`]: the pages that may hold rows of a query, and their columns.
+
+pub mod columns;
+pub mod delta;
+pub mod eval;
+pub mod explain;
+pub mod filter;
+pub mod node;
+pub mod pages;
+pub mod plan;
+pub mod values;

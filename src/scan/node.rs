@@ -1,0 +1,629 @@
+//! The columnar scan node: `Custom Scan (VarveScan)`.
+//!
+//! Frozen rows first, page by page: conditions on whole pages, then the columns that are asked for in the rows that are
+//! left. Then the rows of the delta, each tested by the executor. Rows leave in the node's own slot, a virtual one.
+
+use super::delta::{self, Delta};
+use super::eval;
+use super::explain;
+use super::filter::{Compiled, Filter, Scope, Value};
+use super::pages::{Counters, HandOut, Pages};
+use super::plan;
+use super::values;
+use crate::am::cache;
+use crate::am::datum::DatumColumn;
+use crate::am::tid::{self, Place};
+use crate::pg::{ffi, guard, list, relation};
+use pgrx::pg_sys;
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The node as the executor knows it, and what it does.
+#[repr(C)]
+pub struct Node {
+    css: pg_sys::CustomScanState,
+    run: *mut Run,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Position {
+    Start,
+    Frozen,
+    Delta,
+    End,
+}
+
+/// Rows of a page, ready to be handed out.
+struct Batch {
+    segment: i32,
+    first: u32,
+    rows: Vec<u16>,
+    /// The row handed out last: -1 before the first one.
+    row: isize,
+    /// Whether the slot was cleared of what batches before left in it.
+    fresh: bool,
+    columns: Vec<(usize, DatumColumn)>,
+}
+
+/// What a node does.
+pub struct Run {
+    rel: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    /// Attribute numbers that the plan reads.
+    needed: Vec<i16>,
+    values: Vec<Value>,
+    states: Vec<*mut pg_sys::ExprState>,
+    /// The conditions on pages, for rows that lie in the delta.
+    pushed: *mut pg_sys::ExprState,
+    pages: Option<Pages>,
+    started: bool,
+    position: Position,
+    batch: Option<Batch>,
+    delta: Option<Delta>,
+    delta_slot: *mut pg_sys::TupleTableSlot,
+    /// Rows of the delta that conditions on pages kept out.
+    delta_removed: u64,
+    shared: *mut Shared,
+}
+
+/// What processes that share a scan have in common; heap's own state follows.
+#[repr(C)]
+struct Shared {
+    /// The next segment to hand out.
+    next: pg_sys::pg_atomic_uint32,
+}
+
+const SHARED_HEAD: usize = size_of::<Shared>().next_multiple_of(8);
+
+/// The methods that make a node out of a plan.
+pub static SCAN_METHODS: Methods<pg_sys::CustomScanMethods> = Methods(pg_sys::CustomScanMethods {
+    CustomName: plan::NAME.as_ptr(),
+    CreateCustomScanState: Some(create),
+});
+
+static EXEC_METHODS: Methods<pg_sys::CustomExecMethods> = Methods(pg_sys::CustomExecMethods {
+    CustomName: plan::NAME.as_ptr(),
+    BeginCustomScan: Some(begin),
+    ExecCustomScan: Some(exec),
+    EndCustomScan: Some(end),
+    ReScanCustomScan: Some(rescan),
+    MarkPosCustomScan: None,
+    RestrPosCustomScan: None,
+    EstimateDSMCustomScan: Some(estimate_dsm),
+    InitializeDSMCustomScan: Some(initialize_dsm),
+    ReInitializeDSMCustomScan: Some(reinitialize_dsm),
+    InitializeWorkerCustomScan: Some(initialize_worker),
+    ShutdownCustomScan: None,
+    ExplainCustomScan: Some(explain_node),
+});
+
+/// A table of functions that never changes.
+pub struct Methods<T>(pub T);
+
+// SAFETY: names and functions are constants.
+unsafe impl<T> Sync for Methods<T> {}
+
+unsafe extern "C-unwind" fn create(plan: *mut pg_sys::CustomScan) -> *mut pg_sys::Node {
+    guard::entry(|| {
+        // SAFETY: a node of our own shape, which begins with the executor's.
+        unsafe {
+            let node: *mut Node = pg_sys::palloc0(size_of::<Node>()).cast();
+            (*node).css.ss.ps.type_ = pg_sys::NodeTag::T_CustomScanState;
+            (*node).css.flags = (*plan).flags;
+            (*node).css.methods = &raw const EXEC_METHODS.0;
+            node.cast()
+        }
+    })
+}
+
+/// # Safety
+/// `node` was made by [`create`].
+unsafe fn node_of<'a>(node: *mut pg_sys::CustomScanState) -> &'a mut Node {
+    // SAFETY: by contract.
+    unsafe { &mut *node.cast::<Node>() }
+}
+
+/// # Safety
+/// `node` was made by [`create`] and begun.
+unsafe fn run_of<'a>(node: *mut pg_sys::CustomScanState) -> &'a mut Run {
+    // SAFETY: by contract; the run lives as long as the query's memory.
+    unsafe { &mut *node_of(node).run }
+}
+
+unsafe extern "C-unwind" fn begin(
+    node: *mut pg_sys::CustomScanState,
+    estate: *mut pg_sys::EState,
+    _eflags: i32,
+) {
+    guard::entry(|| {
+        // SAFETY: the executor has opened the relation and made the slots; the current memory context is the query's.
+        unsafe {
+            let ours = node_of(node);
+            let plan = &*ours.css.ss.ps.plan.cast::<pg_sys::CustomScan>();
+            let rel = ours.css.ss.ss_currentRelation;
+            let scope = Scope {
+                varno: plan.scan.scanrelid as i32,
+                outer: true,
+            };
+            let needed = plan::read_private(plan.custom_private);
+            let mut filters: Vec<Filter> = Vec::new();
+            let mut all_values: Vec<Value> = Vec::new();
+            for clause in list::nodes::<pg_sys::Expr>(plan.custom_exprs) {
+                // The plan has only clauses that compiled; should one not, the executor still tests it on each row.
+                if let Some(compiled) = Compiled::new(clause, &scope) {
+                    filters.push(compiled.filter.shifted(all_values.len()));
+                    all_values.extend(compiled.values);
+                }
+            }
+            let parent = &raw mut ours.css.ss.ps;
+            let states = all_values
+                .iter()
+                .map(|v| pg_sys::ExecInitExpr(v.expr, parent))
+                .collect();
+            let pushed = pg_sys::ExecInitQual(plan.custom_exprs, parent);
+            let snapshot = (*estate).es_snapshot;
+            let pages = cache::directory_for(rel, snapshot)
+                .map(|directory| Pages::new(rel, directory, snapshot, filters));
+            let delta_slot = pg_sys::ExecInitExtraTupleSlot(
+                estate,
+                relation::tupdesc(rel),
+                &raw const pg_sys::TTSOpsBufferHeapTuple,
+            );
+            let run = Run {
+                rel,
+                snapshot,
+                needed,
+                values: all_values,
+                states,
+                pushed,
+                pages,
+                started: false,
+                position: Position::Start,
+                batch: None,
+                delta: None,
+                delta_slot,
+                delta_removed: 0,
+                shared: ptr::null_mut(),
+            };
+            ours.run = pgrx::PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(run);
+        }
+    })
+}
+
+unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
+    guard::entry(|| {
+        // SAFETY: the executor ends what it began.
+        let run = unsafe { run_of(node) };
+        if let Some(delta) = run.delta.take() {
+            delta.end();
+        }
+        run.batch = None;
+        run.pages = None;
+    })
+}
+
+unsafe extern "C-unwind" fn rescan(node: *mut pg_sys::CustomScanState) {
+    guard::entry(|| {
+        // SAFETY: a begun node; its scan slot is ours.
+        unsafe {
+            let ours = node_of(node);
+            pg_sys::ExecClearTuple(ours.css.ss.ss_ScanTupleSlot);
+            let run = run_of(node);
+            run.started = false;
+            run.position = Position::Start;
+            run.batch = None;
+            if let Some(delta) = &mut run.delta {
+                delta.rescan();
+            }
+            let epq = (*ours.css.ss.ps.state).es_epq_active;
+            if !epq.is_null() {
+                let at = relation_index(ours);
+                *(*epq).relsubs_done.add(at) = *(*epq).relsubs_blocked.add(at);
+            }
+        }
+    })
+}
+
+/// The node's relation in the executor's per-relation arrays.
+fn relation_index(node: &Node) -> usize {
+    // SAFETY: a scan node has a plan with a relation.
+    unsafe { (*node.css.ss.ps.plan.cast::<pg_sys::Scan>()).scanrelid as usize - 1 }
+}
+
+unsafe extern "C-unwind" fn exec(
+    node: *mut pg_sys::CustomScanState,
+) -> *mut pg_sys::TupleTableSlot {
+    guard::entry(|| {
+        // SAFETY: a begun node.
+        unsafe {
+            let ours = node_of(node);
+            let run = run_of(node);
+            loop {
+                pg_sys::MemoryContextReset((*ours.css.ss.ps.ps_ExprContext).ecxt_per_tuple_memory);
+                let epq = (*ours.css.ss.ps.state).es_epq_active;
+                let found = if epq.is_null() {
+                    run.next(ours)
+                } else {
+                    run.recheck(ours, epq)
+                };
+                if !found {
+                    return end_of_scan(ours);
+                }
+                if let Some(slot) = finish(&mut ours.css.ss) {
+                    return slot;
+                }
+            }
+        }
+    })
+}
+
+/// The answer at the end: an empty slot of the kind that the node returns.
+fn end_of_scan(node: &mut Node) -> *mut pg_sys::TupleTableSlot {
+    // SAFETY: the node's own slots.
+    unsafe {
+        let projection = node.css.ss.ps.ps_ProjInfo;
+        let slot = if projection.is_null() {
+            node.css.ss.ss_ScanTupleSlot
+        } else {
+            (*projection).pi_state.resultslot
+        };
+        pg_sys::ExecClearTuple(slot)
+    }
+}
+
+/// Tests the row in the node's scan slot and projects it; `None` where a condition keeps it out.
+///
+/// # Safety
+/// A begun node whose scan slot holds a row.
+unsafe fn finish(scan: &mut pg_sys::ScanState) -> Option<*mut pg_sys::TupleTableSlot> {
+    let (qual, projection) = (scan.ps.qual, scan.ps.ps_ProjInfo);
+    // SAFETY: by contract.
+    unsafe {
+        let context = scan.ps.ps_ExprContext;
+        (*context).ecxt_scantuple = scan.ss_ScanTupleSlot;
+        if qual.is_null() && projection.is_null() {
+            return Some(scan.ss_ScanTupleSlot);
+        }
+        if !qual.is_null() && !pg_sys::ExecQual(qual, context) {
+            if !scan.ps.instrument.is_null() {
+                (*scan.ps.instrument).nfiltered1 += 1.0;
+            }
+            return None;
+        }
+        Some(if projection.is_null() {
+            scan.ss_ScanTupleSlot
+        } else {
+            pg_sys::ExecProject(projection)
+        })
+    }
+}
+
+impl Run {
+    /// Puts the next row, in the direction that the executor asks for, into the node's scan slot.
+    fn next(&mut self, node: &mut Node) -> bool {
+        if !self.started {
+            self.start(node);
+        }
+        // SAFETY: a begun node belongs to an executor state.
+        let forward = unsafe { (*node.css.ss.ps.state).es_direction } >= 0;
+        let slot = node.css.ss.ss_ScanTupleSlot;
+        loop {
+            match (self.position, forward) {
+                (Position::Start, true) => self.position = Position::Frozen,
+                (Position::Start, false) | (Position::End, true) => return false,
+                (Position::Frozen, _) => {
+                    if let Some(batch) = &mut self.batch
+                        && batch.emit(self.rel, slot, forward)
+                    {
+                        return true;
+                    }
+                    self.batch = None;
+                    if !self.next_batch(forward) {
+                        self.position = if forward {
+                            Position::Delta
+                        } else {
+                            Position::Start
+                        };
+                    }
+                }
+                (Position::Delta | Position::End, _) => {
+                    if self.next_of_delta(node, forward) {
+                        self.position = Position::Delta;
+                        return true;
+                    }
+                    self.position = if forward {
+                        Position::End
+                    } else {
+                        Position::Frozen
+                    };
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, node: &Node) {
+        self.started = true;
+        // SAFETY: the relation and the snapshot are the executor's, and live as long as the query.
+        unsafe { ffi::PredicateLockRelation(self.rel, self.snapshot) };
+        let context = node.css.ss.ps.ps_ExprContext;
+        let resolved = values::resolve(&self.values, &self.states, context);
+        if let Some(pages) = &mut self.pages {
+            pages.restart(resolved);
+        }
+    }
+
+    /// Reads the next page with rows to hand out; `false` at the end.
+    fn next_batch(&mut self, forward: bool) -> bool {
+        let Some(pages) = &mut self.pages else {
+            return false;
+        };
+        let shared = self.shared;
+        let mut claim = || {
+            // SAFETY: the counter lies in the scan's shared memory.
+            unsafe {
+                let next = AtomicU32::from_ptr(&raw mut (*shared).next.value);
+                next.fetch_add(1, Ordering::Relaxed) as usize
+            }
+        };
+        let hand_out: HandOut = if shared.is_null() {
+            None
+        } else {
+            Some(&mut claim)
+        };
+        let Some(selection) = pages.next(forward, hand_out) else {
+            return false;
+        };
+        let rows = positions(&selection.rows);
+        let needed = &self.needed;
+        let number = selection.segment.number;
+        let columns = pages.with_columns(number, |columns| {
+            needed
+                .iter()
+                .map(|attnum| Ok((*attnum as usize - 1, columns.datums(*attnum, &rows)?)))
+                .collect::<Result<Vec<_>, String>>()
+        });
+        self.batch = Some(Batch {
+            segment: number,
+            first: selection.segment.page_rows(selection.page).start,
+            row: if forward { -1 } else { rows.len() as isize },
+            fresh: true,
+            rows,
+            columns,
+        });
+        true
+    }
+
+    fn next_of_delta(&mut self, node: &mut Node, forward: bool) -> bool {
+        let (rel, snapshot) = (self.rel, self.snapshot);
+        let shared = self.shared;
+        let delta = self.delta.get_or_insert_with(|| {
+            let heap = if shared.is_null() {
+                ptr::null_mut()
+            } else {
+                // SAFETY: laid out by `initialize_dsm`.
+                unsafe { shared.cast::<u8>().add(SHARED_HEAD).cast() }
+            };
+            Delta::begin(rel, snapshot, heap)
+        });
+        let slot = node.css.ss.ss_ScanTupleSlot;
+        while delta.next(self.delta_slot, forward) {
+            // SAFETY: both slots have the relation's row shape.
+            unsafe {
+                copy_row(self.delta_slot, slot);
+                if self.pushed.is_null() {
+                    return true;
+                }
+                let context = node.css.ss.ps.ps_ExprContext;
+                (*context).ecxt_scantuple = slot;
+                if pg_sys::ExecQual(self.pushed, context) {
+                    return true;
+                }
+                self.delta_removed += 1;
+                pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+            }
+            pgrx::check_for_interrupts!();
+        }
+        false
+    }
+
+    /// The row to test again that EvalPlanQual has for this relation, as ExecScanFetch gets it.
+    ///
+    /// # Safety
+    /// A begun node, and the active EvalPlanQual state.
+    unsafe fn recheck(&mut self, node: &mut Node, epq: *mut pg_sys::EPQState) -> bool {
+        let at = relation_index(node);
+        let slot = node.css.ss.ss_ScanTupleSlot;
+        // SAFETY: by contract; the arrays have an entry for each relation.
+        unsafe {
+            if *(*epq).relsubs_done.add(at) {
+                return false;
+            }
+            let substitute = *(*epq).relsubs_slot.add(at);
+            let source = if !substitute.is_null() {
+                *(*epq).relsubs_done.add(at) = true;
+                if (*substitute).tts_flags & pg_sys::TTS_FLAG_EMPTY as u16 != 0 {
+                    return false;
+                }
+                substitute
+            } else if !(*(*epq).relsubs_rowmark.add(at)).is_null() {
+                *(*epq).relsubs_done.add(at) = true;
+                if !pg_sys::EvalPlanQualFetchRowMark(epq, at as u32 + 1, self.delta_slot) {
+                    return false;
+                }
+                if (*self.delta_slot).tts_flags & pg_sys::TTS_FLAG_EMPTY as u16 != 0 {
+                    return false;
+                }
+                self.delta_slot
+            } else {
+                return self.next(node);
+            };
+            copy_row(source, slot);
+            let context = node.css.ss.ps.ps_ExprContext;
+            (*context).ecxt_scantuple = slot;
+            self.pushed.is_null() || pg_sys::ExecQual(self.pushed, context)
+        }
+    }
+}
+
+/// The positions of the bits that are set.
+fn positions(bits: &eval::Bits) -> Vec<u16> {
+    let mut rows = Vec::with_capacity(eval::count(bits));
+    for (at, word) in bits.iter().enumerate() {
+        let mut rest = *word;
+        while rest != 0 {
+            rows.push((at * 64) as u16 + rest.trailing_zeros() as u16);
+            rest &= rest - 1;
+        }
+    }
+    rows
+}
+
+/// Makes a virtual slot hold the values of another slot's row, which must outlive it.
+///
+/// # Safety
+/// Both slots have the same number of attributes; `to` is virtual.
+unsafe fn copy_row(from: *mut pg_sys::TupleTableSlot, to: *mut pg_sys::TupleTableSlot) {
+    // SAFETY: by contract.
+    unsafe {
+        let natts = relation::natts((*to).tts_tupleDescriptor);
+        pg_sys::slot_getsomeattrs_int(from, natts as i32);
+        ptr::copy_nonoverlapping((*from).tts_values, (*to).tts_values, natts);
+        ptr::copy_nonoverlapping((*from).tts_isnull, (*to).tts_isnull, natts);
+        filled(to, natts);
+        (*to).tts_tid = (*from).tts_tid;
+        (*to).tts_tableOid = (*from).tts_tableOid;
+    }
+}
+
+/// Says that a virtual slot's arrays hold a row.
+///
+/// # Safety
+/// `slot` is virtual and owns no memory for its values.
+unsafe fn filled(slot: *mut pg_sys::TupleTableSlot, natts: usize) {
+    // SAFETY: by contract.
+    unsafe {
+        (*slot).tts_flags &= !(pg_sys::TTS_FLAG_EMPTY as u16);
+        (*slot).tts_nvalid = natts as i16;
+    }
+}
+
+impl Batch {
+    /// Puts the next row in a direction into a virtual slot, `false` at the end. Attributes that are not needed are NULL.
+    fn emit(
+        &mut self,
+        rel: pg_sys::Relation,
+        slot: *mut pg_sys::TupleTableSlot,
+        forward: bool,
+    ) -> bool {
+        let next = if forward { self.row + 1 } else { self.row - 1 };
+        if next < 0 || next >= self.rows.len() as isize {
+            return false;
+        }
+        self.row = next;
+        let at = next as usize;
+        // SAFETY: the slot has an entry for each attribute of the relation; its values live as long as the batch.
+        unsafe {
+            if (*slot).tts_flags & pg_sys::TTS_FLAG_SHOULDFREE as u16 != 0 {
+                pg_sys::ExecClearTuple(slot);
+            }
+            let natts = relation::natts((*slot).tts_tupleDescriptor);
+            let values = std::slice::from_raw_parts_mut((*slot).tts_values, natts);
+            let nulls = std::slice::from_raw_parts_mut((*slot).tts_isnull, natts);
+            if std::mem::take(&mut self.fresh) {
+                nulls.fill(true);
+            }
+            for (index, column) in &self.columns {
+                if let (Some(value), Some(null)) = (values.get_mut(*index), nulls.get_mut(*index)) {
+                    match column.get(at) {
+                        Some(datum) => {
+                            *value = datum;
+                            *null = false;
+                        }
+                        None => *null = true,
+                    }
+                }
+            }
+            filled(slot, natts);
+            (*slot).tts_tid = tid::encode(Place {
+                segment: self.segment,
+                row: self.first + u32::from(self.rows.get(at).copied().unwrap_or(0)),
+            });
+            (*slot).tts_tableOid = (*rel).rd_id;
+        }
+        true
+    }
+}
+
+unsafe extern "C-unwind" fn estimate_dsm(
+    node: *mut pg_sys::CustomScanState,
+    _context: *mut pg_sys::ParallelContext,
+) -> pg_sys::Size {
+    // SAFETY: a begun node.
+    guard::entry(|| SHARED_HEAD + delta::shared_size(unsafe { run_of(node) }.rel))
+}
+
+unsafe extern "C-unwind" fn initialize_dsm(
+    node: *mut pg_sys::CustomScanState,
+    _context: *mut pg_sys::ParallelContext,
+    coordinate: *mut std::ffi::c_void,
+) {
+    guard::entry(|| {
+        // SAFETY: a begun node; the shared memory is as large as was estimated.
+        unsafe {
+            let run = run_of(node);
+            run.shared = coordinate.cast();
+            (*run.shared).next.value = 0;
+            let heap = coordinate.cast::<u8>().add(SHARED_HEAD).cast();
+            delta::initialize_shared(run.rel, run.snapshot, heap);
+        }
+    })
+}
+
+unsafe extern "C-unwind" fn reinitialize_dsm(
+    node: *mut pg_sys::CustomScanState,
+    _context: *mut pg_sys::ParallelContext,
+    coordinate: *mut std::ffi::c_void,
+) {
+    guard::entry(|| {
+        // SAFETY: as above.
+        unsafe {
+            let run = run_of(node);
+            (*coordinate.cast::<Shared>()).next.value = 0;
+            let heap = coordinate.cast::<u8>().add(SHARED_HEAD).cast();
+            delta::reinitialize_shared(run.rel, heap);
+        }
+    })
+}
+
+unsafe extern "C-unwind" fn initialize_worker(
+    node: *mut pg_sys::CustomScanState,
+    _toc: *mut pg_sys::shm_toc,
+    coordinate: *mut std::ffi::c_void,
+) {
+    // SAFETY: as above.
+    guard::entry(|| unsafe { run_of(node).shared = coordinate.cast() })
+}
+
+unsafe extern "C-unwind" fn explain_node(
+    node: *mut pg_sys::CustomScanState,
+    ancestors: *mut pg_sys::List,
+    state: *mut pg_sys::ExplainState,
+) {
+    guard::entry(|| {
+        // SAFETY: a begun node and EXPLAIN's own state.
+        unsafe {
+            let ours = node_of(node);
+            let run = run_of(node);
+            let plan = ours.css.ss.ps.plan;
+            let pushed = (*plan.cast::<pg_sys::CustomScan>()).custom_exprs;
+            explain::conditions(c"Columnar Filter", pushed, plan, ancestors, state);
+            if (*state).analyze {
+                let counters = run
+                    .pages
+                    .as_ref()
+                    .map_or(Counters::default(), |p| p.counters);
+                explain::counters(&counters, run.delta_removed, state);
+            }
+        }
+    })
+}
