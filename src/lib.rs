@@ -45,6 +45,7 @@ pub extern "C-unwind" fn _PG_init() {
         settings::register();
         hooks::install();
         scan::plan::install();
+        scan::agg::plan::install();
         PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 }

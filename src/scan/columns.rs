@@ -170,16 +170,20 @@ impl Columns {
         Ok(Stored::Page(&slot.page, dictionary))
     }
 
+    /// The missing value of a column; `None` for NULL.
+    pub fn missing_datum(&self, attnum: i16) -> Option<pg_sys::Datum> {
+        let mut null = true;
+        // SAFETY: the attribute is one of the row shape.
+        let datum = unsafe { pg_sys::getmissingattr(self.desc, i32::from(attnum), &mut null) };
+        (!null).then_some(datum)
+    }
+
     /// The missing value of a column, as a probe of the same kind as another.
     pub fn missing_probe(&self, attnum: i16, like: &Probe) -> Option<Probe> {
-        let mut null = true;
-        // SAFETY: the attribute is one of the row shape; the value is of its type.
-        unsafe {
-            let datum = pg_sys::getmissingattr(self.desc, i32::from(attnum), &mut null);
-            let kind: Option<ProbeKind> = of_attribute(self.attribute(attnum)).1;
-            let probe = kind.filter(|_| !null)?.probe(datum);
-            (std::mem::discriminant(&probe) == std::mem::discriminant(like)).then_some(probe)
-        }
+        let kind: ProbeKind = of_attribute(self.attribute(attnum)).1?;
+        // SAFETY: the value is of the attribute's type.
+        let probe = unsafe { kind.probe(self.missing_datum(attnum)?) };
+        (std::mem::discriminant(&probe) == std::mem::discriminant(like)).then_some(probe)
     }
 
     /// The datums of a column in some rows of the page at hand.

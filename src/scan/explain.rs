@@ -34,12 +34,8 @@ pub unsafe fn conditions(
 /// # Safety
 /// `state` is EXPLAIN's.
 pub unsafe fn counters(counters: &Counters, delta_removed: u64, state: *mut pg_sys::ExplainState) {
-    let number = |label: &CStr, value: u64| {
-        // SAFETY: by contract.
-        unsafe {
-            pg_sys::ExplainPropertyInteger(label.as_ptr(), std::ptr::null(), value as i64, state)
-        };
-    };
+    // SAFETY: by contract.
+    let number = |label: &CStr, value: u64| unsafe { number(label, value, state) };
     // SAFETY: by contract.
     let text = unsafe { (*state).format } == pg_sys::ExplainFormat::EXPLAIN_FORMAT_TEXT;
     let removed = counters.rows_removed + delta_removed;
@@ -68,4 +64,15 @@ pub unsafe fn counters(counters: &Counters, delta_removed: u64, state: *mut pg_s
     number(c"Pages Skipped", counters.pages_skipped);
     number(c"Columns Decoded", counters.columns_decoded);
     number(c"Rows Removed by Columnar Filter", removed);
+}
+
+/// Shows a number.
+///
+/// # Safety
+/// `state` is EXPLAIN's.
+pub unsafe fn number(label: &CStr, value: u64, state: *mut pg_sys::ExplainState) {
+    // SAFETY: by contract.
+    unsafe {
+        pg_sys::ExplainPropertyInteger(label.as_ptr(), std::ptr::null(), value as i64, state);
+    }
 }

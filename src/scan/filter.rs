@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
 /// A condition on the rows of a table. NULL counts as not satisfied, so a condition is only negated where it is two-valued.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Filter {
     /// Column, comparison, index of the value in [`Compiled::values`].
     Compare {

@@ -3,8 +3,10 @@
 //! - [`plan`]: when a columnar scan is offered to the planner, and what it costs.
 //! - [`node`], [`delta`], [`explain`]: the scan node.
 //! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
+//! - [`agg`]: grouping and aggregating.
 //! - [`pages`], [`columns`]: the pages that may hold rows of a query, and their columns.
 
+pub mod agg;
 pub mod columns;
 pub mod delta;
 pub mod eval;

@@ -249,7 +249,7 @@ unsafe extern "C-unwind" fn exec(
                 if !found {
                     return end_of_scan(ours);
                 }
-                if let Some(slot) = finish(&mut ours.css.ss) {
+                if let Some(slot) = finish_row(&mut ours.css.ss) {
                     return slot;
                 }
             }
@@ -275,7 +275,7 @@ fn end_of_scan(node: &mut Node) -> *mut pg_sys::TupleTableSlot {
 ///
 /// # Safety
 /// A begun node whose scan slot holds a row.
-unsafe fn finish(scan: &mut pg_sys::ScanState) -> Option<*mut pg_sys::TupleTableSlot> {
+pub unsafe fn finish_row(scan: &mut pg_sys::ScanState) -> Option<*mut pg_sys::TupleTableSlot> {
     let (qual, projection) = (scan.ps.qual, scan.ps.ps_ProjInfo);
     // SAFETY: by contract.
     unsafe {

@@ -140,6 +140,57 @@ impl Pages {
         }
     }
 
+    /// The segment that comes next, if all of it does: every filter holds for its header and no row is hidden. It is left
+    /// out with [`Pages::skip`].
+    pub fn whole_segment(&mut self) -> Option<Rc<SegmentRef>> {
+        let next = match self.at {
+            At::Start => 0,
+            At::Page(index, page) if page + 1 >= self.directory.get(index)?.pages() => index + 1,
+            _ => return None,
+        };
+        let index = (next..self.directory.len()).find(|index| !self.keeps_out(*index))?;
+        let segment = self.directory.get(index)?.clone();
+        if segment.header.dead.count_ones() > 0 || self.thawed().contains_key(&segment.number) {
+            return None;
+        }
+        let mut zone = |attnum: i16| {
+            segment
+                .column(i32::from(attnum))
+                .map(|(entry, _)| entry.summary.clone())
+        };
+        let all = self
+            .filters
+            .iter()
+            .all(|f| eval::verdict(f, &self.values, &mut zone) == Verdict::Always);
+        all.then_some(segment)
+    }
+
+    /// Leaves the segment out that [`Pages::whole_segment`] has just given.
+    pub fn skip(&mut self) {
+        let next = match self.at {
+            At::Page(index, _) => index + 1,
+            _ => 0,
+        };
+        let index = (next..self.directory.len()).find(|index| !self.keeps_out(*index));
+        self.at = match index.and_then(|i| Some((i, self.directory.get(i)?.pages()))) {
+            Some((index, pages)) => At::Page(index, pages.saturating_sub(1)),
+            None => At::End,
+        };
+        self.counters.segments_read += 1;
+    }
+
+    /// Rows that were taken out of their segments, as the snapshot sees it.
+    fn thawed(&mut self) -> &HashMap<i32, Vec<u32>> {
+        let (directory, snapshot) = (&self.directory, self.snapshot);
+        self.tombstones.get_or_insert_with(|| {
+            let reading = directory::reading_snapshot(snapshot);
+            match directory.first() {
+                Some(segment) => directory::tombstones(&segment.companion, reading.get()),
+                None => HashMap::new(),
+            }
+        })
+    }
+
     /// Runs `f` on the columns of the page at hand; what is wrong with them is an error.
     pub fn with_columns<T>(
         &mut self,
@@ -254,17 +305,13 @@ impl Pages {
 
     /// Rows of a segment that the snapshot does not see.
     fn hidden(&mut self) -> Option<&Bitmap> {
-        let current = self.current.as_mut()?;
-        if current.hidden.is_none() {
-            let (companion, snapshot) = (&current.segment.companion, self.snapshot);
-            let tombstones = self.tombstones.get_or_insert_with(|| {
-                let reading = directory::reading_snapshot(snapshot);
-                directory::tombstones(companion, reading.get())
-            });
-            let thawed = tombstones.get(&current.segment.number);
-            current.hidden = Some(directory::hidden_rows(&current.segment, thawed));
+        let segment = self.current.as_ref()?.segment.clone();
+        if self.current.as_ref()?.hidden.is_none() {
+            let thawed = self.thawed().get(&segment.number);
+            let hidden = directory::hidden_rows(&segment, thawed);
+            self.current.as_mut()?.hidden = Some(hidden);
         }
-        current.hidden.as_ref()
+        self.current.as_ref()?.hidden.as_ref()
     }
 
     /// The rows of a page that the snapshot sees and that satisfy every filter; `None` where there are none.

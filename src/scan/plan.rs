@@ -147,19 +147,21 @@ unsafe fn without_sequential(paths: &mut *mut pg_sys::List) {
 }
 
 /// What a scan is expected to do.
-struct Estimate {
+pub struct Estimate {
     /// Pages of segments to read.
-    pages: f64,
+    pub pages: f64,
     /// Columns to decode of each.
-    columns: f64,
+    pub columns: f64,
     /// Blocks of the delta.
     delta_blocks: f64,
 }
 
 impl Estimate {
+    /// For a relation with frozen rows.
+    ///
     /// # Safety
     /// A base relation of the planner's.
-    unsafe fn new(rel: &pg_sys::RelOptInfo, directory: &Directory, delta_blocks: u32) -> Self {
+    pub unsafe fn new(rel: &pg_sys::RelOptInfo, directory: &Directory, delta_blocks: u32) -> Self {
         let scope = Scope {
             varno: rel.relid as i32,
             outer: false,
