@@ -78,6 +78,18 @@ impl Columns {
         self.slots.iter_mut().for_each(|s| s.decoded = false);
     }
 
+    /// As [`Columns::enter`], keeping what is decoded where the page is the one at hand.
+    pub fn revisit(&mut self, segment: &Rc<SegmentRef>, page: usize) {
+        let same = self.page == page
+            && self
+                .segment
+                .as_ref()
+                .is_some_and(|s| Rc::ptr_eq(s, segment));
+        if !same {
+            self.enter(segment, page);
+        }
+    }
+
     /// Closes what was opened to read.
     pub fn leave(&mut self) {
         self.reader = None;
@@ -86,11 +98,6 @@ impl Columns {
     /// Rows of the page at hand.
     pub fn rows(&self) -> usize {
         self.rows.len()
-    }
-
-    /// Number of the page's first row in its segment.
-    pub fn first_row(&self) -> u32 {
-        self.rows.start
     }
 
     fn attribute(&self, attnum: i16) -> &'static pg_sys::FormData_pg_attribute {

@@ -83,20 +83,6 @@ impl Compiled {
     }
 }
 
-impl Filter {
-    /// Adds the attribute numbers that the condition reads.
-    pub fn attributes(&self, into: &mut Vec<i16>) {
-        match self {
-            Filter::Compare { attnum, .. }
-            | Filter::In { attnum, .. }
-            | Filter::Null { attnum, .. } => into.push(*attnum),
-            Filter::And(parts) | Filter::Or(parts) => {
-                parts.iter().for_each(|p| p.attributes(into));
-            }
-        }
-    }
-}
-
 /// A column of the scanned table, through casts that change nothing.
 struct Column {
     attnum: i16,

@@ -1,7 +1,7 @@
 //! Reading frozen chunks by columns: planner hooks and executor nodes.
 //!
 //! - [`plan`]: when a columnar scan is offered to the planner, and what it costs.
-//! - [`node`], [`delta`], [`explain`]: the scan node.
+//! - [`node`], [`delta`], [`explain`]: the scan node; [`order`], [`ordered`]: rows in an order.
 //! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
 //! - [`agg`]: grouping and aggregating.
 //! - [`pages`], [`columns`]: the pages that may hold rows of a query, and their columns.
@@ -13,6 +13,8 @@ pub mod eval;
 pub mod explain;
 pub mod filter;
 pub mod node;
+pub mod order;
+pub mod ordered;
 pub mod pages;
 pub mod plan;
 pub mod values;

@@ -7,7 +7,8 @@ use super::delta::{self, Delta};
 use super::eval;
 use super::explain;
 use super::filter::{Compiled, Filter, Scope, Value};
-use super::pages::{Counters, HandOut, Pages};
+use super::ordered::Ordered;
+use super::pages::{Counters, HandOut, Pages, Selection};
 use super::plan;
 use super::values;
 use crate::am::cache;
@@ -34,7 +35,7 @@ enum Position {
 }
 
 /// Rows of a page, ready to be handed out.
-struct Batch {
+pub struct Batch {
     segment: i32,
     first: u32,
     rows: Vec<u16>,
@@ -61,6 +62,8 @@ pub struct Run {
     batch: Option<Batch>,
     delta: Option<Delta>,
     delta_slot: *mut pg_sys::TupleTableSlot,
+    /// Set where rows leave in an order.
+    ordered: Option<Ordered>,
     /// Rows of the delta that conditions on pages kept out.
     delta_removed: u64,
     shared: *mut Shared,
@@ -145,7 +148,7 @@ unsafe extern "C-unwind" fn begin(
                 varno: plan.scan.scanrelid as i32,
                 outer: true,
             };
-            let needed = plan::read_private(plan.custom_private);
+            let (needed, order) = plan::read_private(plan.custom_private);
             let mut filters: Vec<Filter> = Vec::new();
             let mut all_values: Vec<Value> = Vec::new();
             for clause in list::nodes::<pg_sys::Expr>(plan.custom_exprs) {
@@ -169,6 +172,7 @@ unsafe extern "C-unwind" fn begin(
                 relation::tupdesc(rel),
                 &raw const pg_sys::TTSOpsBufferHeapTuple,
             );
+            let ordered = order.map(|order| Ordered::new(order, rel, &needed, estate));
             let run = Run {
                 rel,
                 snapshot,
@@ -182,6 +186,7 @@ unsafe extern "C-unwind" fn begin(
                 batch: None,
                 delta: None,
                 delta_slot,
+                ordered,
                 delta_removed: 0,
                 shared: ptr::null_mut(),
             };
@@ -196,6 +201,9 @@ unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
         let run = unsafe { run_of(node) };
         if let Some(delta) = run.delta.take() {
             delta.end();
+        }
+        if let Some(ordered) = &mut run.ordered {
+            ordered.restart();
         }
         run.batch = None;
         run.pages = None;
@@ -214,6 +222,9 @@ unsafe extern "C-unwind" fn rescan(node: *mut pg_sys::CustomScanState) {
             run.batch = None;
             if let Some(delta) = &mut run.delta {
                 delta.rescan();
+            }
+            if let Some(ordered) = &mut run.ordered {
+                ordered.restart();
             }
             let epq = (*ours.css.ss.ps.state).es_epq_active;
             if !epq.is_null() {
@@ -239,7 +250,7 @@ unsafe extern "C-unwind" fn exec(
             let ours = node_of(node);
             let run = run_of(node);
             loop {
-                pg_sys::MemoryContextReset((*ours.css.ss.ps.ps_ExprContext).ecxt_per_tuple_memory);
+                reset((*ours.css.ss.ps.ps_ExprContext).ecxt_per_tuple_memory);
                 let epq = (*ours.css.ss.ps.state).es_epq_active;
                 let found = if epq.is_null() {
                     run.next(ours)
@@ -255,6 +266,19 @@ unsafe extern "C-unwind" fn exec(
             }
         }
     })
+}
+
+/// Resets a memory context, if anything was allocated in it.
+///
+/// # Safety
+/// A valid memory context.
+unsafe fn reset(context: pg_sys::MemoryContext) {
+    // SAFETY: by contract.
+    unsafe {
+        if !(*context).isReset || !(*context).firstchild.is_null() {
+            pg_sys::MemoryContextReset(context);
+        }
+    }
 }
 
 /// The answer at the end: an empty slot of the kind that the node returns.
@@ -307,6 +331,15 @@ impl Run {
         // SAFETY: a begun node belongs to an executor state.
         let forward = unsafe { (*node.css.ss.ps.state).es_direction } >= 0;
         let slot = node.css.ss.ss_ScanTupleSlot;
+        if let Some(mut ordered) = self.ordered.take() {
+            if self.position == Position::Start {
+                self.position = Position::Frozen;
+                ordered.sort_delta(self.rel, slot, || self.next_of_delta(node, true));
+            }
+            let found = ordered.next(self.rel, self.pages.as_mut(), slot);
+            self.ordered = Some(ordered);
+            return found;
+        }
         loop {
             match (self.position, forward) {
                 (Position::Start, true) => self.position = Position::Frozen,
@@ -349,6 +382,9 @@ impl Run {
         let resolved = values::resolve(&self.values, &self.states, context);
         if let Some(pages) = &mut self.pages {
             pages.restart(resolved);
+            if self.ordered.as_ref().is_some_and(Ordered::reads_backward) {
+                pages.to_end();
+            }
         }
     }
 
@@ -373,23 +409,7 @@ impl Run {
         let Some(selection) = pages.next(forward, hand_out) else {
             return false;
         };
-        let rows = positions(&selection.rows);
-        let needed = &self.needed;
-        let number = selection.segment.number;
-        let columns = pages.with_columns(number, |columns| {
-            needed
-                .iter()
-                .map(|attnum| Ok((*attnum as usize - 1, columns.datums(*attnum, &rows)?)))
-                .collect::<Result<Vec<_>, String>>()
-        });
-        self.batch = Some(Batch {
-            segment: number,
-            first: selection.segment.page_rows(selection.page).start,
-            row: if forward { -1 } else { rows.len() as isize },
-            fresh: true,
-            rows,
-            columns,
-        });
+        self.batch = Some(Batch::new(pages, &selection, &self.needed, forward));
         true
     }
 
@@ -466,7 +486,7 @@ impl Run {
 }
 
 /// The positions of the bits that are set.
-fn positions(bits: &eval::Bits) -> Vec<u16> {
+pub fn positions(bits: &eval::Bits) -> Vec<u16> {
     let mut rows = Vec::with_capacity(eval::count(bits));
     for (at, word) in bits.iter().enumerate() {
         let mut rest = *word;
@@ -482,7 +502,7 @@ fn positions(bits: &eval::Bits) -> Vec<u16> {
 ///
 /// # Safety
 /// Both slots have the same number of attributes; `to` is virtual.
-unsafe fn copy_row(from: *mut pg_sys::TupleTableSlot, to: *mut pg_sys::TupleTableSlot) {
+pub unsafe fn copy_row(from: *mut pg_sys::TupleTableSlot, to: *mut pg_sys::TupleTableSlot) {
     // SAFETY: by contract.
     unsafe {
         let natts = relation::natts((*to).tts_tupleDescriptor);
@@ -508,45 +528,75 @@ unsafe fn filled(slot: *mut pg_sys::TupleTableSlot, natts: usize) {
 }
 
 impl Batch {
+    /// The rows of a page that were chosen, to be handed out in a direction.
+    pub fn new(pages: &mut Pages, selection: &Selection, needed: &[i16], forward: bool) -> Self {
+        let rows = positions(&selection.rows);
+        Self::of_rows(pages, selection, rows, needed, forward)
+    }
+
+    /// Some rows of a page.
+    pub fn of_rows(
+        pages: &mut Pages,
+        selection: &Selection,
+        rows: Vec<u16>,
+        needed: &[i16],
+        forward: bool,
+    ) -> Self {
+        let number = selection.segment.number;
+        let columns = pages.with_columns(number, |columns| {
+            needed
+                .iter()
+                .map(|attnum| Ok((*attnum as usize - 1, columns.datums(*attnum, &rows)?)))
+                .collect::<Result<Vec<_>, String>>()
+        });
+        Batch {
+            segment: number,
+            first: selection.segment.page_rows(selection.page).start,
+            row: if forward { -1 } else { rows.len() as isize },
+            rows,
+            fresh: true,
+            columns,
+        }
+    }
+
+    /// Takes the row handed out last back.
+    pub fn back(&mut self, forward: bool) {
+        self.row += if forward { -1 } else { 1 };
+        self.fresh = true;
+    }
+
     /// Puts the next row in a direction into a virtual slot, `false` at the end. Attributes that are not needed are NULL.
-    fn emit(
+    pub fn emit(
         &mut self,
         rel: pg_sys::Relation,
         slot: *mut pg_sys::TupleTableSlot,
         forward: bool,
     ) -> bool {
         let next = if forward { self.row + 1 } else { self.row - 1 };
-        if next < 0 || next >= self.rows.len() as isize {
+        let Some(row) = usize::try_from(next).ok().and_then(|at| self.rows.get(at)) else {
             return false;
-        }
+        };
         self.row = next;
         let at = next as usize;
-        // SAFETY: the slot has an entry for each attribute of the relation; its values live as long as the batch.
+        // SAFETY: the slot has an entry for each attribute of the relation, and each column a value for each row of the
+        // batch; values live as long as the batch.
         unsafe {
             if (*slot).tts_flags & pg_sys::TTS_FLAG_SHOULDFREE as u16 != 0 {
                 pg_sys::ExecClearTuple(slot);
             }
             let natts = relation::natts((*slot).tts_tupleDescriptor);
-            let values = std::slice::from_raw_parts_mut((*slot).tts_values, natts);
-            let nulls = std::slice::from_raw_parts_mut((*slot).tts_isnull, natts);
             if std::mem::take(&mut self.fresh) {
-                nulls.fill(true);
+                std::slice::from_raw_parts_mut((*slot).tts_isnull, natts).fill(true);
             }
             for (index, column) in &self.columns {
-                if let (Some(value), Some(null)) = (values.get_mut(*index), nulls.get_mut(*index)) {
-                    match column.get(at) {
-                        Some(datum) => {
-                            *value = datum;
-                            *null = false;
-                        }
-                        None => *null = true,
-                    }
-                }
+                let value = column.get(at);
+                *(*slot).tts_values.add(*index) = value.unwrap_or(pg_sys::Datum::from(0usize));
+                *(*slot).tts_isnull.add(*index) = value.is_none();
             }
             filled(slot, natts);
             (*slot).tts_tid = tid::encode(Place {
                 segment: self.segment,
-                row: self.first + u32::from(self.rows.get(at).copied().unwrap_or(0)),
+                row: self.first + u32::from(*row),
             });
             (*slot).tts_tableOid = (*rel).rd_id;
         }

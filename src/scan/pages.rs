@@ -115,16 +115,16 @@ impl Pages {
         }
     }
 
-    /// Starts over, with other values of the filters.
+    /// Starts over before the first page, with other values of the filters.
     pub fn restart(&mut self, values: Vec<Resolved>) {
         self.values = values;
         self.kept_out.fill(None);
         self.at = At::Start;
     }
 
-    /// The segments.
-    pub fn directory(&self) -> &Rc<Directory> {
-        &self.directory
+    /// Goes behind the last page.
+    pub fn to_end(&mut self) {
+        self.at = At::End;
     }
 
     /// The next page, forward or backward, with rows that satisfy every filter.
@@ -208,6 +208,16 @@ impl Pages {
                 leave.0.columns.leave();
                 corrupt(rel, segment, &detail)
             }
+        }
+    }
+
+    /// Goes back to a page that was given before, whatever comes next.
+    pub fn revisit(&mut self, segment: &Rc<SegmentRef>, page: usize) -> Selection {
+        self.columns.revisit(segment, page);
+        Selection {
+            segment: segment.clone(),
+            page,
+            rows: NO_ROWS,
         }
     }
 

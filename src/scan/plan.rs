@@ -6,6 +6,7 @@
 use super::eval::{self, Resolved};
 use super::filter::{Compiled, Scope};
 use super::node::{Methods, SCAN_METHODS};
+use super::order::{self, Offer, Order};
 use super::values;
 use crate::am::cache;
 use crate::am::directory::Directory;
@@ -86,8 +87,15 @@ unsafe fn offer(
         without_sequential(&mut rel.pathlist);
         without_sequential(&mut rel.partial_pathlist);
         let estimate = Estimate::new(rel, &directory, relation::blocks(table.as_ptr()));
-        let path = make_path(root, rel, &estimate, 0);
+        let path = make_path(root, rel, &estimate, 0, None);
         pg_sys::add_path(rel, path.cast());
+        if rel.lateral_relids.is_null() && !reads_ctid(rel) {
+            let desc = relation::tupdesc(table.as_ptr());
+            for offer in order::useful(root, rel, desc, &directory) {
+                let path = make_path(root, rel, &estimate, 0, Some(&offer));
+                pg_sys::add_path(rel, path.cast());
+            }
+        }
         if rel.consider_parallel && rel.lateral_relids.is_null() {
             let pages = estimate.pages.max(1.0);
             let workers = pg_sys::compute_parallel_worker(
@@ -97,7 +105,7 @@ unsafe fn offer(
                 pg_sys::max_parallel_workers_per_gather,
             );
             if workers > 0 {
-                let path = make_path(root, rel, &estimate, workers);
+                let path = make_path(root, rel, &estimate, workers, None);
                 pg_sys::add_partial_path(rel, path.cast());
             }
         }
@@ -118,6 +126,17 @@ unsafe fn reads_headers(rel: &pg_sys::RelOptInfo) -> bool {
                 !needed.is_null() || in_conditions(rel, attno)
             }
     })
+}
+
+/// Whether the query reads where rows lie, which rows of the delta forget when they are sorted.
+///
+/// # Safety
+/// A base relation of the planner's.
+unsafe fn reads_ctid(rel: &pg_sys::RelOptInfo) -> bool {
+    let attno = pg_sys::SelfItemPointerAttributeNumber as i16;
+    // SAFETY: one entry for each attribute from min_attr on.
+    let needed = unsafe { *rel.attr_needed.add((attno - rel.min_attr) as usize) };
+    !needed.is_null() || in_conditions(rel, attno)
 }
 
 /// Whether a restriction of the relation reads an attribute.
@@ -227,6 +246,7 @@ unsafe fn make_path(
     rel: &mut pg_sys::RelOptInfo,
     estimate: &Estimate,
     workers: i32,
+    offer: Option<&Offer>,
 ) -> *mut pg_sys::CustomPath {
     // SAFETY: a node of ours in the planner's memory.
     unsafe {
@@ -239,12 +259,15 @@ unsafe fn make_path(
         (*path).path.parallel_aware = workers > 0;
         (*path).path.parallel_safe = rel.consider_parallel;
         (*path).path.parallel_workers = workers;
-        (*path).path.pathkeys = std::ptr::null_mut();
-        (*path).flags =
-            pg_sys::CUSTOMPATH_SUPPORT_PROJECTION | pg_sys::CUSTOMPATH_SUPPORT_BACKWARD_SCAN;
+        (*path).path.pathkeys = offer.map_or(std::ptr::null_mut(), |o| o.pathkeys);
+        (*path).flags = pg_sys::CUSTOMPATH_SUPPORT_PROJECTION;
+        if offer.is_none() {
+            (*path).flags |= pg_sys::CUSTOMPATH_SUPPORT_BACKWARD_SCAN;
+        }
         (*path).methods = &raw const PATH_METHODS.0;
-        (*path).custom_private = std::ptr::null_mut();
-        cost(&mut *path, rel, estimate, workers);
+        (*path).custom_private = Order::write(offer.map(|o| &o.order));
+        let rows = offer.and_then(|o| o.rows);
+        cost(&mut *path, rel, estimate, workers, rows);
         path
     }
 }
@@ -266,13 +289,14 @@ unsafe fn cost(
     rel: &pg_sys::RelOptInfo,
     estimate: &Estimate,
     workers: i32,
+    only: Option<f64>,
 ) {
     // SAFETY: reads settings and nodes.
     unsafe {
-        let rows = if path.path.param_info.is_null() {
-            rel.rows
-        } else {
-            (*path.path.param_info).ppi_rows
+        let rows = match only {
+            Some(rows) => rows,
+            None if path.path.param_info.is_null() => rel.rows,
+            None => (*path.path.param_info).ppi_rows,
         };
         let target = &(*rel.reltarget).cost;
         // Reading and decoding a page of a column takes about as long as reading a page of a heap; what is left of the
@@ -289,20 +313,29 @@ unsafe fn cost(
     }
 }
 
-/// What a plan hands to its node: attribute numbers to read.
-fn write_private(needed: &[i16]) -> *mut pg_sys::List {
-    list::of_integers(needed.iter().map(|a| i32::from(*a)))
+/// What a plan hands to its node: attribute numbers to read, and the order in which rows leave.
+fn write_private(needed: &[i16], order: *mut pg_sys::List) -> *mut pg_sys::List {
+    list::of_nodes([
+        list::of_integers(needed.iter().map(|a| i32::from(*a))),
+        order,
+    ])
 }
 
 /// The reverse of [`write_private`].
 ///
 /// # Safety
 /// A list that [`write_private`] made, or a copy of it.
-pub unsafe fn read_private(private: *mut pg_sys::List) -> Vec<i16> {
+pub unsafe fn read_private(private: *mut pg_sys::List) -> (Vec<i16>, Option<Order>) {
     // SAFETY: by contract.
-    unsafe { list::integers(private) }
-        .map(|a| a as i16)
-        .collect()
+    unsafe {
+        let mut parts = list::nodes::<pg_sys::List>(private);
+        let needed = parts.next().unwrap_or(std::ptr::null_mut());
+        let order = parts.next().unwrap_or(std::ptr::null_mut());
+        (
+            list::integers(needed).map(|a| a as i16).collect(),
+            Order::read(order),
+        )
+    }
 }
 
 unsafe extern "C-unwind" fn make_plan(
@@ -339,7 +372,7 @@ unsafe extern "C-unwind" fn make_plan(
             (*scan).flags = (*best).flags;
             (*scan).custom_plans = plans;
             (*scan).custom_exprs = list::of_nodes(pushed);
-            (*scan).custom_private = write_private(&attributes(rel, read));
+            (*scan).custom_private = write_private(&attributes(rel, read), (*best).custom_private);
             (*scan).methods = &raw const SCAN_METHODS.0;
             scan.cast()
         }

@@ -132,9 +132,6 @@ unsafe fn offer(
         let groups = list::nodes::<pg_sys::Path>(output.pathlist)
             .next()
             .map_or(1.0, |path| (*path).rows);
-        if !fits(groups, keys.len(), calls.len()) {
-            return None;
-        }
         // Where headers alone give the answer, nothing else comes near.
         let headers_do = keys.is_empty()
             && aggregates.iter().all(Aggregate::headers_do)
@@ -152,13 +149,6 @@ unsafe fn offer(
         (*path).path.total_cost = (*path).path.startup_cost + groups * (each + cost.per_tuple);
         Some(path)
     }
-}
-
-/// Whether that many groups are expected to fit into the memory that hashing may take.
-fn fits(groups: f64, keys: usize, aggregates: usize) -> bool {
-    // SAFETY: reads settings.
-    let limit = unsafe { pg_sys::get_hash_memory_limit() } as f64;
-    groups * (80 + keys * 40 + aggregates * 32) as f64 <= limit
 }
 
 struct Collector<'a> {

@@ -178,10 +178,6 @@ pub struct Aggregate {
     pub function: Function,
     /// Type of the result.
     pub result: pg_sys::Oid,
-    /// Type of the argument, invalid for `count(*)`.
-    pub argument: pg_sys::Oid,
-    /// Collation by which texts compare.
-    pub collation: pg_sys::Oid,
     /// The condition of FILTER.
     pub filter: *mut pg_sys::Expr,
 }
@@ -461,9 +457,6 @@ pub unsafe fn aggregate(call: &pg_sys::Aggref, varno: i32) -> Option<Aggregate> 
         let arguments: Vec<*mut pg_sys::Expr> = list::nodes::<pg_sys::TargetEntry>(call.args)
             .map(|t| (*t).expr)
             .collect();
-        let argument = arguments
-            .first()
-            .map_or(pg_sys::InvalidOid, |a| pg_sys::exprType((*a).cast()));
         let (name, own) = function_name(call.aggfnoid)?;
         let function = if own {
             builtin(name, call, &arguments, varno)?
@@ -475,8 +468,6 @@ pub unsafe fn aggregate(call: &pg_sys::Aggref, varno: i32) -> Option<Aggregate> 
         Some(Aggregate {
             function,
             result: call.aggtype,
-            argument,
-            collation: call.inputcollid,
             filter: call.aggfilter,
         })
     }

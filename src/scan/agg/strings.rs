@@ -8,7 +8,6 @@ use std::rc::Rc;
 pub struct Strings {
     numbers: HashMap<Rc<[u8]>, u32>,
     strings: Vec<Rc<[u8]>>,
-    bytes: usize,
 }
 
 impl Strings {
@@ -19,7 +18,6 @@ impl Strings {
         }
         let number = self.strings.len() as u32;
         let string: Rc<[u8]> = string.into();
-        self.bytes += string.len() + 64;
         self.strings.push(string.clone());
         self.numbers.insert(string, number);
         i64::from(number)
@@ -31,10 +29,5 @@ impl Strings {
             .ok()
             .and_then(|n| self.strings.get(n))
             .map_or(&[], |s| s)
-    }
-
-    /// Bytes that they take.
-    pub fn memory(&self) -> usize {
-        self.bytes
     }
 }

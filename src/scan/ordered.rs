@@ -1,0 +1,464 @@
+//! Delivering the rows of a scan in an order: sorted segments as they lie, or group by group the other way round, and
+//! rows of the delta, which are sorted, in their places between them.
+
+use super::node::{Batch, copy_row};
+use super::order::{self, Order};
+use super::pages::{Pages, Selection};
+use crate::am::directory::SegmentRef;
+use crate::pg::relation;
+use pgrx::pg_sys;
+use std::cmp::Ordering;
+use std::rc::Rc;
+
+/// Rows of a page that belong to the group at hand.
+struct Span {
+    segment: Rc<SegmentRef>,
+    page: usize,
+    rows: Vec<u16>,
+}
+
+/// A scan in an order.
+pub struct Ordered {
+    order: Order,
+    sorts: Vec<pg_sys::SortSupportData>,
+    needed: Vec<i16>,
+    /// The group at hand; the span to be delivered next is the last one.
+    group: Vec<Span>,
+    /// Rows that were read and belong to the next group.
+    ahead: Option<Span>,
+    batch: Option<Batch>,
+    /// Whether a frozen row lies in the scan slot, to be delivered or not before rows of the delta.
+    head: bool,
+    /// Whether the row of the present group that comes first was delivered.
+    delivered: bool,
+    frozen_done: bool,
+    delta: *mut pg_sys::Tuplesortstate,
+    delta_slot: *mut pg_sys::TupleTableSlot,
+    delta_head: bool,
+}
+
+impl Ordered {
+    /// For an order of a relation's rows. `needed` are the attribute numbers that the plan reads.
+    ///
+    /// # Safety
+    /// Called when the node begins; the current memory context is the query's.
+    pub unsafe fn new(
+        order: Order,
+        rel: pg_sys::Relation,
+        needed: &[i16],
+        estate: *mut pg_sys::EState,
+    ) -> Self {
+        let desc = relation::tupdesc(rel);
+        let sorts = order
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(n, attnum)| {
+                let attr = relation::attribute(desc, *attnum as usize - 1);
+                let descends = order.descends(n);
+                // SAFETY: an ordering operator of the type.
+                unsafe {
+                    let mut sort = pg_sys::SortSupportData {
+                        ssup_cxt: pg_sys::CurrentMemoryContext,
+                        ssup_collation: attr.attcollation,
+                        ssup_nulls_first: descends,
+                        ssup_attno: *attnum,
+                        ..Default::default()
+                    };
+                    let operator = order::operator(attr.atttypid, descends);
+                    pg_sys::PrepareSortSupportFromOrderingOp(operator, &mut sort);
+                    sort
+                }
+            })
+            .collect();
+        let mut needed = needed.to_vec();
+        needed.extend(
+            order
+                .columns
+                .iter()
+                .filter(|c| !needed.contains(c))
+                .copied()
+                .collect::<Vec<_>>(),
+        );
+        Ordered {
+            order,
+            sorts,
+            needed,
+            group: Vec::new(),
+            ahead: None,
+            batch: None,
+            head: false,
+            delivered: false,
+            frozen_done: false,
+            delta: std::ptr::null_mut(),
+            // SAFETY: by contract.
+            delta_slot: unsafe {
+                pg_sys::ExecInitExtraTupleSlot(estate, desc, &raw const pg_sys::TTSOpsMinimalTuple)
+            },
+            delta_head: false,
+        }
+    }
+
+    /// Whether pages are read from the last one on.
+    pub fn reads_backward(&self) -> bool {
+        self.order.mirrored
+    }
+
+    /// Starts over.
+    pub fn restart(&mut self) {
+        self.group.clear();
+        self.ahead = None;
+        self.batch = None;
+        self.head = false;
+        self.delivered = false;
+        self.frozen_done = false;
+        self.delta_head = false;
+        self.end();
+    }
+
+    /// Gives back what the sort of the delta holds.
+    pub fn end(&mut self) {
+        if !self.delta.is_null() {
+            // SAFETY: begun by `sort_delta`; the slot must not point into it any longer.
+            unsafe {
+                pg_sys::ExecClearTuple(self.delta_slot);
+                pg_sys::tuplesort_end(self.delta);
+            }
+            self.delta = std::ptr::null_mut();
+        }
+    }
+
+    /// Takes in the rows of the delta: `next` puts one after the other into a slot.
+    pub fn sort_delta(
+        &mut self,
+        rel: pg_sys::Relation,
+        slot: *mut pg_sys::TupleTableSlot,
+        mut next: impl FnMut() -> bool,
+    ) {
+        let mut any = next();
+        if !any {
+            return;
+        }
+        let desc = relation::tupdesc(rel);
+        let mut attnums: Vec<i16> = self.order.columns.clone();
+        let mut nulls_first: Vec<bool> = self.sorts.iter().map(|s| s.ssup_nulls_first).collect();
+        let mut collations: Vec<pg_sys::Oid> =
+            self.sorts.iter().map(|s| s.ssup_collation).collect();
+        let mut operators: Vec<pg_sys::Oid> = attnums
+            .iter()
+            .enumerate()
+            .map(|(n, attnum)| {
+                let attr = relation::attribute(desc, *attnum as usize - 1);
+                order::operator(attr.atttypid, self.order.descends(n))
+            })
+            .collect();
+        // SAFETY: a sort of rows of the relation's shape, ended by `end` or with the query's memory.
+        unsafe {
+            self.delta = pg_sys::tuplesort_begin_heap(
+                desc,
+                attnums.len() as i32,
+                attnums.as_mut_ptr(),
+                operators.as_mut_ptr(),
+                collations.as_mut_ptr(),
+                nulls_first.as_mut_ptr(),
+                pg_sys::work_mem,
+                std::ptr::null_mut(),
+                0,
+            );
+            while any {
+                pg_sys::tuplesort_puttupleslot(self.delta, slot);
+                any = next();
+            }
+            pg_sys::tuplesort_performsort(self.delta);
+        }
+        self.advance_delta();
+    }
+
+    fn advance_delta(&mut self) {
+        // SAFETY: a performed sort.
+        self.delta_head = unsafe {
+            pg_sys::tuplesort_gettupleslot(
+                self.delta,
+                true,
+                false,
+                self.delta_slot,
+                std::ptr::null_mut(),
+            )
+        };
+    }
+
+    /// Puts the next row into the scan slot, `false` at the end.
+    pub fn next(
+        &mut self,
+        rel: pg_sys::Relation,
+        pages: Option<&mut Pages>,
+        slot: *mut pg_sys::TupleTableSlot,
+    ) -> bool {
+        if !self.head && !self.frozen_done {
+            self.head = pages.is_some_and(|pages| self.advance_frozen(rel, pages, slot));
+            self.frozen_done = !self.head;
+        }
+        if self.delta_head {
+            let first = !self.head || self.compare_heads(slot).is_gt();
+            if first {
+                return self.take_delta(rel, slot);
+            }
+        }
+        self.delivered = self.head;
+        std::mem::take(&mut self.head)
+    }
+
+    /// How the frozen row in the scan slot lies to the row of the delta.
+    fn compare_heads(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Ordering {
+        for (attnum, sort) in self.order.columns.iter().zip(&mut self.sorts) {
+            let at = *attnum as usize - 1;
+            // SAFETY: both slots have the relation's row shape and hold a row.
+            let order = unsafe {
+                pg_sys::slot_getsomeattrs_int(self.delta_slot, i32::from(*attnum));
+                let frozen = value(slot, at);
+                let delta = value(self.delta_slot, at);
+                compare(frozen, delta, sort)
+            };
+            if order.is_ne() {
+                return order;
+            }
+        }
+        Ordering::Equal
+    }
+
+    /// Puts the row of the delta into the scan slot. A frozen row that waits there goes back to its batch.
+    fn take_delta(&mut self, rel: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot) -> bool {
+        let forward = self.forward();
+        if std::mem::take(&mut self.head)
+            && let Some(batch) = &mut self.batch
+        {
+            batch.back(forward);
+        }
+        // The row lives in the sort until the next one is fetched: it is copied.
+        // SAFETY: both slots have the relation's row shape.
+        unsafe {
+            copy_row(self.delta_slot, slot);
+            (*slot).tts_tableOid = (*rel).rd_id;
+            pg_sys::ExecMaterializeSlot(slot);
+        }
+        self.advance_delta();
+        true
+    }
+
+    /// Whether rows of a page leave in their order.
+    fn forward(&self) -> bool {
+        self.order.is_plain() != self.order.mirrored
+    }
+
+    fn advance_frozen(
+        &mut self,
+        rel: pg_sys::Relation,
+        pages: &mut Pages,
+        slot: *mut pg_sys::TupleTableSlot,
+    ) -> bool {
+        let forward = self.forward();
+        if self.order.first_only && std::mem::take(&mut self.delivered) {
+            self.batch = None;
+            self.group.clear();
+        }
+        loop {
+            if let Some(batch) = &mut self.batch
+                && batch.emit(rel, slot, forward)
+            {
+                return true;
+            }
+            self.batch = None;
+            if self.order.is_plain() && !self.order.first_only {
+                match pages.next(forward, None) {
+                    Some(selection) => {
+                        self.batch = Some(Batch::new(pages, &selection, &self.needed, forward));
+                    }
+                    None => return false,
+                }
+                continue;
+            }
+            match self.group.pop() {
+                Some(span) => {
+                    let selection = pages.revisit(&span.segment, span.page);
+                    let rows = span.rows;
+                    let batch = Batch::of_rows(pages, &selection, rows, &self.needed, forward);
+                    self.batch = Some(batch);
+                }
+                None if self.next_group(pages) => {}
+                None => return false,
+            }
+        }
+    }
+
+    /// Reads the spans of the next group of rows that agree in the straight columns; in the order in which they are
+    /// delivered, from the end.
+    fn next_group(&mut self, pages: &mut Pages) -> bool {
+        // The straight columns ascend in the segments: mirrored, the groups come the other way round.
+        let forward = !self.order.mirrored;
+        let Some(first) = self.ahead.take().or_else(|| next_span(pages, forward)) else {
+            return false;
+        };
+        let edge = |span: &Span| {
+            if forward {
+                span.rows.first().copied()
+            } else {
+                span.rows.last().copied()
+            }
+        };
+        let Some(start) = edge(&first) else {
+            return false;
+        };
+        let key = Key::new(self, pages, &first, start);
+        let mut span = first;
+        loop {
+            let (mine, rest) = self.split(pages, span, &key, forward);
+            if let Some(mine) = mine {
+                self.group.push(mine);
+            }
+            if rest.is_some() {
+                self.ahead = rest;
+                break;
+            }
+            match next_span(pages, forward) {
+                Some(next) => span = next,
+                None => break,
+            }
+        }
+        // Within a group rows leave against the order in which its pages were read, unless the whole order is plain.
+        if self.order.is_plain() {
+            self.group.reverse();
+        }
+        true
+    }
+
+    /// Cuts a span where the group ends.
+    fn split(
+        &mut self,
+        pages: &mut Pages,
+        span: Span,
+        key: &Key,
+        forward: bool,
+    ) -> (Option<Span>, Option<Span>) {
+        let count = span.rows.len();
+        let nth = |n: usize| {
+            let at = if forward { n } else { count - 1 - n };
+            span.rows.get(at).copied().unwrap_or(0)
+        };
+        // How many of its rows, from the edge that comes first, are of the group.
+        let mut low = 0;
+        let mut high = count;
+        if count > 0 && key.matches(self, pages, &span, nth(count - 1)) {
+            low = count;
+        } else {
+            while low < high {
+                let middle = (low + high) / 2;
+                if key.matches(self, pages, &span, nth(middle)) {
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
+            }
+        }
+        let part = |rows: &[u16]| {
+            (!rows.is_empty()).then(|| Span {
+                segment: span.segment.clone(),
+                page: span.page,
+                rows: rows.to_vec(),
+            })
+        };
+        if forward {
+            let (mine, rest) = span.rows.split_at(low);
+            (part(mine), part(rest))
+        } else {
+            let (rest, mine) = span.rows.split_at(count - low);
+            (part(mine), part(rest))
+        }
+    }
+
+    /// The values of the straight columns in a row of a span.
+    fn straight_values(
+        &self,
+        pages: &mut Pages,
+        span: &Span,
+        row: u16,
+    ) -> Vec<crate::am::datum::DatumColumn> {
+        pages.revisit(&span.segment, span.page);
+        let columns = self
+            .order
+            .columns
+            .get(..self.order.straight)
+            .unwrap_or_default();
+        pages.with_columns(span.segment.number, |c| {
+            columns
+                .iter()
+                .map(|attnum| c.datums(*attnum, &[row]))
+                .collect()
+        })
+    }
+}
+
+/// The values of the straight columns of a group.
+struct Key(Vec<crate::am::datum::DatumColumn>);
+
+impl Key {
+    fn new(ordered: &Ordered, pages: &mut Pages, span: &Span, row: u16) -> Self {
+        Key(ordered.straight_values(pages, span, row))
+    }
+
+    fn matches(&self, ordered: &mut Ordered, pages: &mut Pages, span: &Span, row: u16) -> bool {
+        let values = ordered.straight_values(pages, span, row);
+        self.0
+            .iter()
+            .zip(&values)
+            .zip(&mut ordered.sorts)
+            // SAFETY: values of the column that the comparison is for.
+            .all(|((a, b), sort)| unsafe { compare(a.get(0), b.get(0), sort) }.is_eq())
+    }
+}
+
+fn next_span(pages: &mut Pages, forward: bool) -> Option<Span> {
+    let selection: Selection = pages.next(forward, None)?;
+    Some(Span {
+        rows: super::node::positions(&selection.rows),
+        segment: selection.segment,
+        page: selection.page,
+    })
+}
+
+/// # Safety
+/// The slot holds a row, whose attribute `at` is filled.
+unsafe fn value(slot: *mut pg_sys::TupleTableSlot, at: usize) -> Option<pg_sys::Datum> {
+    // SAFETY: by contract.
+    unsafe { (!*(*slot).tts_isnull.add(at)).then(|| *(*slot).tts_values.add(at)) }
+}
+
+/// As `ApplySortComparator`.
+///
+/// # Safety
+/// Values of the type that the comparison is for.
+unsafe fn compare(
+    a: Option<pg_sys::Datum>,
+    b: Option<pg_sys::Datum>,
+    sort: &mut pg_sys::SortSupportData,
+) -> Ordering {
+    let nulls_first = sort.ssup_nulls_first;
+    match (a, b) {
+        (None, None) => Ordering::Equal,
+        (None, _) if nulls_first => Ordering::Less,
+        (None, _) => Ordering::Greater,
+        (_, None) if nulls_first => Ordering::Greater,
+        (_, None) => Ordering::Less,
+        (Some(a), Some(b)) => {
+            let Some(comparator) = sort.comparator else {
+                return Ordering::Equal;
+            };
+            let reverse = sort.ssup_reverse;
+            // SAFETY: by contract.
+            let order = unsafe {
+                pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| comparator(a, b, sort))
+            };
+            let order = order.cmp(&0);
+            if reverse { order.reverse() } else { order }
+        }
+    }
+}
