@@ -1,8 +1,6 @@
 //! Bit packing of fewer numbers than a full page has: one after the other, lowest bits first, in a
 //! stream of bytes whose last one is padded with zeros.
 
-use super::kernels::Words;
-
 /// Bytes that `count` numbers of `width` bits take.
 pub(crate) fn packed_len(count: usize, width: usize) -> usize {
     (count * width).div_ceil(8)
@@ -26,40 +24,10 @@ pub(crate) fn pack(values: &[i64], reference: u64, width: usize, out: &mut Vec<u
     out.extend(pending.to_le_bytes().iter().take(bits.div_ceil(8)));
 }
 
-/// Reads numbers of `width` bits (below 64) and adds `reference` to each; of `out`, no more than a
-/// page's rows are filled.
-pub(crate) fn unpack(words: &Words, reference: u64, width: usize, out: &mut [i64]) {
-    let mask = (1u64 << width) - 1;
-    let word = |i: usize| words.get(i).copied().unwrap_or_default();
-    let mut position = 0;
-    for value in out {
-        let (at, shift) = (position / 64, position % 64);
-        let low = word(at) >> shift;
-        let high = (word(at + 1) << 1) << (63 - shift);
-        *value = ((low | high) & mask).wrapping_add(reference).cast_signed();
-        position += width;
-    }
-}
-
-/// Puts the bytes of a packed page into words; what is left of the words keeps its content.
-pub(crate) fn load(bytes: &[u8], words: &mut Words) {
-    let (whole, rest) = bytes.as_chunks::<8>();
-    let mut at = words.iter_mut();
-    for (bytes, word) in whole.iter().zip(&mut at) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    if let (false, Some(word)) = (rest.is_empty(), at.next()) {
-        *word = rest
-            .iter()
-            .rev()
-            .fold(0, |word, byte| word << 8 | u64::from(*byte));
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
-    use super::super::{PAGE_ROWS, kernels};
+    use super::super::{PAGE_ROWS, kernels, simd};
     use super::*;
 
     fn noise(width: usize) -> Vec<i64> {
@@ -82,10 +50,12 @@ mod tests {
                 let mut bytes = Vec::new();
                 pack(&values[..count], 77, width, &mut bytes);
                 assert_eq!(bytes.len(), packed_len(count, width));
-                let mut words = [u64::MAX; PAGE_ROWS];
-                load(&bytes, &mut words);
+                let mut stream = [0xff; 8 * PAGE_ROWS + 16];
+                stream[..bytes.len()].copy_from_slice(&bytes);
                 let mut back = vec![0; count];
-                unpack(&words, 77, width, &mut back);
+                simd::unpack_stream(&stream, 77, width, &mut back);
+                assert_eq!(back, values[..count]);
+                kernels::unpack_stream(&stream, 77, width, &mut back);
                 assert_eq!(back, values[..count]);
             }
         }
@@ -100,8 +70,27 @@ mod tests {
             kernels::pack(width, block, 77, &mut words);
             assert!(words[16 * width..].iter().all(|word| *word == 0));
             let mut back = [0; PAGE_ROWS];
-            kernels::unpack(width, &words, 77, &mut back);
+            simd::unpack(width, &words, 77, &mut back);
             assert_eq!(back, *block);
+        }
+    }
+
+    /// The order of bits is the one that the specification gives.
+    #[test]
+    fn full_pages_are_in_the_specified_order() {
+        let order = [0, 4, 2, 6, 1, 5, 3, 7];
+        for width in [1, 3, 32, 33, 63] {
+            let values = noise(width);
+            let mut words = [0; PAGE_ROWS];
+            kernels::pack(width, values.first_chunk().unwrap(), 77, &mut words);
+            for (i, value) in values.iter().enumerate() {
+                let row = 8 * order[i / 16 % 8] + i / 128;
+                for bit in 0..width {
+                    let at = row * width + bit;
+                    let word = words[16 * (at / 64) + i % 16];
+                    assert_eq!(word >> (at % 64) & 1, ((value - 77) >> bit & 1) as u64);
+                }
+            }
         }
     }
 }

@@ -2,16 +2,15 @@
 
 use super::floats::{self, BITS, DECIMALS, EXCEPTIONS, Real};
 use super::index::{ColumnIndex, Mapping, Packing, page_checksum};
-use super::layout::{self, Validity, spread};
-use super::page::{Buffers, Form, Page, PageValues};
+use super::layout::{self, Validity};
+use super::page::{Buffers, Form, Page};
 use super::unit::Unit;
 use super::varint::read_usize;
 use super::zones::Zones;
-use super::{PAGE_ROWS, ints, texts};
-use crate::bitmap::Bitmap;
+use super::{PAGE_ROWS, ints, simd, texts};
+use crate::Kind;
 use crate::error::CoreError;
-use crate::wire::{Reader, len_u32};
-use crate::{Column, Kind, MAX_DECODED_BYTES, Values};
+use crate::wire::Reader;
 
 impl ColumnIndex {
     /// Decodes a page, of which `bytes` must be those at [`page_range`](Self::page_range). After an
@@ -119,7 +118,7 @@ impl Target<'_> {
     fn numbers(&self, mut reader: Reader<'_>, buffers: &mut Buffers) -> Result<(), CoreError> {
         let Buffers {
             ints,
-            words,
+            scratch,
             unpacker,
             ..
         } = buffers;
@@ -128,10 +127,15 @@ impl Target<'_> {
                 unpacker.read(self.index.identity, meta, reader.rest(), self.present, ints)
             }
             _ => {
-                ints::read(&mut reader, self.present, words, ints)?;
+                ints::read(&mut reader, self.present, scratch, ints)?;
                 reader.finish()
             }
+        }?;
+        // What stands behind the numbers is left from another page; no check is to meet it.
+        if let Some(rest) = ints.get_mut(self.present..) {
+            rest.fill(0);
         }
+        Ok(())
     }
 
     fn integers(
@@ -150,11 +154,10 @@ impl Target<'_> {
             self.numbers(reader, buffers)?;
             unit.restore(&mut buffers.ints);
         }
-        let values = buffers.ints.get(..self.present).unwrap_or_default();
         let fits = match self.index.kind {
-            Kind::I8 => all_fit(values, |value| i64::from(value as i8)),
-            Kind::I16 => all_fit(values, |value| i64::from(value as i16)),
-            Kind::I32 => all_fit(values, |value| i64::from(value as i32)),
+            Kind::I8 => simd::fit(8, &buffers.ints),
+            Kind::I16 => simd::fit(16, &buffers.ints),
+            Kind::I32 => simd::fit(32, &buffers.ints),
             _ => true,
         };
         if !fits {
@@ -163,7 +166,7 @@ impl Target<'_> {
             ));
         }
         if let Some(validity) = &self.validity {
-            spread(&mut buffers.ints, validity);
+            simd::spread_i64(&mut buffers.ints, validity);
         }
         Ok(())
     }
@@ -182,22 +185,15 @@ impl Target<'_> {
             buffers.codes.get().fill(code);
         } else {
             self.numbers(reader, buffers)?;
-            let codes = buffers.codes.get();
-            let mut all = 0;
-            for (code, number) in codes.iter_mut().zip(buffers.ints.iter().take(self.present)) {
-                // Negative ones become large ones.
-                all |= number.cast_unsigned() >> 32;
-                *code = *number as u32;
-            }
-            let largest = codes.iter().take(self.present).max();
-            if all != 0 || largest.is_some_and(|code| *code as usize >= len) {
+            let (high, largest) = simd::codes(&buffers.ints, buffers.codes.get());
+            if high != 0 || largest as usize >= len {
                 return Err(CoreError::corrupt(format!(
                     "a code that is not among the {len} of the dictionary"
                 )));
             }
         }
         if let Some(validity) = &self.validity {
-            spread(buffers.codes.get(), validity);
+            simd::spread_u32(buffers.codes.get(), validity);
         }
         Ok(())
     }
@@ -224,7 +220,7 @@ impl Target<'_> {
                     if scale.is_none() {
                         unit.restore(&mut buffers.ints);
                     }
-                    floats::restore_bits(&buffers.ints, out);
+                    T::bits(&buffers.ints, out);
                     return self.spread_floats(out);
                 }
                 (DECIMALS, Some(_)) => (reader, None),
@@ -238,7 +234,7 @@ impl Target<'_> {
             };
             self.numbers(reader, buffers)?;
             unit.restore(&mut buffers.ints);
-            floats::restore_decimals(&buffers.ints, floats::power(scale.unwrap_or(0)), out);
+            T::decimals(&buffers.ints, floats::power(scale.unwrap_or(0)), out);
             if let Some((positions, values)) = exceptions {
                 let mut values = Reader::new(values);
                 for position in positions.as_chunks::<2>().0 {
@@ -256,7 +252,7 @@ impl Target<'_> {
 
     fn spread_floats<T: Real>(&self, out: &mut [T; PAGE_ROWS]) -> Result<(), CoreError> {
         if let Some(validity) = &self.validity {
-            spread(out, validity);
+            T::spread(out, validity);
         }
         Ok(())
     }
@@ -295,7 +291,7 @@ impl Target<'_> {
 
     fn bytes(&self, mut reader: Reader<'_>, buffers: &mut Buffers) -> Result<(), CoreError> {
         let Buffers {
-            words,
+            scratch,
             ints,
             offsets,
             data,
@@ -305,161 +301,12 @@ impl Target<'_> {
         if self.constant(&reader) && self.present == 0 {
             data.clear();
         } else {
-            let total = texts::read_lengths(&mut reader, self.present, words, ints)?;
+            let total = texts::read_lengths(&mut reader, self.present, scratch, ints)?;
             texts::read_data(reader, total, decompressor, data)?;
         }
         if let Some(validity) = &self.validity {
-            spread(ints, validity);
+            simd::spread_i64(ints, validity);
         }
         texts::offsets(ints.get(..self.rows).unwrap_or_default(), offsets)
     }
-}
-
-/// Whether a conversion there and back leaves all values as they are.
-fn all_fit(values: &[i64], there_and_back: impl Fn(i64) -> i64) -> bool {
-    let changed = values
-        .iter()
-        .fold(0, |all, value| all | (value ^ there_and_back(*value)));
-    changed == 0
-}
-
-/// Decodes a whole column, of which the first `index_len` bytes are the index.
-///
-/// # Errors
-/// [`CoreError::Corrupt`] when the bytes are not those of an encoded column,
-/// [`CoreError::Unsupported`] when a newer version wrote them.
-pub fn decode_all(bytes: &[u8], index_len: usize) -> Result<Column, CoreError> {
-    let stored = bytes
-        .get(..index_len)
-        .ok_or_else(|| CoreError::corrupt("the index is longer than the column"))?;
-    let index = ColumnIndex::parse(stored)?;
-    let end = index.page_range(index.pages().wrapping_sub(1));
-    if end.map_or(index_len, |range| range.end) != bytes.len() {
-        return Err(CoreError::corrupt(format!(
-            "the column has not the {} bytes that its index says",
-            bytes.len()
-        )));
-    }
-    let mut builder = Builder::new(&index);
-    let mut page = Page::new();
-    for i in 0..index.pages() {
-        let range = index.page_range(i).unwrap_or_default();
-        index.decode(i, bytes.get(range).unwrap_or_default(), &mut page)?;
-        builder.add(&page)?;
-    }
-    Ok(builder.finish())
-}
-
-/// A column that is put together from pages.
-struct Builder<'a> {
-    index: &'a ColumnIndex,
-    validity: Bitmap,
-    rows: usize,
-    values: Values,
-}
-
-impl<'a> Builder<'a> {
-    fn new(index: &'a ColumnIndex) -> Self {
-        let values = match index.kind {
-            Kind::I8 => Values::I8(Vec::new()),
-            Kind::I16 => Values::I16(Vec::new()),
-            Kind::I32 => Values::I32(Vec::new()),
-            Kind::I64 => Values::I64(Vec::new()),
-            Kind::F32 => Values::F32(Vec::new()),
-            Kind::F64 => Values::F64(Vec::new()),
-            Kind::Fixed { len } => Values::Fixed {
-                len,
-                data: Vec::new(),
-            },
-            Kind::Bytes => Values::Bytes {
-                offsets: vec![0],
-                data: Vec::new(),
-            },
-        };
-        Self {
-            index,
-            validity: Bitmap::new(index.rows),
-            rows: 0,
-            values,
-        }
-    }
-
-    fn add(&mut self, page: &Page) -> Result<(), CoreError> {
-        for row in (0..page.rows()).filter(|row| !page.is_null(*row)) {
-            self.validity.set(self.rows + row, true);
-        }
-        self.rows += page.rows();
-        match (&mut self.values, page.values()) {
-            (Values::I8(all), PageValues::Ints(page)) => narrow(page, all),
-            (Values::I16(all), PageValues::Ints(page)) => narrow(page, all),
-            (Values::I32(all), PageValues::Ints(page)) => narrow(page, all),
-            (Values::I64(all), PageValues::Ints(page)) => narrow(page, all),
-            (Values::F32(all), PageValues::F32(page)) => {
-                all.extend_from_slice(page);
-                Ok(())
-            }
-            (Values::F64(all), PageValues::F64(page)) => {
-                all.extend_from_slice(page);
-                Ok(())
-            }
-            (Values::Fixed { data, .. }, PageValues::Fixed { data: page, .. }) => {
-                data.extend_from_slice(page);
-                Ok(())
-            }
-            (Values::Fixed { len, data }, PageValues::Codes(codes)) => {
-                for (row, code) in codes.iter().enumerate() {
-                    match self.index.dictionary().filter(|_| !page.is_null(row)) {
-                        Some(dictionary) => data.extend_from_slice(dictionary.get(*code)),
-                        None => data.resize(data.len() + *len, 0),
-                    }
-                }
-                Ok(())
-            }
-            (Values::Bytes { offsets, data }, PageValues::Bytes { .. } | PageValues::Codes(_)) => {
-                for row in 0..page.rows() {
-                    data.extend_from_slice(bytes_of(self.index, page, row));
-                    if data.len() > MAX_DECODED_BYTES {
-                        return Err(CoreError::corrupt("a column of more bytes than allowed"));
-                    }
-                    offsets.push(len_u32(data.len())?);
-                }
-                Ok(())
-            }
-            _ => Err(CoreError::corrupt("a page of another kind")),
-        }
-    }
-
-    fn finish(self) -> Column {
-        Column {
-            validity: (self.index.summary().nulls > 0).then_some(self.validity),
-            values: self.values,
-        }
-    }
-}
-
-/// The bytes of a row; none for a NULL.
-fn bytes_of<'a>(index: &'a ColumnIndex, page: &'a Page, row: usize) -> &'a [u8] {
-    match page.values() {
-        _ if page.is_null(row) => &[],
-        PageValues::Codes(codes) => match (index.dictionary(), codes.get(row)) {
-            (Some(dictionary), Some(code)) => dictionary.get(*code),
-            _ => &[],
-        },
-        PageValues::Bytes { offsets, data } => match (offsets.get(row), offsets.get(row + 1)) {
-            (Some(start), Some(end)) => {
-                data.get(*start as usize..*end as usize).unwrap_or_default()
-            }
-            _ => &[],
-        },
-        _ => &[],
-    }
-}
-
-fn narrow<T: TryFrom<i64>>(page: &[i64], all: &mut Vec<T>) -> Result<(), CoreError> {
-    for value in page {
-        let value = T::try_from(*value)
-            .map_err(|_| CoreError::corrupt(format!("{value} is out of its type's range")))?;
-        all.push(value);
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use super::general::Compressor;
 use super::varint::{read_usize, write_usize};
 use crate::MAX_ROWS;
 use crate::error::CoreError;
@@ -88,6 +89,14 @@ impl Dictionary {
             offsets: offsets.into(),
             data: data.into(),
         })
+    }
+
+    /// About how much longer an index gets by the stored form, which zstd may shorten.
+    pub(crate) fn stored_len(&self) -> Result<usize, CoreError> {
+        let mut out = Vec::with_capacity(self.memory());
+        self.write(&mut out);
+        let packed = Compressor::new(3)?.compress(&out)?;
+        Ok(out.len().min(packed.len()))
     }
 
     pub(crate) fn write(&self, out: &mut Vec<u8>) {

@@ -2,13 +2,12 @@
 
 use super::dictionary::{self, Dictionary};
 use super::floats::{self, Real};
-use super::general::Compressor;
 use super::index::{self, ColumnIndex, Mapping, Packing, Parts};
 use super::layout::Layout;
 use super::numbers::{Numbers, encode_codes, encode_floats, encode_ints};
 use super::texts::TextWriter;
 use super::varint::write_usize;
-use super::zones::Zones;
+use super::zones::{Zones, summarise};
 use super::{Bounds, Effort, MAX_FIXED_LEN, PAGE_ROWS, Sum, Zone};
 use crate::error::CoreError;
 use crate::wire::len_u32;
@@ -45,7 +44,7 @@ pub fn encode(column: &Column, effort: Effort) -> Result<EncodedColumn, CoreErro
         Values::F64(values) => reals(&layout.keep(values), &layout, effort)?,
         Values::Fixed { .. } | Values::Bytes { .. } => strings(column, &layout, effort)?,
     };
-    finish(column.kind(), &layout, numbers, &zones)
+    finish(column.kind(), &layout, numbers, &zones, effort)
 }
 
 fn finish(
@@ -53,6 +52,7 @@ fn finish(
     layout: &Layout,
     numbers: Numbers,
     zones: &Zones,
+    effort: Effort,
 ) -> Result<EncodedColumn, CoreError> {
     let mut pages = Vec::with_capacity(layout.pages.len());
     for (rows, payload) in layout.pages.iter().zip(numbers.pages) {
@@ -78,6 +78,8 @@ fn finish(
         zones,
         mapping: &numbers.mapping,
         packing: &numbers.packing,
+        decimal_zones: numbers.zones.as_deref(),
+        effort,
     })?;
     let index_len = len_u32(bytes.len())?;
     let summary = ColumnIndex::parse(&bytes)?.summary().clone();
@@ -109,24 +111,6 @@ fn integers<T: Copy + Into<i64>>(
     let constant: Vec<_> = zones.iter().map(|(min, max, _)| min == max).collect();
     let numbers = encode_ints(values, layout, &constant, effort)?;
     Ok((numbers, Zones::Ints(zones)))
-}
-
-/// Min, max and sum.
-fn summarise(values: &[i64]) -> (i64, i64, i128) {
-    if values.is_empty() {
-        return (0, 0, 0);
-    }
-    let mut min = i64::MAX;
-    let mut max = i64::MIN;
-    // Of up to 1,024 values the halves add up to less than 2^42 each.
-    let (mut low, mut high) = (0u64, 0i64);
-    for value in values {
-        min = min.min(*value);
-        max = max.max(*value);
-        low += value.cast_unsigned() & 0xffff_ffff;
-        high += value >> 32;
-    }
-    (min, max, (i128::from(high) << 32) + i128::from(low))
 }
 
 /// Encodes the floats of a column that are not NULL.
@@ -161,17 +145,26 @@ fn strings(
     let values: Vec<&[u8]> = (0..layout.rows)
         .filter_map(|i| column.bytes_at(i))
         .collect();
-    if let Some((dictionary, codes)) = dictionary::build(values.iter().copied())?
-        && worthwhile(&dictionary, &values)?
-    {
-        return coded(dictionary, &codes, layout, effort);
+    let with_lengths = column.kind() == Kind::Bytes;
+    if let Some((dictionary, codes)) = dictionary::build(values.iter().copied())? {
+        let dictionary_len = dictionary.stored_len()?;
+        let coded = coded(dictionary, &codes, layout, effort)?;
+        let plain = estimate(&values, with_lengths, effort)?;
+        // Codes are worth some bytes: they are faster to decode, and conditions and groups look at
+        // them instead of the values.
+        let worth = match effort {
+            Effort::Fast => plain + plain / 2,
+            Effort::Small => plain + plain / 8,
+        };
+        if dictionary_len + coded.0.size() < worth + PAGE_ROWS {
+            return Ok(coded);
+        }
     }
     let mut writer = TextWriter::new(effort)?;
     let mut pages = Vec::with_capacity(layout.pages.len());
     let mut zones = Vec::with_capacity(layout.pages.len());
     for page in &layout.pages {
         let values = values.get(page.dense.clone()).unwrap_or_default();
-        let with_lengths = column.kind() == Kind::Bytes;
         pages.push(writer.write(values.iter().copied(), with_lengths)?);
         zones.push(match (values.iter().min(), values.iter().max()) {
             (Some(min), Some(max)) => Bounds::of_bytes(min, max),
@@ -183,6 +176,7 @@ fn strings(
         mapping: Mapping::Plain,
         packing: Packing::Bits,
         tally: writer.tally(),
+        zones: None,
     };
     Ok((numbers, Zones::Bytes(zones)))
 }
@@ -208,34 +202,18 @@ fn coded(
     Ok((numbers, Zones::Codes(zones)))
 }
 
-/// Whether a dictionary and codes take less than the values one after the other.
-fn worthwhile(dictionary: &Dictionary, values: &[&[u8]]) -> Result<bool, CoreError> {
-    const SAMPLE: usize = 1 << 15;
-    if dictionary.len() <= 1 {
-        return Ok(true);
+/// About how many bytes values take without a dictionary, from up to three pages of them.
+fn estimate(values: &[&[u8]], with_lengths: bool, effort: Effort) -> Result<usize, CoreError> {
+    let mut writer = TextWriter::new(effort)?;
+    let pages = values.chunks(PAGE_ROWS);
+    let step = (pages.len() / 3).max(1);
+    let mut sampled = 0;
+    let mut bytes = 0;
+    for page in pages.step_by(step) {
+        sampled += page.len();
+        bytes += writer.write(page.iter().copied(), with_lengths)?.len();
     }
-    let total: usize = values.iter().map(|value| value.len() + 1).sum();
-    let mut sample = Vec::with_capacity(SAMPLE);
-    for value in values.iter().skip(values.len() / 3) {
-        if sample.len() > SAMPLE {
-            break;
-        }
-        sample.extend_from_slice(value);
-    }
-    let packed = Compressor::new(1)?.compress(&sample)?.len();
-    let plain = if packed < sample.len() {
-        total * packed / sample.len()
-    } else {
-        total
-    };
-    let width = usize::BITS - (dictionary.len() - 1).leading_zeros();
-    let coded = dictionary.memory() + values.len() * width as usize / 8;
-    let few = if dictionary.len() <= PAGE_ROWS {
-        plain / 4
-    } else {
-        0
-    };
-    Ok(coded < plain + few)
+    Ok(bytes * values.len() / sampled.max(1))
 }
 
 /// Verifies that the parts of a column fit together, and returns how many rows there are.

@@ -13,6 +13,8 @@
 //! are in the order of the floats.
 
 use super::kernels::Block;
+use super::layout::Validity;
+use super::simd;
 use super::zone::compare_floats;
 use super::{Bounds, PAGE_ROWS, Sum};
 use crate::error::CoreError;
@@ -47,6 +49,12 @@ pub(crate) trait Real: Copy + Default + Into<f64> {
     fn to_ordered(self) -> i64;
     /// The float of such an integer.
     fn from_ordered(ordered: i64) -> Self;
+    /// Divides whole numbers by a power of ten.
+    fn decimals(whole: &Block, power: f64, out: &mut [Self; PAGE_ROWS]);
+    /// Floats of ordered integers.
+    fn bits(ordered: &Block, out: &mut [Self; PAGE_ROWS]);
+    /// Moves the values at the beginning to where the bits are.
+    fn spread(values: &mut [Self; PAGE_ROWS], validity: &Validity);
     fn write(self, out: &mut Vec<u8>);
     /// Reads what [`write`](Self::write) wrote.
     fn read(reader: &mut Reader<'_>) -> Result<Self, CoreError>;
@@ -60,6 +68,7 @@ pub(crate) trait Real: Copy + Default + Into<f64> {
 impl Real for f64 {
     const BYTES: usize = 8;
 
+    #[inline(always)]
     fn nearest(value: f64) -> Self {
         value
     }
@@ -69,8 +78,21 @@ impl Real for f64 {
         bits ^ (bits >> 63 & i64::MAX)
     }
 
+    #[inline(always)]
     fn from_ordered(ordered: i64) -> Self {
         Self::from_bits((ordered ^ (ordered >> 63 & i64::MAX)).cast_unsigned())
+    }
+
+    fn decimals(whole: &Block, power: f64, out: &mut [Self; PAGE_ROWS]) {
+        simd::decimals_to_f64(whole, power, out);
+    }
+
+    fn bits(ordered: &Block, out: &mut [Self; PAGE_ROWS]) {
+        simd::bits_to_f64(ordered, out);
+    }
+
+    fn spread(values: &mut [Self; PAGE_ROWS], validity: &Validity) {
+        simd::spread_f64(values, validity);
     }
 
     fn write(self, out: &mut Vec<u8>) {
@@ -85,6 +107,7 @@ impl Real for f64 {
 impl Real for f32 {
     const BYTES: usize = 4;
 
+    #[inline(always)]
     fn nearest(value: f64) -> Self {
         value as Self
     }
@@ -94,9 +117,22 @@ impl Real for f32 {
         i64::from(bits ^ (bits >> 31 & i32::MAX))
     }
 
+    #[inline(always)]
     fn from_ordered(ordered: i64) -> Self {
         let ordered = ordered as i32;
         Self::from_bits((ordered ^ (ordered >> 31 & i32::MAX)).cast_unsigned())
+    }
+
+    fn decimals(whole: &Block, power: f64, out: &mut [Self; PAGE_ROWS]) {
+        simd::decimals_to_f32(whole, power, out);
+    }
+
+    fn bits(ordered: &Block, out: &mut [Self; PAGE_ROWS]) {
+        simd::bits_to_f32(ordered, out);
+    }
+
+    fn spread(values: &mut [Self; PAGE_ROWS], validity: &Validity) {
+        simd::spread_f32(values, validity);
     }
 
     fn write(self, out: &mut Vec<u8>) {
@@ -143,26 +179,13 @@ pub(crate) fn to_decimal<T: Real>(value: T, power: f64) -> (i64, bool) {
 }
 
 /// The float of a whole number of less than 51 bits.
-fn to_float(whole: i64) -> f64 {
+#[inline]
+pub(crate) fn to_float(whole: i64) -> f64 {
     f64::from_bits(
         whole
             .wrapping_add(MAGIC.to_bits().cast_signed())
             .cast_unsigned(),
     ) - MAGIC
-}
-
-/// Divides whole numbers by a power of ten.
-pub(crate) fn restore_decimals<T: Real>(block: &Block, power: f64, out: &mut [T; PAGE_ROWS]) {
-    for (value, whole) in out.iter_mut().zip(block) {
-        *value = T::nearest(to_float(*whole) / power);
-    }
-}
-
-/// Floats of ordered integers.
-pub(crate) fn restore_bits<T: Real>(block: &Block, out: &mut [T; PAGE_ROWS]) {
-    for (value, ordered) in out.iter_mut().zip(block) {
-        *value = T::from_ordered(*ordered);
-    }
 }
 
 /// Bounds and sum of some floats.

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::dictionary::Dictionary;
-use super::floats::MAX_SCALE;
+use super::floats::{self, MAX_SCALE};
 use super::general::{Compressor, Decompressor};
 use super::unit::Unit;
 use super::varint::{read_i64, read_usize, write_i64, write_usize};
-use super::zones::Zones;
-use super::{Bounds, PAGE_ROWS, Sum, Zone};
+use super::zones::{self, IntZone, Zones};
+use super::{Bounds, Effort, PAGE_ROWS, Sum, Zone};
 use crate::error::CoreError;
 use crate::wire::{Reader, seal, unseal};
 use crate::{Kind, MAX_DECODED_BYTES, MAX_ROWS};
@@ -23,10 +23,10 @@ const NULLS: u8 = 2;
 const PCO: u8 = 4;
 /// The values are named by their place in a dictionary.
 const DICTIONARY: u8 = 8;
+/// The zones of doubles are in counts of the unit of their decimals.
+const DECIMAL_ZONES: u8 = 16;
 
 const NO_SCALE: u8 = u8::MAX;
-/// An index that gets so many bytes shorter by zstd is compressed.
-const WORTH_ZSTD: usize = 64;
 /// The most bytes of an index.
 const MAX_INDEX_BYTES: usize = 1 << 25;
 
@@ -82,6 +82,9 @@ pub(crate) struct Parts<'a> {
     pub(crate) zones: &'a Zones,
     pub(crate) mapping: &'a Mapping,
     pub(crate) packing: &'a Packing,
+    /// The zones in counts of the unit, where all floats are decimals.
+    pub(crate) decimal_zones: Option<&'a [IntZone]>,
+    pub(crate) effort: Effort,
 }
 
 impl ColumnIndex {
@@ -101,7 +104,7 @@ impl ColumnIndex {
             return Err(CoreError::unsupported(format!("column version {version}")));
         }
         let flags = reader.u8()?;
-        if flags & !(ZSTD | NULLS | PCO | DICTIONARY) != 0 {
+        if flags & !(ZSTD | NULLS | PCO | DICTIONARY | DECIMAL_ZONES) != 0 {
             return Err(CoreError::unsupported(format!("column flags {flags:#x}")));
         }
         if flags & ZSTD == 0 {
@@ -124,6 +127,11 @@ impl ColumnIndex {
         let kind = Kind::from_ids(id, width as u16)?;
         let codec = reader.u8()?;
         let rows = read_usize(&mut reader, MAX_ROWS as usize)?;
+        if rows * width > MAX_DECODED_BYTES {
+            return Err(CoreError::corrupt(format!(
+                "{rows} values of {width} bytes"
+            )));
+        }
         let pages = rows.div_ceil(PAGE_ROWS);
         let rows_of = |page: usize| PAGE_ROWS.min(rows - page * PAGE_ROWS);
         let mapping = read_mapping(&mut reader, kind, flags)?;
@@ -158,12 +166,22 @@ impl ColumnIndex {
             sums.push(if start == end { 0 } else { reader.u32()? });
         }
         let zones = match (&mapping, kind) {
+            (Mapping::Floats(Some(scale), unit), Kind::F64) if flags & DECIMAL_ZONES != 0 => {
+                let zones = zones::read_ints(&mut reader, &present)?;
+                Zones::of_decimals(&zones, &present, *unit, floats::power(*scale))
+            }
+            _ if flags & DECIMAL_ZONES != 0 => {
+                return Err(CoreError::corrupt("zones of decimals where there are none"));
+            }
             (Mapping::Codes(dictionary), _) => {
                 Zones::read_codes(&mut reader, &present, dictionary.len())?
             }
             (_, Kind::F32 | Kind::F64) => Zones::read_floats(&mut reader, &present)?,
             (_, Kind::Fixed { .. } | Kind::Bytes) => Zones::read_bytes(&mut reader, &present)?,
-            _ => Zones::read_ints(&mut reader, &present)?,
+            (Mapping::Ints(unit), _) => {
+                Zones::of_counts(zones::read_ints(&mut reader, &present)?, &present, *unit)
+            }
+            _ => return Err(CoreError::corrupt("a mapping of another kind")),
         };
         reader.finish()?;
         let mut index = Self {
@@ -334,14 +352,31 @@ pub(crate) fn write(parts: &Parts<'_>) -> Result<Vec<u8>, CoreError> {
         .enumerate()
         .map(|(page, nulls)| PAGE_ROWS.min(parts.rows - page * PAGE_ROWS) - nulls)
         .collect();
-    parts.zones.write(&present, &mut body);
+    match parts.decimal_zones {
+        Some(zones) => {
+            flags |= DECIMAL_ZONES;
+            zones::write_ints(zones, Unit::ONE, &present, &mut body);
+        }
+        None => {
+            let unit = match parts.mapping {
+                Mapping::Ints(unit) => *unit,
+                _ => Unit::ONE,
+            };
+            parts.zones.write(unit, &present, &mut body);
+        }
+    }
 
     let mut out = Vec::new();
     out.extend_from_slice(&MAGIC);
     out.push(VERSION);
-    if body.len() > 2 * WORTH_ZSTD {
+    // Decompressing takes longer than reading a short index.
+    let (from, worth) = match parts.effort {
+        Effort::Fast => (1 << 12, body.len() / 5 * 4),
+        Effort::Small => (1 << 8, body.len() / 20 * 19),
+    };
+    if body.len() >= from {
         let packed = Compressor::new(3)?.compress(&body)?;
-        if packed.len() + WORTH_ZSTD < body.len() && packed.len() < body.len() / 10 * 9 {
+        if packed.len() < worth {
             out.push(flags | ZSTD);
             write_usize(&mut out, body.len());
             out.extend(packed);

@@ -18,10 +18,10 @@
 //!
 //! All sums wrap around at 64 bits.
 
-use super::kernels::{Block, Words};
+use super::kernels::{Block, Stream, Words};
 use super::plan::{Plan, Shape, Window, block_len, plan, width};
 use super::varint::{read_i64, read_usize, write_i64, write_usize};
-use super::{PAGE_ROWS, bits, kernels};
+use super::{PAGE_ROWS, bits, kernels, simd};
 use crate::error::CoreError;
 use crate::wire::Reader;
 
@@ -157,31 +157,50 @@ fn write_runs(values: &[i64], count: usize, longest: usize, out: &mut Vec<u8>) {
     bits::pack(&lengths, 1, length_width, out);
 }
 
+/// Where packed bytes lie while they are unpacked.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    words: Box<Words>,
+    bytes: Box<Stream>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self {
+            words: Box::new([0; PAGE_ROWS]),
+            bytes: Box::new([0; 8 * PAGE_ROWS + 16]),
+        }
+    }
+
+    fn stream(&mut self, stored: &[u8], reference: u64, width: usize, out: &mut [i64]) {
+        if let Some(bytes) = self.bytes.get_mut(..stored.len()) {
+            bytes.copy_from_slice(stored);
+        }
+        simd::unpack_stream(&self.bytes, reference, width, out);
+    }
+}
+
 /// Reads a page of `count` numbers (at most [`PAGE_ROWS`]) into the beginning of `out`; what
 /// follows there is left undefined.
 pub(crate) fn read(
     reader: &mut Reader<'_>,
     count: usize,
-    words: &mut Words,
+    scratch: &mut Scratch,
     out: &mut Block,
 ) -> Result<(), CoreError> {
     let tag = reader.u8()?;
     match tag & !PATCHED {
-        FRAME => read_block(reader, tag, count, None, words, out),
+        FRAME => read_block(reader, tag, count, None, scratch, out),
         DELTA => {
             let mut first = 0;
-            read_block(reader, tag, count, Some(&mut first), words, out)?;
+            read_block(reader, tag, count, Some(&mut first), scratch, out)?;
             if let Some(step) = out.first_mut() {
                 *step = first;
             }
-            let mut sum = 0i64;
-            for value in out.iter_mut().take(count) {
-                sum = sum.wrapping_add(*value);
-                *value = sum;
-            }
+            simd::sum_up(out);
             Ok(())
         }
-        RUNS if tag == RUNS => read_runs(reader, count, words, out),
+        RUNS if tag == RUNS => read_runs(reader, count, scratch, out),
         RAW if tag == RAW => {
             let (values, _) = reader.take(8 * count)?.as_chunks::<8>();
             for (value, bytes) in out.iter_mut().zip(values) {
@@ -209,7 +228,7 @@ fn read_block(
     tag: u8,
     count: usize,
     first: Option<&mut i64>,
-    words: &mut Words,
+    scratch: &mut Scratch,
     out: &mut Block,
 ) -> Result<(), CoreError> {
     let width = read_width(reader)?;
@@ -228,11 +247,12 @@ fn read_block(
         let positions = reader.take(2 * patches)?;
         Some((positions, each, reader.take(each * patches)?))
     };
-    bits::load(reader.take(block_len(count, width))?, words);
+    let stored = reader.take(block_len(count, width))?;
     if count == PAGE_ROWS {
-        kernels::unpack(width, words, reference, out);
+        simd::load(stored, &mut scratch.words);
+        simd::unpack(width, &scratch.words, reference, out);
     } else if let Some(out) = out.get_mut(..count) {
-        bits::unpack(words, reference, width, out);
+        scratch.stream(stored, reference, width, out);
     }
     if let Some((positions, each, highs)) = patches {
         let (positions, _) = positions.as_chunks::<2>();
@@ -256,7 +276,7 @@ fn read_block(
 fn read_runs(
     reader: &mut Reader<'_>,
     count: usize,
-    words: &mut Words,
+    scratch: &mut Scratch,
     out: &mut Block,
 ) -> Result<(), CoreError> {
     let runs = read_usize(reader, count)?;
@@ -265,12 +285,12 @@ fn read_runs(
     let reference = read_i64(reader)?.cast_unsigned();
     let mut firsts = [0; PAGE_ROWS];
     let mut lengths = [0; PAGE_ROWS];
-    bits::load(reader.take(bits::packed_len(runs, value_width))?, words);
+    let stored = reader.take(bits::packed_len(runs, value_width))?;
     let firsts = firsts.get_mut(..runs).unwrap_or_default();
-    bits::unpack(words, reference, value_width, firsts);
-    bits::load(reader.take(bits::packed_len(runs, length_width))?, words);
+    scratch.stream(stored, reference, value_width, firsts);
+    let stored = reader.take(bits::packed_len(runs, length_width))?;
     let lengths = lengths.get_mut(..runs).unwrap_or_default();
-    bits::unpack(words, 1, length_width, lengths);
+    scratch.stream(stored, 1, length_width, lengths);
     let mut rest = out.get_mut(..count).unwrap_or_default();
     for (first, length) in firsts.iter().zip(&*lengths) {
         let (run, after) = usize::try_from(*length)

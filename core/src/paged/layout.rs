@@ -126,22 +126,3 @@ pub(crate) fn read_validity(
     }
     Ok(words)
 }
-
-/// Moves the values at the beginning to where the bits are, and puts blanks elsewhere.
-pub(crate) fn spread<T: Copy + Default>(values: &mut [T; PAGE_ROWS], validity: &Validity) {
-    let mut from = ones(validity);
-    for i in (0..PAGE_ROWS).rev() {
-        let present = validity
-            .get(i / 64)
-            .is_some_and(|word| word >> (i % 64) & 1 == 1);
-        let value = if present {
-            from -= 1;
-            values.get(from).copied().unwrap_or_default()
-        } else {
-            T::default()
-        };
-        if let Some(slot) = values.get_mut(i) {
-            *slot = value;
-        }
-    }
-}

@@ -10,6 +10,7 @@ use super::packed::{self, Packed};
 use super::plan::Shape;
 use super::unit::Unit;
 use super::varint::write_usize;
+use super::zones::{self, IntZone};
 use crate::error::CoreError;
 
 /// Pages, and what they share.
@@ -18,15 +19,18 @@ pub(crate) struct Numbers {
     pub(crate) mapping: Mapping,
     pub(crate) packing: Packing,
     pub(crate) tally: Tally,
+    /// Min, max and sum of each page in counts of the unit, where all floats are decimals.
+    pub(crate) zones: Option<Vec<IntZone>>,
 }
 
 impl Numbers {
-    fn size(&self) -> usize {
-        let shared = match &self.packing {
+    /// Bytes of the pages and of the metadata of pco.
+    pub(crate) fn size(&self) -> usize {
+        let meta = match &self.packing {
             Packing::Bits => 0,
             Packing::Pco(meta) => meta.len(),
         };
-        shared + self.pages.iter().map(Vec::len).sum::<usize>()
+        meta + self.pages.iter().map(Vec::len).sum::<usize>()
     }
 
     /// Takes another encoding of the same column when it is smaller.
@@ -92,6 +96,7 @@ fn encode_pages(
         mapping,
         packing: Packing::Bits,
         tally,
+        zones: None,
     };
     if effort == Effort::Small {
         let blank = constant.iter().map(|constant| match constant {
@@ -99,8 +104,7 @@ fn encode_pages(
             false => head.to_vec(),
         });
         let packed = pack(values, layout, constant, blank.collect())?;
-        let mapping = best.mapping.clone();
-        best.offer(packed.map(|packed| packed.into_numbers(mapping)));
+        best.offer(packed.map(|packed| packed.into_numbers(&best)));
     }
     Ok(best)
 }
@@ -157,11 +161,16 @@ pub(crate) fn encode_floats<T: Real>(
         mapping,
         packing: Packing::Bits,
         tally,
+        // The digits of single-precision decimals add up to something else than the floats.
+        zones: (T::BYTES == 8 && decimals.exceptions.is_empty()).then(|| {
+            pages_of(&decimals.counts, layout)
+                .map(zones::summarise)
+                .collect()
+        }),
     };
     if effort == Effort::Small {
         let packed = pack(&decimals.counts, layout, constant, heads)?;
-        let mapping = best.mapping.clone();
-        best.offer(packed.map(|packed| packed.into_numbers(mapping)));
+        best.offer(packed.map(|packed| packed.into_numbers(&best)));
         if decimals.exceptions.len() > values.len() / 50 {
             best.offer(Some(encode_bits(bits(), layout, constant, effort)?));
         }
@@ -217,14 +226,16 @@ fn pack(
 }
 
 impl Packed {
-    fn into_numbers(self, mapping: Mapping) -> Numbers {
+    /// In place of the pages of another encoding of the same numbers.
+    fn into_numbers(self, other: &Numbers) -> Numbers {
         let mut tally = Tally::default();
         tally.add(Codec::Pco);
         Numbers {
             pages: self.pages,
-            mapping,
+            mapping: other.mapping.clone(),
             packing: Packing::Pco(self.meta.into()),
             tally,
+            zones: other.zones.clone(),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::PAGE_ROWS;
 use super::general::Decompressor;
-use super::kernels::{Block, Words};
+use super::ints::Scratch;
+use super::kernels::Block;
 use super::layout::Validity;
 use super::packed::Unpacker;
 
@@ -29,7 +30,7 @@ pub(crate) enum Form {
 
 #[derive(Debug)]
 pub(crate) struct Buffers {
-    pub(crate) words: Box<Words>,
+    pub(crate) scratch: Scratch,
     pub(crate) ints: Box<Block>,
     pub(crate) f64s: Lazy<f64>,
     pub(crate) f32s: Lazy<f32>,
@@ -93,7 +94,7 @@ impl Page {
             validity: [0; PAGE_ROWS / 64],
             form: Form::Ints,
             buffers: Buffers {
-                words: Box::new([0; PAGE_ROWS]),
+                scratch: Scratch::new(),
                 ints: Box::new([0; PAGE_ROWS]),
                 f64s: Lazy::default(),
                 f32s: Lazy::default(),

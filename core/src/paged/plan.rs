@@ -255,3 +255,104 @@ pub(crate) fn block_len(count: usize, width: usize) -> usize {
 pub(crate) fn width(value: u64) -> usize {
     (u64::BITS - value.leading_zeros()) as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::ints::IntWriter;
+    use super::*;
+
+    fn shape(values: impl IntoIterator<Item = i64>) -> Shape {
+        let values: Vec<_> = values.into_iter().collect();
+        IntWriter::new().plan(&values).shape
+    }
+
+    /// Noise of 24 bits (splitmix64).
+    fn noise(i: i64) -> i64 {
+        let mut z = (i.cast_unsigned() + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) & 0xff_ffff).cast_signed()
+    }
+
+    #[test]
+    fn shapes_are_found() {
+        // Even steps with a few gaps do not need a bit each.
+        let minutes = shape((0..1_024).map(|i| i + i / 390 * 1_050));
+        assert!(
+            matches!(
+                minutes,
+                Shape::Delta(Window {
+                    width: 0,
+                    patches: 2,
+                    ..
+                })
+            ),
+            "{minutes:?}"
+        );
+        let noise_of = |n: i64| (0..1_024).map(move |i| noise(i) % n);
+        let even = shape(noise_of(1_000));
+        assert!(
+            matches!(
+                even,
+                Shape::Frame(Window {
+                    width: 10,
+                    patches: 0,
+                    ..
+                })
+            ),
+            "{even:?}"
+        );
+        let outliers =
+            |far: i64| (0..1_024).map(move |i| if i % 100 == 7 { far } else { noise(i) % 16 });
+        for far in [1 << 40, -1 << 40] {
+            let shape = shape(outliers(far));
+            assert!(
+                matches!(
+                    shape,
+                    Shape::Frame(Window {
+                        width: 4..6,
+                        patches: 11..,
+                        ..
+                    })
+                ),
+                "{shape:?}"
+            );
+        }
+        let walk = shape((0..1_024).map(|i| i * 1_000_000 + noise(i) % 100));
+        assert!(
+            matches!(walk, Shape::Delta(Window { patches: 0, .. })),
+            "{walk:?}"
+        );
+        let runs = shape((0..1_024).map(|i| noise(i / 50)));
+        assert!(
+            matches!(
+                runs,
+                Shape::Runs {
+                    count: 21,
+                    longest: 50
+                }
+            ),
+            "{runs:?}"
+        );
+        let wide =
+            shape((0..1_024).map(|i| noise(i) << 40 ^ noise(i + 7_000) << 20 ^ noise(i + 9_000)));
+        assert_eq!(wide, Shape::Raw);
+        let extremes = shape([i64::MIN, i64::MAX, 0]);
+        assert!(
+            matches!(extremes, Shape::Raw | Shape::Frame(_)),
+            "{extremes:?}"
+        );
+        let same = shape([-5; 1_000]);
+        assert!(
+            matches!(
+                same,
+                Shape::Frame(Window {
+                    width: 0,
+                    patches: 0,
+                    ..
+                })
+            ),
+            "{same:?}"
+        );
+    }
+}

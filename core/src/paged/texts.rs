@@ -7,9 +7,9 @@
 //! | data | rest | the values one after the other, or their zstd frame |
 
 use super::codec::{Codec, Tally};
-use super::general::Compressor;
-use super::ints::{self, IntWriter};
-use super::kernels::{Block, Words};
+use super::general::{Compressor, Decompressor};
+use super::ints::{self, IntWriter, Scratch};
+use super::kernels::Block;
 use super::{Effort, PAGE_ROWS};
 use crate::MAX_DECODED_BYTES;
 use crate::error::CoreError;
@@ -88,10 +88,10 @@ impl TextWriter {
 pub(crate) fn read_lengths(
     reader: &mut Reader<'_>,
     count: usize,
-    words: &mut Words,
+    scratch: &mut Scratch,
     lengths: &mut Block,
 ) -> Result<usize, CoreError> {
-    ints::read(reader, count, words, lengths)?;
+    ints::read(reader, count, scratch, lengths)?;
     let mut total = 0;
     for length in lengths.iter().take(count) {
         total = usize::try_from(*length)
@@ -107,7 +107,7 @@ pub(crate) fn read_lengths(
 pub(crate) fn read_data(
     mut reader: Reader<'_>,
     total: usize,
-    decompressor: &mut super::general::Decompressor,
+    decompressor: &mut Decompressor,
     out: &mut Vec<u8>,
 ) -> Result<(), CoreError> {
     match reader.u8()? {

@@ -2,6 +2,7 @@
 //! hundreds, prices in steps of five cents.
 
 use super::kernels::Block;
+use super::simd;
 
 /// A number is `base + unit * count`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,14 +61,25 @@ impl Unit {
         }
     }
 
+    /// The value of a count.
+    pub(crate) fn value(self, count: i64) -> i64 {
+        count.wrapping_mul(self.unit).wrapping_add(self.base)
+    }
+
+    /// The sum of as many values as `values` whose counts add up to `counts`.
+    pub(crate) fn sum(self, counts: i128, values: usize) -> i128 {
+        let bases = i128::from(self.base) * values as i128;
+        counts
+            .wrapping_mul(i128::from(self.unit))
+            .wrapping_add(bases)
+    }
+
     /// Counts to values.
     pub(crate) fn restore(self, counts: &mut Block) {
         if self == Self::ONE {
             return;
         }
-        for count in counts {
-            *count = count.wrapping_mul(self.unit).wrapping_add(self.base);
-        }
+        simd::restore_unit(self, counts);
     }
 }
 

@@ -1,23 +1,30 @@
 //! The zones of all pages of a column, as its index stores them.
 //!
 //! For each page in order that has a value other than NULL:
-//! - integers: min less the min before (zigzag), max less min, sum less count times min (varints);
-//! - floats: min (8), max (8), sum (8);
+//! - integers, in counts of the unit: min less the min before (zigzag), max less min, sum less count
+//!   times min (varints);
+//! - floats: min (8), max (8), sum (8); or if all of a
+//!   column of doubles are decimals, as those of integers;
 //! - codes: min, max less min (varints);
 //! - bytes: flags (1; bit 0 the min is exact, bit 1 the max is), length (1) and bytes of the min,
 //!   then of the max.
 
 use super::dictionary::Dictionary;
+use super::floats::to_float;
+use super::unit::Unit;
 use super::varint::{read_i64, read_u64, read_u128, read_usize, write_i64, write_u64, write_u128};
 use super::zone::BOUND_BYTES;
 use super::{Bounds, Sum};
 use crate::error::CoreError;
 use crate::wire::Reader;
 
+/// Min, max and sum.
+pub(crate) type IntZone = (i64, i64, i128);
+
 /// Bounds and sums, one of each a page; those of a page without values are blank.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Zones {
-    Ints(Vec<(i64, i64, i128)>),
+    Ints(Vec<IntZone>),
     Floats(Vec<(f64, f64, f64)>),
     Codes(Vec<(u32, u32)>),
     Bytes(Vec<Bounds>),
@@ -66,19 +73,10 @@ impl Zones {
         .unwrap_or((Bounds::None, Sum::None))
     }
 
-    /// Appends the zones of pages with so many values each.
-    pub(crate) fn write(&self, present: &[usize], out: &mut Vec<u8>) {
+    /// Appends the zones of pages with so many values each; those of integers in counts of a unit.
+    pub(crate) fn write(&self, unit: Unit, present: &[usize], out: &mut Vec<u8>) {
         match self {
-            Self::Ints(zones) => {
-                let mut before = 0i64;
-                for ((min, max, sum), count) in with_values(zones, present) {
-                    write_i64(out, min.wrapping_sub(before));
-                    write_u64(out, max.wrapping_sub(*min).cast_unsigned());
-                    let least = i128::from(*min) * count as i128;
-                    write_u128(out, sum.wrapping_sub(least).cast_unsigned());
-                    before = *min;
-                }
-            }
+            Self::Ints(zones) => write_ints(zones, unit, present, out),
             Self::Floats(zones) => {
                 for ((min, max, sum), _) in with_values(zones, present) {
                     for value in [min, max, sum] {
@@ -112,17 +110,29 @@ impl Zones {
         }
     }
 
-    pub(crate) fn read_ints(reader: &mut Reader<'_>, present: &[usize]) -> Result<Self, CoreError> {
-        let mut before = 0i64;
-        read_each(present, (0, 0, 0), |count| {
-            let min = before.wrapping_add(read_i64(reader)?);
-            let max = min.wrapping_add(read_u64(reader)?.cast_signed());
-            let least = i128::from(min) * count as i128;
-            let sum = least.wrapping_add(read_u128(reader)?.cast_signed());
-            before = min;
-            Ok((min, max, sum))
-        })
-        .map(Self::Ints)
+    /// Integers that are counts of a unit.
+    pub(crate) fn of_counts(mut zones: Vec<IntZone>, present: &[usize], unit: Unit) -> Self {
+        for ((min, max, sum), count) in zones.iter_mut().zip(present) {
+            *min = unit.value(*min);
+            *max = unit.value(*max);
+            *sum = unit.sum(*sum, *count);
+        }
+        Self::Ints(zones)
+    }
+
+    /// Doubles that are counts of a unit, divided by a power of ten.
+    pub(crate) fn of_decimals(
+        zones: &[IntZone],
+        present: &[usize],
+        unit: Unit,
+        power: f64,
+    ) -> Self {
+        let value = |count: i64| to_float(unit.value(count)) / power;
+        let zones = zones.iter().zip(present).map(|((min, max, sum), count)| {
+            let sum = unit.sum(*sum, *count) as f64 / power;
+            (value(*min), value(*max), sum)
+        });
+        Self::Floats(zones.collect())
     }
 
     pub(crate) fn read_floats(
@@ -178,6 +188,54 @@ impl Zones {
         })
         .map(Self::Bytes)
     }
+}
+
+/// Appends the zones of integers in counts of a unit that fits them.
+pub(crate) fn write_ints(zones: &[IntZone], unit: Unit, present: &[usize], out: &mut Vec<u8>) {
+    let mut before = 0i64;
+    for ((min, max, sum), count) in with_values(zones, present) {
+        let least = i128::from(*min) * count as i128;
+        let span = max.wrapping_sub(*min).cast_unsigned() / unit.unit.unsigned_abs();
+        let min = min.div_euclid(unit.unit);
+        write_i64(out, min.wrapping_sub(before));
+        write_u64(out, span);
+        write_u128(out, ((sum - least) / i128::from(unit.unit)).cast_unsigned());
+        before = min;
+    }
+}
+
+/// Reads what [`write_ints`] wrote.
+pub(crate) fn read_ints(
+    reader: &mut Reader<'_>,
+    present: &[usize],
+) -> Result<Vec<IntZone>, CoreError> {
+    let mut before = 0i64;
+    read_each(present, (0, 0, 0), |count| {
+        let min = before.wrapping_add(read_i64(reader)?);
+        let max = min.wrapping_add(read_u64(reader)?.cast_signed());
+        let least = i128::from(min) * count as i128;
+        let sum = least.wrapping_add(read_u128(reader)?.cast_signed());
+        before = min;
+        Ok((min, max, sum))
+    })
+}
+
+/// Min, max and sum of some integers.
+pub(crate) fn summarise(values: &[i64]) -> IntZone {
+    if values.is_empty() {
+        return (0, 0, 0);
+    }
+    let mut min = i64::MAX;
+    let mut max = i64::MIN;
+    // Of up to 1,024 values the halves add up to less than 2^42 each.
+    let (mut low, mut high) = (0u64, 0i64);
+    for value in values {
+        min = min.min(*value);
+        max = max.max(*value);
+        low += value.cast_unsigned() & 0xffff_ffff;
+        high += value >> 32;
+    }
+    (min, max, (i128::from(high) << 32) + i128::from(low))
 }
 
 /// The zones of pages that have values, and how many.

@@ -5,6 +5,8 @@
     reason = "each test uses a part, and may panic"
 )]
 
+pub mod pages;
+
 use proptest::prelude::*;
 use varve_core::{Bitmap, Column, MAX_ROWS, Values};
 
