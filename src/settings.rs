@@ -16,6 +16,7 @@ pub enum DebugFreeze {
 
 static DEBUG_FREEZE: GucSetting<DebugFreeze> = GucSetting::<DebugFreeze>::new(DebugFreeze::Off);
 static COLUMNAR_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
+static FREEZE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
 static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 
 const DEBUG_FREEZE_SHORT: &CStr =
@@ -30,6 +31,11 @@ const LOCK_TIMEOUT_LONG: &CStr =
 const COLUMNAR_SCAN_SHORT: &CStr = c"Lets the planner read frozen rows by columns.";
 const COLUMNAR_SCAN_LONG: &CStr =
     c"Off, frozen rows are read row by row by a sequential scan, to compare.";
+
+const FREEZE_MEMORY_SHORT: &CStr =
+    c"Memory that freezing a chunk takes to sort its rows by columns.";
+const FREEZE_MEMORY_LONG: &CStr =
+    c"Larger chunks are sorted row by row within maintenance_work_mem, and on disk.";
 
 /// Registers all settings; called once from `_PG_init`.
 pub fn register() {
@@ -59,6 +65,16 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::EXPLAIN,
     );
+    GucRegistry::define_int_guc(
+        c"varve.freeze_memory",
+        FREEZE_MEMORY_SHORT,
+        FREEZE_MEMORY_LONG,
+        &FREEZE_MEMORY,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
+    );
     // SAFETY: reserves the prefix once the settings are defined.
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"varve".as_ptr()) };
 }
@@ -66,6 +82,11 @@ pub fn register() {
 /// Whether `varve.debug_freeze = commit`.
 pub fn debug_freeze_on_commit() -> bool {
     DEBUG_FREEZE.get() == DebugFreeze::Commit
+}
+
+/// `varve.freeze_memory` in bytes.
+pub fn freeze_memory() -> usize {
+    FREEZE_MEMORY.get() as usize * 1024
 }
 
 /// `varve.enable_columnar_scan`

@@ -7,14 +7,14 @@ use varve_core::column::{Column, Values};
 
 /// Gathers the values of one attribute for a segment.
 pub struct ColumnBuilder {
-    validity: Bitmap,
     rows: usize,
-    nulls: usize,
+    /// Rows that are NULL, ascending.
+    nulls: Vec<u32>,
     values: Values,
 }
 
 impl ColumnBuilder {
-    /// A builder for an attribute, for at most `capacity` rows. Types that no table can hold are an error.
+    /// A builder for an attribute, with room for `capacity` rows. Types that no table can hold are an error.
     pub fn new(attr: &pg_sys::FormData_pg_attribute, capacity: usize) -> Result<Self, String> {
         // SAFETY: syscache look-up; a domain counts as its base type.
         let base = unsafe { pg_sys::getBaseType(attr.atttypid) };
@@ -36,17 +36,15 @@ impl ColumnBuilder {
             (byval, len) => return Err(format!("values of length {len} (by value: {byval})")),
         };
         Ok(ColumnBuilder {
-            validity: Bitmap::full(capacity),
             rows: 0,
-            nulls: 0,
+            nulls: Vec::new(),
             values,
         })
     }
 
     /// Adds a NULL.
     pub fn push_null(&mut self) {
-        self.validity.set(self.rows, false);
-        self.nulls += 1;
+        self.nulls.push(self.rows as u32);
         self.rows += 1;
         match &mut self.values {
             Values::I8(v) => v.push(0),
@@ -86,6 +84,26 @@ impl ColumnBuilder {
         }
     }
 
+    /// The values gathered so far.
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+
+    /// Bytes that are taken, room for more included.
+    pub fn memory(&self) -> usize {
+        let values = match &self.values {
+            Values::I8(v) => v.capacity(),
+            Values::I16(v) => v.capacity() * 2,
+            Values::I32(v) => v.capacity() * 4,
+            Values::F32(v) => v.capacity() * 4,
+            Values::I64(v) => v.capacity() * 8,
+            Values::F64(v) => v.capacity() * 8,
+            Values::Fixed { data, .. } => data.capacity(),
+            Values::Bytes { offsets, data } => offsets.capacity() * 4 + data.capacity(),
+        };
+        values + self.nulls.capacity() * 4
+    }
+
     /// Bytes gathered so far, about.
     pub fn bytes(&self) -> usize {
         match &self.values {
@@ -102,12 +120,12 @@ impl ColumnBuilder {
 
     /// The finished column.
     pub fn finish(self) -> Column {
-        let validity = (self.nulls > 0).then(|| {
-            let mut exact = Bitmap::new(self.rows);
-            for i in 0..self.rows {
-                exact.set(i, self.validity.get(i));
+        let validity = (!self.nulls.is_empty()).then(|| {
+            let mut validity = Bitmap::full(self.rows);
+            for row in &self.nulls {
+                validity.set(*row as usize, false);
             }
-            exact
+            validity
         });
         Column {
             validity,

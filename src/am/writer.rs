@@ -10,7 +10,7 @@ use varve_core::header::{ColumnEntry, MAX_ROWS, SegmentHeader, segment_sha256};
 use varve_core::paged::{self, Effort, EncodedColumn};
 
 /// Bytes of raw column data after which a segment is closed early.
-const MAX_RAW_BYTES: usize = 96 << 20;
+pub const MAX_RAW_BYTES: usize = 96 << 20;
 
 /// A segment ready to be stored.
 pub struct Encoded {
@@ -21,6 +21,39 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    /// Encodes columns (attribute number, values) of a segment whose rows ascend by the attributes `order`.
+    pub fn new(
+        rows: u32,
+        raw_bytes: u64,
+        order: &[u16],
+        columns: impl Iterator<Item = (u16, Column)>,
+    ) -> Self {
+        let mut entries = Vec::new();
+        let mut bytes = Vec::new();
+        for (attnum, column) in columns {
+            pgrx::check_for_interrupts!();
+            let encoded = encode(&column);
+            entries.push(entry(attnum, &column, &encoded));
+            bytes.push(encoded.bytes);
+        }
+        let parts = entries.iter().zip(&bytes);
+        let sha256 = segment_sha256(parts.map(|(e, b)| (e.attnum, b.as_slice())));
+        Encoded {
+            header: SegmentHeader {
+                rows,
+                columns: entries,
+                order: order.to_vec(),
+                location: NO_BLOCK,
+                siblings: 0,
+                dead: Bitmap::new(rows as usize),
+                origins: None,
+                sha256,
+                raw_bytes,
+            },
+            columns: bytes,
+        }
+    }
+
     /// Stores the body, and notes in the header where.
     pub fn store_body(&mut self, writer: &BodyWriter, number: i32) {
         let parts: Vec<&[u8]> = self.columns.iter().map(Vec::as_slice).collect();
@@ -132,37 +165,20 @@ impl SegmentBuilder {
     pub fn finish(&mut self) -> Encoded {
         let fresh = SegmentBuilder::new(self.desc, &self.order, self.keep_origins);
         let done = std::mem::replace(self, fresh);
-        let mut raw_bytes = 0u64;
-        let mut columns = Vec::new();
-        let mut entries = Vec::new();
-        for (i, builder) in done.columns.into_iter().enumerate() {
-            let Some(builder) = builder else { continue };
-            pgrx::check_for_interrupts!();
-            raw_bytes += builder.bytes() as u64;
-            let column: Column = builder.finish();
-            let encoded = encode(&column);
-            entries.push(entry(i as u16 + 1, &column, &encoded));
-            columns.push(encoded.bytes);
-        }
-        let sha256 = segment_sha256(
-            entries
-                .iter()
-                .zip(&columns)
-                .map(|(e, b)| (e.attnum, b.as_slice())),
-        );
-        Encoded {
-            header: SegmentHeader {
-                rows: done.rows,
-                columns: entries,
-                order: done.order,
-                location: NO_BLOCK,
-                siblings: 0,
-                dead: Bitmap::new(done.rows as usize),
-                origins: done.keep_origins.then_some(done.origins),
-                sha256,
-                raw_bytes,
-            },
-            columns,
-        }
+        let rows = done.rows;
+        let raw_bytes = done
+            .columns
+            .iter()
+            .flatten()
+            .map(|b| b.bytes() as u64)
+            .sum();
+        let columns = done
+            .columns
+            .into_iter()
+            .enumerate()
+            .filter_map(|(i, builder)| Some((i as u16 + 1, builder?.finish())));
+        let mut encoded = Encoded::new(rows, raw_bytes, &done.order, columns);
+        encoded.header.origins = done.keep_origins.then_some(done.origins);
+        encoded
     }
 }

@@ -90,6 +90,13 @@ pub mod raw {
     unsafe extern "C-unwind" {
         /// `utils/elog.h`: raises an error from a copy; context lines of the callers are added to it.
         pub fn ThrowErrorData(error: *mut pg_sys::ErrorData);
+        /// `access/htup_details.h`: raises no error.
+        pub fn heap_deform_tuple(
+            tuple: *mut pg_sys::HeapTupleData,
+            desc: pg_sys::TupleDesc,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+        );
         /// `executor/executor.h`
         pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, eflags: ::core::ffi::c_int);
         /// `executor/executor.h`

@@ -74,7 +74,31 @@ pub fn read_page(
     block: u32,
     oldest_xmin: pg_sys::TransactionId,
     strategy: pg_sys::BufferAccessStrategy,
+    wanted: impl FnMut(u16, &pg_sys::HeapTupleHeaderData, pg_sys::HTSV_Result::Type) -> bool,
+) -> Vec<Version> {
+    visit_with(rel, block, oldest_xmin, strategy, wanted, None)
+}
+
+/// As [`read_page`], but versions without values that lie elsewhere are handed to `visit` where they lie, and not
+/// copied. It must not read other pages of the relation.
+pub fn visit_page(
+    rel: pg_sys::Relation,
+    block: u32,
+    oldest_xmin: pg_sys::TransactionId,
+    strategy: pg_sys::BufferAccessStrategy,
+    wanted: impl FnMut(u16, &pg_sys::HeapTupleHeaderData, pg_sys::HTSV_Result::Type) -> bool,
+    visit: &mut dyn FnMut(&mut pg_sys::HeapTupleData),
+) -> Vec<Version> {
+    visit_with(rel, block, oldest_xmin, strategy, wanted, Some(visit))
+}
+
+fn visit_with(
+    rel: pg_sys::Relation,
+    block: u32,
+    oldest_xmin: pg_sys::TransactionId,
+    strategy: pg_sys::BufferAccessStrategy,
     mut wanted: impl FnMut(u16, &pg_sys::HeapTupleHeaderData, pg_sys::HTSV_Result::Type) -> bool,
+    mut visit: Option<&mut dyn FnMut(&mut pg_sys::HeapTupleData)>,
 ) -> Vec<Version> {
     let mut versions = Vec::new();
     // SAFETY: the page is pinned and share-locked while it is read, offsets stay within it; the copies are palloc'd.
@@ -108,11 +132,16 @@ pub fn read_page(
                 {
                     state = pg_sys::HTSV_Result::HEAPTUPLE_DEAD;
                 }
-                if wanted(offset, &*row.t_data, state) {
-                    versions.push(Version {
+                if !wanted(offset, &*row.t_data, state) {
+                    continue;
+                }
+                let elsewhere = u32::from((*row.t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0;
+                match &mut visit {
+                    Some(visit) if !elsewhere => visit(&mut row),
+                    _ => versions.push(Version {
                         tuple: pg_sys::heap_copytuple(&mut row),
                         state,
-                    });
+                    }),
                 }
             }
         }

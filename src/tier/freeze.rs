@@ -6,13 +6,15 @@
 //! and the storage is swapped. All of it is one transaction.
 
 use super::carry::{self, Carry, Cutoffs, Graves};
-use super::order::RowOrder;
+use super::gather::Gather;
+use super::order::{RowOrder, Sorter};
 use super::{lock, rewrite};
 use crate::am::body::BodyWriter;
 use crate::am::companion::{self, Companion};
 use crate::am::directory::{self, Directory};
 use crate::am::tid::{self, Place};
 use crate::am::writer::{Encoded, SegmentBuilder};
+use crate::pg::ffi::raw;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{snapshot, tuple};
 use pgrx::pg_sys;
@@ -104,9 +106,10 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
         .filter(|s| carry::is_settled(s, horizon))
         .collect();
 
-    let mut source = order.sorter(old);
+    let mut source = Source::new(old, order);
     let mut pages = read_delta(old, horizon, logged, |values, nulls, key| {
-        source.put(values, nulls, key);
+        // SAFETY: values of the relation's row shape.
+        unsafe { source.put(values, nulls, key) };
     });
     if let Some(c) = &from {
         let graves = Graves::read(c, reading.get(), horizon);
@@ -115,7 +118,8 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
             gone.entry(place.segment).or_default().push(place.row);
         }
         read_segments(old, &settled, &gone, |values, nulls, key| {
-            source.put(values, nulls, key);
+            // SAFETY: values of the relation's row shape.
+            unsafe { source.put(values, nulls, key) };
         });
     }
 
@@ -123,8 +127,7 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
     let transient = OpenRel::table(new_oid, pg_sys::AccessExclusiveLock);
     let new = transient.as_ptr();
     let to = companion::create(new, oid);
-    let (mut encoded, keys) = encode(old, &mut source, &to);
-    drop(source);
+    let (mut encoded, keys) = encode(old, source, &to);
     if logged {
         // The commit's flush, under the exclusive lock, then finds little left to write.
         // SAFETY: writes WAL out up to the end of the last record of ours.
@@ -211,7 +214,7 @@ fn read_delta(
     for (block, (encoded, mixed)) in (0..blocks).zip(pages.encoded.iter_mut().zip(&mut pages.mixed))
     {
         pgrx::check_for_interrupts!();
-        let versions = carry::read_page(rel, block, horizon, strategy, |offset, head, state| {
+        let wanted = |offset: u16, head: &pg_sys::HeapTupleHeaderData, state| {
             let take =
                 state == HTSV_Result::HEAPTUPLE_LIVE && rewrite::visible_to_all(head, horizon);
             if take {
@@ -220,14 +223,20 @@ fn read_delta(
                 *mixed = true;
             }
             take
-        });
-        for version in versions {
-            // SAFETY: our copy of a row of this relation; `put` copies what it keeps.
+        };
+        let mut take = |row: &mut pg_sys::HeapTupleData| {
+            // SAFETY: a row of this relation; `put` copies what it keeps.
             unsafe {
-                let row = version.tuple;
-                pg_sys::heap_deform_tuple(row, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
-                put(&mut values, &mut nulls, tuple::tid_key(&(*row).t_self));
-                pg_sys::heap_freetuple(row);
+                raw::heap_deform_tuple(row, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+                put(&mut values, &mut nulls, tuple::tid_key(&row.t_self));
+            }
+        };
+        // Values that lie elsewhere are fetched when the page is let go.
+        for version in carry::visit_page(rel, block, horizon, strategy, wanted, &mut take) {
+            // SAFETY: our copy of a row of this relation.
+            unsafe {
+                take(&mut *version.tuple);
+                pg_sys::heap_freetuple(version.tuple);
             }
         }
     }
@@ -263,38 +272,81 @@ fn read_segments(
     }
 }
 
-/// Encodes sorted rows and stores their columns; headers follow under the lock. Also returns where each row came from,
-/// segment by segment.
-fn encode(
+/// Rows to be frozen, by columns in memory as long as they fit, else one by one in a sort that goes to disk.
+struct Source<'a> {
     rel: pg_sys::Relation,
-    source: &mut super::order::Sorter,
-    to: &Companion,
-) -> (Vec<Encoded>, Vec<Vec<u64>>) {
-    let mut builder = SegmentBuilder::new(relation::tupdesc(rel), source.columns(), false);
+    order: &'a RowOrder,
+    gather: Option<Gather>,
+    sorter: Option<Sorter>,
+}
+
+impl<'a> Source<'a> {
+    fn new(rel: pg_sys::Relation, order: &'a RowOrder) -> Self {
+        let gather = Gather::new(rel, order).filter(|_| crate::settings::freeze_memory() > 0);
+        let sorter = gather.is_none().then(|| order.sorter(rel));
+        Source {
+            rel,
+            order,
+            gather,
+            sorter,
+        }
+    }
+
+    /// Adds a row.
+    ///
+    /// # Safety
+    /// Values of the relation's row shape.
+    unsafe fn put(&mut self, values: &[pg_sys::Datum], nulls: &[bool], origin: u64) {
+        let Some(gather) = &mut self.gather else {
+            if let Some(sorter) = &mut self.sorter {
+                sorter.put(values, nulls, origin);
+            }
+            return;
+        };
+        // SAFETY: by contract.
+        unsafe { gather.push(values, nulls, origin) };
+        let check = gather.rows() % 1024 == 0;
+        if check && gather.memory() > crate::settings::freeze_memory() {
+            let mut sorter = self.order.sorter(self.rel);
+            if let Some(gather) = self.gather.take() {
+                gather.drain(|values, nulls, origin| sorter.put(values, nulls, origin));
+            }
+            self.sorter = Some(sorter);
+        }
+    }
+}
+
+/// Encodes rows in their order and stores their columns; headers follow under the lock. Also returns where each row came
+/// from, segment by segment.
+fn encode(rel: pg_sys::Relation, source: Source, to: &Companion) -> (Vec<Encoded>, Vec<Vec<u64>>) {
     let writer = BodyWriter::new(to.segments, true);
     let mut segments: Vec<Encoded> = Vec::new();
     let mut keys: Vec<Vec<u64>> = Vec::new();
-    let mut here = Vec::new();
-    let mut close = |builder: &mut SegmentBuilder, here: &mut Vec<u64>| {
+    let mut close = |mut done: Encoded, origins: Vec<u64>| {
         let number = segments.len() as i32;
         if number > tid::MAX_SEGMENT {
             pgrx::error!("the chunk has too many rows to be frozen");
         }
-        let mut done = builder.finish();
         done.store_body(&writer, number);
         segments.push(done);
-        keys.push(std::mem::take(here));
+        keys.push(origins);
     };
-    source.drain(|values, nulls, key| {
-        if builder.full() {
-            close(&mut builder, &mut here);
+    if let Some(gather) = source.gather {
+        gather.encode(close);
+    } else if let Some(mut sorter) = source.sorter {
+        let mut builder = SegmentBuilder::new(relation::tupdesc(rel), sorter.columns(), false);
+        let mut here = Vec::new();
+        sorter.drain(|values, nulls, key| {
+            if builder.full() {
+                close(builder.finish(), std::mem::take(&mut here));
+            }
+            // SAFETY: the sorter returns rows of the relation's shape.
+            unsafe { builder.push(values, nulls, key) };
+            here.push(key);
+        });
+        if builder.rows() > 0 {
+            close(builder.finish(), here);
         }
-        // SAFETY: the sorter returns rows of the relation's shape.
-        unsafe { builder.push(values, nulls, key) };
-        here.push(key);
-    });
-    if builder.rows() > 0 {
-        close(&mut builder, &mut here);
     }
     (segments, keys)
 }

@@ -1,7 +1,7 @@
 //! Tiers: freezing chunks and bringing them back, verifying them, and the functions that users call for it.
 //!
 //! - [`freeze`], [`rewrite`], [`carry`]: exchanging a chunk's storage; [`lock`], [`conflict`]: its lock and its word to standbys.
-//! - [`order`], [`missing`]: the order of rows, and columns that a segment lacks.
+//! - [`gather`], [`order`], [`missing`]: the order of rows, and columns that a segment lacks.
 //! - [`enable`], [`set_tier`], [`inspect`], [`verify`]: SQL functions; [`catalog`]: the tables behind them.
 //! - [`extension`]: DROP EXTENSION.
 
@@ -11,6 +11,7 @@ pub mod conflict;
 pub mod enable;
 pub mod extension;
 pub mod freeze;
+pub mod gather;
 pub mod inspect;
 pub mod lock;
 pub mod missing;

@@ -9,10 +9,77 @@ pub struct RowOrder {
     columns: Vec<String>,
 }
 
-struct SortColumn {
-    attnum: i16,
+/// A column that rows are sorted by.
+pub struct SortColumn {
+    /// Attribute number.
+    pub attnum: i16,
     operator: pg_sys::Oid,
     collation: pg_sys::Oid,
+}
+
+impl SortColumn {
+    fn comparison(&self) -> pg_sys::SortSupportData {
+        // SAFETY: an ordering operator of the column's type.
+        unsafe {
+            let mut sort = pg_sys::SortSupportData {
+                ssup_cxt: pg_sys::CurrentMemoryContext,
+                ssup_collation: self.collation,
+                ssup_attno: self.attnum,
+                ..Default::default()
+            };
+            pg_sys::PrepareSortSupportFromOrderingOp(self.operator, &mut sort);
+            sort
+        }
+    }
+
+    /// Ranks of payloads of varlenas of the column, those that compare equal with the same one.
+    pub fn ranks(&self, strings: &[&[u8]]) -> Vec<u64> {
+        crate::pg::memory::for_this_call(|| {
+            let mut numbers: Vec<u32> = (0..strings.len() as u32).collect();
+            let mut sort = self.comparison();
+            let datums = datums(strings);
+            numbers.sort_by(|a, b| compare(&datums, *a, *b, &mut sort));
+            let mut ranks = vec![0u64; strings.len()];
+            let mut rank = 0;
+            let mut before: Option<u32> = None;
+            for number in numbers {
+                if before.is_some_and(|b| compare(&datums, b, number, &mut sort).is_ne()) {
+                    rank += 1;
+                }
+                before = Some(number);
+                if let Some(place) = ranks.get_mut(number as usize) {
+                    *place = rank;
+                }
+            }
+            ranks
+        })
+    }
+}
+
+/// Varlenas in the current memory context.
+fn datums(strings: &[&[u8]]) -> Vec<pg_sys::Datum> {
+    strings
+        .iter()
+        .map(|s| crate::pg::tuple::new_bytea(s))
+        .collect()
+}
+
+fn compare(
+    datums: &[pg_sys::Datum],
+    a: u32,
+    b: u32,
+    sort: &mut pg_sys::SortSupportData,
+) -> std::cmp::Ordering {
+    let (Some(a), Some(b)) = (datums.get(a as usize), datums.get(b as usize)) else {
+        return std::cmp::Ordering::Equal;
+    };
+    let Some(comparator) = sort.comparator else {
+        return std::cmp::Ordering::Equal;
+    };
+    // SAFETY: two values of the type that the comparison is for.
+    let order =
+        unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| comparator(*a, *b, sort)) };
+    order.cmp(&0)
 }
 
 impl RowOrder {
@@ -26,7 +93,8 @@ impl RowOrder {
         RowOrder { columns }
     }
 
-    fn resolve(&self, rel: pg_sys::Relation) -> Vec<SortColumn> {
+    /// The columns as this relation has them.
+    pub fn resolve(&self, rel: pg_sys::Relation) -> Vec<SortColumn> {
         let desc = relation::tupdesc(rel);
         self.columns
             .iter()
