@@ -16,6 +16,7 @@ pub enum DebugFreeze {
 
 static DEBUG_FREEZE: GucSetting<DebugFreeze> = GucSetting::<DebugFreeze>::new(DebugFreeze::Off);
 static COLUMNAR_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
+static COLUMNAR_AGGREGATE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static FREEZE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
 static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 
@@ -32,6 +33,10 @@ const COLUMNAR_SCAN_SHORT: &CStr = c"Lets the planner read frozen rows by column
 const COLUMNAR_SCAN_LONG: &CStr =
     c"Off, frozen rows are read row by row by a sequential scan, to compare.";
 
+const COLUMNAR_AGGREGATE_SHORT: &CStr =
+    c"Lets the planner group and aggregate frozen rows by columns.";
+const COLUMNAR_AGGREGATE_LONG: &CStr =
+    c"Off, PostgreSQL's own aggregates work on what scans deliver, to compare.";
 const FREEZE_MEMORY_SHORT: &CStr =
     c"Memory that freezing a chunk takes to sort its rows by columns.";
 const FREEZE_MEMORY_LONG: &CStr =
@@ -65,6 +70,14 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::EXPLAIN,
     );
+    GucRegistry::define_bool_guc(
+        c"varve.enable_columnar_aggregate",
+        COLUMNAR_AGGREGATE_SHORT,
+        COLUMNAR_AGGREGATE_LONG,
+        &COLUMNAR_AGGREGATE,
+        GucContext::Userset,
+        GucFlags::EXPLAIN,
+    );
     GucRegistry::define_int_guc(
         c"varve.freeze_memory",
         FREEZE_MEMORY_SHORT,
@@ -87,6 +100,11 @@ pub fn debug_freeze_on_commit() -> bool {
 /// `varve.freeze_memory` in bytes.
 pub fn freeze_memory() -> usize {
     FREEZE_MEMORY.get() as usize * 1024
+}
+
+/// `varve.enable_columnar_aggregate`
+pub fn columnar_aggregate() -> bool {
+    COLUMNAR_AGGREGATE.get()
 }
 
 /// `varve.enable_columnar_scan`

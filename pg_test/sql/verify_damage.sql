@@ -52,7 +52,7 @@ SELECT damage('UPDATE @ SET data = set_bit(data, 8 * (length(data) / 2) + 3, 1 -
 \c -
 SET search_path = verify_damage, public;
 SELECT * FROM report;
-SELECT testing.error('SELECT sum(f) FROM t');
+SELECT testing.error('SELECT sum(f + 1) FROM t');
 \set VERBOSITY terse
 SELECT outcome();
 -- Pages that are whole can be read.

@@ -33,6 +33,8 @@ pub struct SegmentRef {
     pub companion: Companion,
     /// Where each column of the header begins in the body.
     starts: Vec<usize>,
+    /// Rows that were not dead from birth.
+    live: u64,
 }
 
 impl SegmentRef {
@@ -53,8 +55,10 @@ impl SegmentRef {
                 Some(start)
             })
             .collect();
+        let dead = header.dead.count_ones() as u64;
         SegmentRef {
             number,
+            live: u64::from(header.rows).saturating_sub(dead),
             header,
             header_tid: row.t_self,
             frozen: tuple::xmin_frozen(head),
@@ -66,7 +70,7 @@ impl SegmentRef {
 
     /// Rows that were not dead from birth.
     pub fn live_at_birth(&self) -> u64 {
-        u64::from(self.header.rows).saturating_sub(self.header.dead.count_ones() as u64)
+        self.live
     }
 
     /// Where the body is.

@@ -16,7 +16,7 @@ struct Slot {
     /// Read from the segment at hand when first asked for.
     cached: Option<Rc<CachedColumn>>,
     /// The page at hand, where `decoded` is set.
-    page: Page,
+    page: Option<Box<Page>>,
     decoded: bool,
 }
 
@@ -47,7 +47,7 @@ impl Columns {
         let slots = (0..relation::natts(desc))
             .map(|_| Slot {
                 cached: None,
-                page: Page::new(),
+                page: None,
                 decoded: false,
             })
             .collect();
@@ -150,6 +150,7 @@ impl Columns {
             (Some(segment), Some(slot)) => (segment, slot),
             _ => return Err("no segment is at hand".into()),
         };
+        let page = slot.page.get_or_insert_with(|| Box::new(Page::new()));
         if !slot.decoded {
             let range = column
                 .index
@@ -165,16 +166,16 @@ impl Columns {
                 .map_err(in_words)?;
             column
                 .index
-                .decode(self.page, &self.bytes, &mut slot.page)
+                .decode(self.page, &self.bytes, page)
                 .map_err(|e| in_words(e.to_string()))?;
-            if slot.page.rows() != self.rows.len() {
+            if page.rows() != self.rows.len() {
                 return Err(in_words("a page has another number of rows".into()));
             }
             slot.decoded = true;
             self.decoded += 1;
         }
         let dictionary = slot.cached.as_ref().and_then(|c| c.index.dictionary());
-        Ok(Stored::Page(&slot.page, dictionary))
+        Ok(Stored::Page(page, dictionary))
     }
 
     /// The missing value of a column; `None` for NULL.

@@ -3,6 +3,7 @@
 use super::columns::Columns;
 use super::eval::{self, Bits, NO_ROWS, Resolved};
 use super::filter::Filter;
+use crate::am::cache;
 use crate::am::directory::{self, Directory, SegmentRef};
 use crate::am::error::corrupt;
 use crate::am::zone::Verdict;
@@ -11,7 +12,7 @@ use pgrx::pg_sys;
 use std::collections::HashMap;
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
-use varve_core::paged::PAGE_ROWS;
+use varve_core::paged::{Bounds, PAGE_ROWS};
 
 /// What a scan did, for EXPLAIN.
 #[derive(Clone, Copy, Default, Debug)]
@@ -150,7 +151,8 @@ impl Pages {
         };
         let index = (next..self.directory.len()).find(|index| !self.keeps_out(*index))?;
         let segment = self.directory.get(index)?.clone();
-        if segment.header.dead.count_ones() > 0 || self.thawed().contains_key(&segment.number) {
+        let all_live = segment.live_at_birth() == u64::from(segment.header.rows);
+        if !all_live || self.thawed().contains_key(&segment.number) {
             return None;
         }
         let mut zone = |attnum: i16| {
@@ -207,6 +209,61 @@ impl Pages {
             Err(detail) => {
                 leave.0.columns.leave();
                 corrupt(rel, segment, &detail)
+            }
+        }
+    }
+
+    /// Of every page that the headers of segments do not keep out the greatest (or smallest) value of an integer column, the
+    /// number of its segment in the directory, and its own.
+    pub fn bounds(&mut self, attnum: i16, greatest: bool) -> Vec<(i64, usize, usize)> {
+        let unknown = if greatest { i64::MAX } else { i64::MIN };
+        let mut found = Vec::new();
+        for index in 0..self.directory.len() {
+            let Some(segment) = self.directory.get(index).cloned() else {
+                continue;
+            };
+            if self.keeps_out(index) {
+                continue;
+            }
+            if segment.column(i32::from(attnum)).is_none() {
+                // Rows that are older than the column have one value, which is not looked at here.
+                found.extend((0..segment.pages()).map(|page| (unknown, index, page)));
+                continue;
+            }
+            let column = cache::column_of(self.rel, &segment, i32::from(attnum));
+            for page in 0..segment.pages() {
+                let bound = match column.index.zone(page).map(|z| z.bounds) {
+                    Some(Bounds::Int { max, .. }) if greatest => max,
+                    Some(Bounds::Int { min, .. }) => min,
+                    Some(Bounds::None) => continue,
+                    _ => unknown,
+                };
+                found.push((bound, index, page));
+            }
+        }
+        found
+    }
+
+    /// The rows of a page, by the number of its segment in the directory, that satisfy every filter.
+    pub fn page(&mut self, index: usize, page: usize) -> Option<Selection> {
+        let segment = self.directory.get(index)?.clone();
+        let rel = self.rel;
+        let leave = Leave(self);
+        leave.0.current = Some(Current {
+            index,
+            segment: segment.clone(),
+            hidden: None,
+            counted: false,
+        });
+        match leave.0.select(&segment, page) {
+            Ok(rows) => Some(Selection {
+                rows: rows?,
+                segment,
+                page,
+            }),
+            Err(detail) => {
+                leave.0.columns.leave();
+                corrupt(rel, segment.number, &detail)
             }
         }
     }

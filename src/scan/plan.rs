@@ -117,15 +117,14 @@ unsafe fn offer(
 /// # Safety
 /// A base relation of the planner's.
 unsafe fn reads_headers(rel: &pg_sys::RelOptInfo) -> bool {
-    (rel.min_attr..0).any(|attno| {
-        attno as i32 != pg_sys::SelfItemPointerAttributeNumber
-            && attno as i32 != pg_sys::TableOidAttributeNumber
-            && {
-                // SAFETY: one entry for each attribute from min_attr on.
-                let needed = unsafe { *rel.attr_needed.add((attno - rel.min_attr) as usize) };
-                !needed.is_null() || in_conditions(rel, attno)
-            }
-    })
+    let others = |attno: &i16| {
+        i32::from(*attno) != pg_sys::SelfItemPointerAttributeNumber
+            && i32::from(*attno) != pg_sys::TableOidAttributeNumber
+    };
+    // SAFETY: by contract.
+    (rel.min_attr..0)
+        .filter(others)
+        .any(|attno| unsafe { reads(rel, attno) })
 }
 
 /// Whether the query reads where rows lie, which rows of the delta forget when they are sorted.
@@ -133,22 +132,26 @@ unsafe fn reads_headers(rel: &pg_sys::RelOptInfo) -> bool {
 /// # Safety
 /// A base relation of the planner's.
 unsafe fn reads_ctid(rel: &pg_sys::RelOptInfo) -> bool {
-    let attno = pg_sys::SelfItemPointerAttributeNumber as i16;
-    // SAFETY: one entry for each attribute from min_attr on.
-    let needed = unsafe { *rel.attr_needed.add((attno - rel.min_attr) as usize) };
-    !needed.is_null() || in_conditions(rel, attno)
+    // SAFETY: by contract.
+    unsafe { reads(rel, pg_sys::SelfItemPointerAttributeNumber as i16) }
 }
 
-/// Whether a restriction of the relation reads an attribute.
-fn in_conditions(rel: &pg_sys::RelOptInfo, attno: i16) -> bool {
-    // SAFETY: clauses of the planner's.
+/// Whether an attribute is read by the query, by conditions on the relation, or by what is to become of its rows: the
+/// chunks of a table that is updated are asked for ctid in their target lists alone.
+///
+/// # Safety
+/// A base relation of the planner's, and one of its attributes.
+unsafe fn reads(rel: &pg_sys::RelOptInfo, attno: i16) -> bool {
+    let member = i32::from(attno) - pg_sys::FirstLowInvalidHeapAttributeNumber;
+    // SAFETY: one entry for each attribute from min_attr on; clauses and targets of the planner's.
     unsafe {
-        list::nodes::<pg_sys::RestrictInfo>(rel.baserestrictinfo).any(|clause| {
-            let mut read = std::ptr::null_mut();
+        let needed = *rel.attr_needed.add((attno - rel.min_attr) as usize);
+        let mut read = std::ptr::null_mut();
+        pg_sys::pull_varattnos((*rel.reltarget).exprs.cast(), rel.relid, &mut read);
+        for clause in list::nodes::<pg_sys::RestrictInfo>(rel.baserestrictinfo) {
             pg_sys::pull_varattnos((*clause).clause.cast(), rel.relid, &mut read);
-            let member = i32::from(attno) - pg_sys::FirstLowInvalidHeapAttributeNumber;
-            pg_sys::bms_is_member(member, read)
-        })
+        }
+        !needed.is_null() || pg_sys::bms_is_member(member, read)
     }
 }
 

@@ -116,6 +116,47 @@ impl Engine {
         )
     }
 
+    /// Groups in the order of the one key, the first `count` of them.
+    pub fn first_groups(&self, count: usize, descending: bool) -> Vec<usize> {
+        let mut groups: Vec<usize> = (0..self.len()).collect();
+        groups.sort_by_key(|group| self.first_key(*group));
+        if descending {
+            groups.reverse();
+        }
+        groups.truncate(count);
+        groups
+    }
+
+    fn first_key(&self, group: usize) -> i64 {
+        self.key(group).first().map_or(0, |(bits, _)| *bits)
+    }
+
+    /// The last of the first `count` keys; `None` where there are not as many.
+    pub fn nth_key(&self, count: usize, descending: bool) -> Option<i64> {
+        let mut keys: Vec<i64> = (0..self.len()).map(|g| self.first_key(g)).collect();
+        let nth = count.checked_sub(1).filter(|n| *n < keys.len())?;
+        let at = if descending {
+            keys.len() - 1 - nth
+        } else {
+            nth
+        };
+        Some(*keys.select_nth_unstable(at).1)
+    }
+
+    /// Whether no value from `bound` on, going on in that direction, has a key among the first ones, the last of which is
+    /// `threshold`.
+    pub fn is_beyond(&self, bound: i64, threshold: i64, descending: bool) -> bool {
+        let key = match self.keys.first() {
+            Some(Key::Bucket { width, origin, .. }) => floor(bound, *width, *origin),
+            _ => bound,
+        };
+        if descending {
+            key < threshold
+        } else {
+            key > threshold
+        }
+    }
+
     /// Columns that the keys read.
     pub fn key_columns(&self) -> Vec<Column> {
         self.keys.iter().map(Key::column).collect()

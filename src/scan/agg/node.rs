@@ -6,7 +6,7 @@
 use super::block::{Block, Rows};
 use super::engine::{Engine, columns_of};
 use super::finish;
-use super::plan::{self, ChildPlan};
+use super::plan::{self, ChildPlan, Top};
 use super::spec::{Column, Key};
 use crate::am::cache;
 use crate::pg::{ffi, guard, list, relation};
@@ -49,6 +49,9 @@ struct Child {
     slot: *mut pg_sys::TupleTableSlot,
 }
 
+/// Of each aggregate with FILTER its number, the condition, and the values that it compares with.
+type AggregateFilters = Vec<(usize, Filter, Vec<eval::Resolved>)>;
+
 struct Run {
     engine: Engine,
     children: Vec<Child>,
@@ -58,6 +61,9 @@ struct Run {
     aggregate_columns: Vec<Vec<Column>>,
     done: bool,
     next: usize,
+    top: Option<Top>,
+    /// The groups to hand out, in their order, where that is not as they came.
+    chosen: Option<Vec<usize>>,
     counters: Counters,
     heap_rows: u64,
 }
@@ -196,6 +202,8 @@ unsafe extern "C-unwind" fn begin(
                 snapshot: (*estate).es_snapshot,
                 done: false,
                 next: 0,
+                top: spec.top,
+                chosen: None,
                 counters: Counters::default(),
                 heap_rows: 0,
             };
@@ -266,6 +274,7 @@ unsafe extern "C-unwind" fn rescan(node: *mut pg_sys::CustomScanState) {
         run.engine.clear();
         run.done = false;
         run.next = 0;
+        run.chosen = None;
     })
 }
 
@@ -284,7 +293,7 @@ unsafe extern "C-unwind" fn exec(
                     run.next = 0;
                 }
                 pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
-                if run.next >= run.engine.len() {
+                if run.next >= run.chosen.as_ref().map_or(run.engine.len(), Vec::len) {
                     let (pass, passes) = run.engine.pass;
                     if pass + 1 < passes {
                         run.engine.pass = (pass + 1, passes);
@@ -313,8 +322,12 @@ impl Run {
         slot: *mut pg_sys::TupleTableSlot,
         context: *mut pg_sys::ExprContext,
     ) {
-        let group = self.next;
+        let next = self.next;
         self.next += 1;
+        let group = match &self.chosen {
+            Some(chosen) => chosen.get(next).copied().unwrap_or(0),
+            None => next,
+        };
         // SAFETY: by contract; the slot has a column for each key and each aggregate.
         unsafe {
             pg_sys::ExecClearTuple(slot);
@@ -340,8 +353,18 @@ impl Run {
         }
     }
 
-    /// Reads everything, as often as the memory that groups may take asks for.
+    /// Reads everything, as often as the memory that groups may take asks for; or from one end on, until there are the
+    /// groups that are wanted.
     fn aggregate(&mut self, context: *mut pg_sys::ExprContext) {
+        if let Some(top) = self.top.take() {
+            let fits = self.read_top(&top, context);
+            self.top = Some(top);
+            if fits {
+                return;
+            }
+            self.chosen = None;
+            self.engine.clear();
+        }
         loop {
             if self.read_all(context) {
                 return;
@@ -360,6 +383,79 @@ impl Run {
         fits
     }
 
+    /// Reads pages in the order of their zones, until no other can hold one of the groups that are wanted; `false` where
+    /// the groups take more memory than they may.
+    fn read_top(&mut self, top: &Top, context: *mut pg_sys::ExprContext) -> bool {
+        let children = std::mem::take(&mut self.children);
+        let fits = self.read_top_of(&children, top, context);
+        self.children = children;
+        if fits {
+            self.chosen = Some(self.engine.first_groups(top.count as usize, top.descending));
+        }
+        fits
+    }
+
+    fn read_top_of(
+        &mut self,
+        children: &[Child],
+        top: &Top,
+        context: *mut pg_sys::ExprContext,
+    ) -> bool {
+        let Some(column) = self.key_columns.first().copied() else {
+            return false;
+        };
+        let mut frozen = Vec::new();
+        let mut candidates = Vec::new();
+        for child in children {
+            if !self.read_heap(child, context) {
+                return false;
+            }
+            if let Some(mut pages) = self.pages_of(child, context) {
+                let bounds = pages.bounds(child.attnum(column), top.descending);
+                let number = frozen.len();
+                candidates.extend(
+                    bounds
+                        .into_iter()
+                        .map(|(bound, s, p)| (bound, number, s, p)),
+                );
+                let filters = self.filters_of(child, context);
+                frozen.push((child, pages, filters));
+            }
+        }
+        candidates.sort_unstable_by_key(|(bound, ..)| *bound);
+        if top.descending {
+            candidates.reverse();
+        }
+        let mut block = Block::default();
+        let mut groups = 0;
+        let mut threshold = None;
+        for (bound, number, segment, page) in candidates {
+            if self.engine.len() != groups {
+                groups = self.engine.len();
+                threshold = self.engine.nth_key(top.count as usize, top.descending);
+            }
+            if let Some(threshold) = threshold
+                && self.engine.is_beyond(bound, threshold, top.descending)
+            {
+                break;
+            }
+            let Some((child, pages, filters)) = frozen.get_mut(number) else {
+                continue;
+            };
+            if let Some(selection) = pages.page(segment, page) {
+                block.new_segment();
+                self.add_page(child, pages, &selection, &mut block, filters);
+                if !self.fits() {
+                    return false;
+                }
+            }
+        }
+        for (_, pages, _) in &frozen {
+            self.counters.add(&pages.counters);
+        }
+        true
+    }
+
     fn fits(&self) -> bool {
         // SAFETY: reads settings.
         let limit = unsafe { pg_sys::get_hash_memory_limit() };
@@ -370,24 +466,7 @@ impl Run {
     fn read(&mut self, child: &Child, context: *mut pg_sys::ExprContext) -> bool {
         // SAFETY: the relation and the snapshot are the executor's.
         unsafe { ffi::PredicateLockRelation(child.rel, self.snapshot) };
-        let am = relation::form(child.rel).relam;
-        let directory = if Some(am) == relation::varve_am() {
-            cache::directory_for(child.rel, self.snapshot)
-        } else {
-            None
-        };
-        if let Some(directory) = directory {
-            let mut filters = Vec::new();
-            let mut resolved = Vec::new();
-            for condition in &child.conditions {
-                if let Some(filter) = &condition.filter {
-                    filters.push(filter.clone().shifted(resolved.len()));
-                    let states = &condition.value_states;
-                    resolved.extend(values::resolve(&condition.values, states, context));
-                }
-            }
-            let mut pages = Pages::new(child.rel, directory, self.snapshot, filters);
-            pages.restart(resolved);
+        if let Some(mut pages) = self.pages_of(child, context) {
             let fits = self.read_frozen(child, &mut pages, context);
             self.counters.add(&pages.counters);
             if !fits {
@@ -397,20 +476,46 @@ impl Run {
         self.read_heap(child, context)
     }
 
-    fn read_frozen(
-        &mut self,
-        child: &Child,
-        pages: &mut Pages,
-        context: *mut pg_sys::ExprContext,
-    ) -> bool {
-        let filters: Vec<(usize, Filter, Vec<eval::Resolved>)> = child
+    /// The pages of a child with frozen rows, and its conditions.
+    fn pages_of(&self, child: &Child, context: *mut pg_sys::ExprContext) -> Option<Pages> {
+        let am = relation::form(child.rel).relam;
+        if Some(am) != relation::varve_am() {
+            return None;
+        }
+        let directory = cache::directory_for(child.rel, self.snapshot)?;
+        let mut filters = Vec::new();
+        let mut resolved = Vec::new();
+        for condition in &child.conditions {
+            if let Some(filter) = &condition.filter {
+                filters.push(filter.clone().shifted(resolved.len()));
+                let states = &condition.value_states;
+                resolved.extend(values::resolve(&condition.values, states, context));
+            }
+        }
+        let mut pages = Pages::new(child.rel, directory, self.snapshot, filters);
+        pages.restart(resolved);
+        Some(pages)
+    }
+
+    /// The conditions of FILTER, by aggregate, with their values.
+    fn filters_of(&self, child: &Child, context: *mut pg_sys::ExprContext) -> AggregateFilters {
+        child
             .filters
             .iter()
             .filter_map(|(at, c)| {
                 let values = values::resolve(&c.values, &c.value_states, context);
                 Some((*at, c.filter.clone()?, values))
             })
-            .collect();
+            .collect()
+    }
+
+    fn read_frozen(
+        &mut self,
+        child: &Child,
+        pages: &mut Pages,
+        context: *mut pg_sys::ExprContext,
+    ) -> bool {
+        let filters = self.filters_of(child, context);
         let mut block = Block::default();
         let mut segment = None;
         loop {
@@ -610,6 +715,9 @@ unsafe extern "C-unwind" fn explain_node(
         unsafe {
             let (_, run) = parts(node);
             explain::number(c"Chunks", run.children.len() as u64, state);
+            if let Some(top) = &run.top {
+                explain::number(c"First Groups", top.count as u64, state);
+            }
             if (*state).analyze {
                 explain::counters(&run.counters, 0, state);
                 if run.heap_rows > 0 {

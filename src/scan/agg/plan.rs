@@ -50,7 +50,7 @@ unsafe extern "C-unwind" fn upper_paths(
         }
         if stage == pg_sys::UpperRelationKind::UPPERREL_GROUP_AGG {
             guard::entry(|| {
-                if let Some(path) = offer(&mut *root, &mut *input, &mut *output) {
+                for path in offer(&mut *root, &mut *input, &mut *output).unwrap_or_default() {
                     pg_sys::add_path(output, path.cast());
                 }
             });
@@ -76,12 +76,12 @@ unsafe fn offer(
     root: &mut pg_sys::PlannerInfo,
     input: &mut pg_sys::RelOptInfo,
     output: &mut pg_sys::RelOptInfo,
-) -> Option<*mut pg_sys::CustomPath> {
+) -> Option<Vec<*mut pg_sys::CustomPath>> {
     // SAFETY: by contract.
     unsafe {
         let parse = &*root.parse;
         let grouped = parse.hasAggs || !parse.groupClause.is_null();
-        if !crate::settings::columnar_scan()
+        if !crate::settings::columnar_aggregate()
             || !grouped
             || !parse.groupingSets.is_null()
             || parse.hasTargetSRFs
@@ -119,16 +119,21 @@ unsafe fn offer(
             .collect();
         let aggregates = aggregates?;
         let chunks = chunks(root, input, rte, &aggregates)?;
-        let private = write_private(varno, rte.relid, &keys, &calls, &chunks);
-        let path: *mut pg_sys::CustomPath = pg_sys::palloc0(size_of::<pg_sys::CustomPath>()).cast();
-        (*path).path.type_ = pg_sys::NodeTag::T_CustomPath;
-        (*path).path.pathtype = pg_sys::NodeTag::T_CustomScan;
-        (*path).path.parent = output;
-        (*path).path.pathtarget = target;
-        (*path).path.parallel_safe = false;
-        (*path).flags = pg_sys::CUSTOMPATH_SUPPORT_PROJECTION;
-        (*path).methods = &raw const PATH_METHODS.0;
-        (*path).custom_private = private;
+        let top = top(root, rte.relid, varno, &keys);
+        let parent: *mut pg_sys::RelOptInfo = output;
+        let make = |top: Option<&Top>| {
+            let path: *mut pg_sys::CustomPath =
+                pg_sys::palloc0(size_of::<pg_sys::CustomPath>()).cast();
+            (*path).path.type_ = pg_sys::NodeTag::T_CustomPath;
+            (*path).path.pathtype = pg_sys::NodeTag::T_CustomScan;
+            (*path).path.parent = parent;
+            (*path).path.pathtarget = target;
+            (*path).path.parallel_safe = false;
+            (*path).flags = pg_sys::CUSTOMPATH_SUPPORT_PROJECTION;
+            (*path).methods = &raw const PATH_METHODS.0;
+            (*path).custom_private = write_private(varno, rte.relid, &keys, &calls, &chunks, top);
+            path
+        };
         let groups = list::nodes::<pg_sys::Path>(output.pathlist)
             .next()
             .map_or(1.0, |path| (*path).rows);
@@ -144,10 +149,87 @@ unsafe fn offer(
         let each =
             pg_sys::cpu_tuple_cost + pg_sys::cpu_operator_cost * (keys.len() + calls.len()) as f64;
         let cost = &(*target).cost;
+        let path = make(None);
         (*path).path.rows = groups;
         (*path).path.startup_cost = work + cost.startup;
         (*path).path.total_cost = (*path).path.startup_cost + groups * (each + cost.per_tuple);
-        Some(path)
+        let mut paths = vec![path];
+        if let Some(top) = &top {
+            // Pages are read from that end on, until there are groups enough.
+            let path = make(Some(top));
+            let rows = groups.min(f64::from(top.count));
+            (*path).path.rows = rows;
+            (*path).path.pathkeys = root.sort_pathkeys;
+            (*path).path.startup_cost =
+                work * (0.05 + rows / groups.max(1.0)).min(1.0) + cost.startup;
+            (*path).path.total_cost = (*path).path.startup_cost + rows * (each + cost.per_tuple);
+            paths.push(path);
+        }
+        Some(paths)
+    }
+}
+
+/// The first groups only, in the order of the one key.
+pub struct Top {
+    /// How many.
+    pub count: i32,
+    /// From the greatest on.
+    pub descending: bool,
+}
+
+/// More groups than that are not looked for from one end.
+const MOST: f64 = 10_000.0;
+
+/// Whether the query wants the first groups only, in the order of a key whose zones say where they are.
+///
+/// # Safety
+/// The planner's own nodes.
+unsafe fn top(
+    root: &pg_sys::PlannerInfo,
+    table: pg_sys::Oid,
+    varno: i32,
+    keys: &[*mut pg_sys::Expr],
+) -> Option<Top> {
+    // SAFETY: by contract.
+    unsafe {
+        let parse = &*root.parse;
+        let [expr] = keys else {
+            return None;
+        };
+        let sorted = list::cells(root.sort_pathkeys).len() == 1;
+        if !(1.0..=MOST).contains(&root.limit_tuples)
+            || !sorted
+            || !parse.havingQual.is_null()
+            || !parse.distinctClause.is_null()
+            || parse.hasWindowFuncs
+        {
+            return None;
+        }
+        let column = match spec::key(*expr, varno)? {
+            Key::Column(column) | Key::Bucket { column, .. } => column,
+            Key::Expression { .. } => return None,
+        };
+        if column.class != spec::Class::Int {
+            return None;
+        }
+        let rel = OpenRel::table(table, pg_sys::NoLock);
+        let desc = relation::tupdesc(rel.as_ptr());
+        if !relation::attribute(desc, column.attnum as usize - 1).attnotnull {
+            return None;
+        }
+        let pathkey = &*list::nodes::<pg_sys::PathKey>(root.sort_pathkeys).next()?;
+        let found = list::nodes::<pg_sys::EquivalenceMember>((*pathkey.pk_eclass).ec_members)
+            .map(|m| (*m).em_expr)
+            .any(|e| pg_sys::equal(e.cast_const().cast(), expr.cast_const().cast()));
+        let descending = match pathkey.pk_strategy as u32 {
+            pg_sys::BTLessStrategyNumber => false,
+            pg_sys::BTGreaterStrategyNumber => true,
+            _ => return None,
+        };
+        found.then_some(Top {
+            count: root.limit_tuples as i32,
+            descending,
+        })
     }
 }
 
@@ -363,6 +445,7 @@ fn write_private(
     keys: &[*mut pg_sys::Expr],
     calls: &[*mut pg_sys::Aggref],
     chunks: &[Chunk],
+    top: Option<&Top>,
 ) -> *mut pg_sys::List {
     let children = chunks.iter().map(|chunk| {
         let numbers = std::iter::once(chunk.varno).chain(chunk.map.iter().copied());
@@ -373,8 +456,9 @@ fn write_private(
             list::of_nodes(chunk.filters.iter().copied()),
         ])
     });
+    let top = top.map_or([0, 0], |t| [t.count, i32::from(t.descending)]);
     list::of_nodes([
-        list::of_integers([varno]),
+        list::of_integers([varno, top[0], top[1]]),
         oids(table),
         list::of_nodes(keys.iter().copied()),
         list::of_nodes(calls.iter().copied()),
@@ -406,6 +490,8 @@ pub struct Spec {
     pub aggregates: Vec<Aggregate>,
     /// What is read.
     pub children: Vec<ChildPlan>,
+    /// Set where only the first groups are wanted.
+    pub top: Option<Top>,
 }
 
 /// # Safety
@@ -429,7 +515,10 @@ pub unsafe fn read_private(private: *mut pg_sys::List) -> Spec {
         let part = |list: *mut pg_sys::List, n: usize| -> *mut pg_sys::List {
             list::nodes(list).nth(n).unwrap_or(std::ptr::null_mut())
         };
-        let varno = list::integers(part(private, 0)).next().unwrap_or(0);
+        let numbers: Vec<i32> = list::integers(part(private, 0)).collect();
+        let [varno, count, descending] = numbers[..] else {
+            pgrx::error!("a plan of varve's is not what it was made as");
+        };
         let children = list::nodes::<pg_sys::List>(part(private, 4)).map(|child| {
             let mut numbers = list::integers(part(child, 1));
             ChildPlan {
@@ -449,6 +538,10 @@ pub unsafe fn read_private(private: *mut pg_sys::List) -> Spec {
                 .filter_map(|call| spec::aggregate(&*call, varno))
                 .collect(),
             children: children.collect(),
+            top: (count > 0).then_some(Top {
+                count,
+                descending: descending != 0,
+            }),
         }
     }
 }
