@@ -109,11 +109,6 @@ impl Target<'_> {
         }
     }
 
-    /// Whether the page holds one value, which its zone tells.
-    fn constant(&self, reader: &Reader<'_>) -> bool {
-        reader.remaining() == 0
-    }
-
     /// Reads numbers to the beginning of the buffer of integers.
     fn numbers(&self, mut reader: Reader<'_>, buffers: &mut Buffers) -> Result<(), CoreError> {
         let Buffers {
@@ -144,7 +139,7 @@ impl Target<'_> {
         unit: Unit,
         buffers: &mut Buffers,
     ) -> Result<(), CoreError> {
-        if self.constant(&reader) {
+        if is_constant(&reader) {
             let value = match &self.index.zones {
                 Zones::Ints(zones) => zones.get(self.page).map_or(0, |(min, ..)| *min),
                 _ => 0,
@@ -177,7 +172,7 @@ impl Target<'_> {
         len: usize,
         buffers: &mut Buffers,
     ) -> Result<(), CoreError> {
-        if self.constant(&reader) {
+        if is_constant(&reader) {
             let code = match &self.index.zones {
                 Zones::Codes(zones) => zones.get(self.page).map_or(0, |(min, _)| *min),
                 _ => 0,
@@ -206,7 +201,7 @@ impl Target<'_> {
         buffers: &mut Buffers,
         out: &mut [T; PAGE_ROWS],
     ) -> Result<(), CoreError> {
-        if self.constant(&reader) {
+        if is_constant(&reader) {
             let value = match &self.index.zones {
                 Zones::Floats(zones) => zones.get(self.page).map_or(0.0, |(min, ..)| *min),
                 _ => 0.0,
@@ -269,7 +264,7 @@ impl Target<'_> {
             decompressor,
             ..
         } = buffers;
-        if self.constant(&reader) && self.present == 0 {
+        if self.present == 0 {
             data.clear();
         } else {
             texts::read_data(reader, len * self.present, decompressor, data)?;
@@ -298,7 +293,7 @@ impl Target<'_> {
             decompressor,
             ..
         } = buffers;
-        if self.constant(&reader) && self.present == 0 {
+        if self.present == 0 {
             data.clear();
         } else {
             let total = texts::read_lengths(&mut reader, self.present, scratch, ints)?;
@@ -309,4 +304,9 @@ impl Target<'_> {
         }
         texts::offsets(ints.get(..self.rows).unwrap_or_default(), offsets)
     }
+}
+
+/// Whether a page holds one value, which its zone tells.
+fn is_constant(reader: &Reader<'_>) -> bool {
+    reader.remaining() == 0
 }

@@ -1,5 +1,6 @@
 //! How the rows of a column fall into pages, and which of them are NULL.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::PAGE_ROWS;
@@ -55,7 +56,10 @@ impl Layout {
     }
 
     /// The values that are not NULL.
-    pub(crate) fn keep<T: Copy>(&self, values: &[T]) -> Vec<T> {
+    pub(crate) fn keep<'a, T: Copy>(&self, values: &'a [T]) -> Cow<'a, [T]> {
+        if self.nulls() == 0 {
+            return Cow::Borrowed(values);
+        }
         let mut kept = Vec::with_capacity(values.len());
         for (page, values) in self.pages.iter().zip(values.chunks(PAGE_ROWS)) {
             if page.nulls == 0 {
@@ -65,7 +69,7 @@ impl Layout {
                 kept.extend(present.filter_map(|(value, present)| present.then_some(*value)));
             }
         }
-        kept
+        Cow::Owned(kept)
     }
 }
 

@@ -103,6 +103,9 @@ pub(crate) fn read_lengths(
     Ok(total)
 }
 
+/// A buffer of more bytes than this is given back when the next page needs much less.
+const KEEP_BYTES: usize = 1 << 22;
+
 /// Reads `total` bytes of values.
 pub(crate) fn read_data(
     mut reader: Reader<'_>,
@@ -110,6 +113,9 @@ pub(crate) fn read_data(
     decompressor: &mut Decompressor,
     out: &mut Vec<u8>,
 ) -> Result<(), CoreError> {
+    if out.capacity() > KEEP_BYTES && total < out.capacity() / 4 {
+        *out = Vec::new();
+    }
     match reader.u8()? {
         RAW => {
             out.clear();

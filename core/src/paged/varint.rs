@@ -40,8 +40,19 @@ pub(crate) fn read_u128(reader: &mut Reader<'_>) -> Result<u128, CoreError> {
 }
 
 pub(crate) fn read_u64(reader: &mut Reader<'_>) -> Result<u64, CoreError> {
-    u64::try_from(read_u128(reader)?)
-        .map_err(|_| CoreError::corrupt("a number of more than 64 bits"))
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = reader.u8()?;
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && bits > 1 {
+            break;
+        }
+        value |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(CoreError::corrupt("a number of more than 64 bits"))
 }
 
 pub(crate) fn read_i64(reader: &mut Reader<'_>) -> Result<i64, CoreError> {
@@ -83,6 +94,9 @@ mod tests {
             prop_assert_eq!(read_i64(&mut reader), Ok(b));
             prop_assert_eq!(read_i64(&mut reader), Ok(b >> (shift / 2)));
             prop_assert!(reader.finish().is_ok());
+            let mut out = Vec::new();
+            write_u64(&mut out, (a as u64) >> (shift / 2));
+            prop_assert_eq!(read_u64(&mut Reader::new(&out)), Ok((a as u64) >> (shift / 2)));
         }
 
         #[test]
@@ -98,6 +112,12 @@ mod tests {
         write_u128(&mut out, u128::MAX);
         assert_eq!(read_u128(&mut Reader::new(&out)), Ok(u128::MAX));
         assert!(read_u64(&mut Reader::new(&out)).is_err());
+        let mut out = Vec::new();
+        write_u128(&mut out, 1 << 64);
+        assert!(read_u64(&mut Reader::new(&out)).is_err());
+        out.clear();
+        write_u64(&mut out, u64::MAX);
+        assert_eq!(read_u64(&mut Reader::new(&out)), Ok(u64::MAX));
         assert!(read_usize(&mut Reader::new(&[9]), 8).is_err());
         assert_eq!(read_usize(&mut Reader::new(&[8]), 8), Ok(8));
     }
