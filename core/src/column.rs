@@ -67,6 +67,9 @@ pub enum Kind {
     Bytes,
 }
 
+/// The most bytes of values that one column may hold when decoded (1 GiB).
+pub const MAX_DECODED_BYTES: usize = 1 << 30;
+
 /// Longest value of [`Kind::Fixed`]: PostgreSQL's limit for a type's fixed length.
 const MAX_FIXED_LEN: usize = 32_767;
 

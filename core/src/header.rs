@@ -256,3 +256,10 @@ pub fn segment_sha256<'a>(columns: impl Iterator<Item = (u16, &'a [u8])>) -> [u8
     }
     sum.finish()
 }
+
+/// One SHA-256 over those of several segments, in their order: what a chunk is known by.
+pub fn combine_sha256(sums: impl Iterator<Item = [u8; 32]>) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    sums.for_each(|sum| hasher.update(sum));
+    hasher.finalize().into()
+}

@@ -1,8 +1,7 @@
 //! varve's segment format, codecs and checksums. Knows nothing of PostgreSQL.
 //!
-//! A *segment* is up to [`MAX_ROWS`] rows cut into columns. Each column is one self-describing
-//! byte string ([`encode_column`], [`decode_column`]); a [`SegmentHeader`] ties them together.
-//! The byte layouts are specified in [`segment`].
+//! A *segment* is up to [`MAX_ROWS`] rows cut into columns. Each column is a byte string of pages that decode alone
+//! ([`paged`]); a [`SegmentHeader`] ties them together. `docs/format.md` has the layouts.
 
 #![cfg_attr(
     not(test),
@@ -11,19 +10,15 @@
 #![warn(missing_docs)]
 
 pub mod bitmap;
-pub mod codec;
 pub mod column;
 pub mod error;
 pub mod header;
 pub mod paged;
-pub mod segment;
 mod wire;
 
 pub use bitmap::Bitmap;
-pub use codec::{
-    ColumnInfo, MAX_DECODED_BYTES, codec_name, decode_column, describe, encode_column,
-    encode_constant, try_encode_constant,
-};
-pub use column::{Column, Kind, Values};
+pub use column::{Column, Kind, MAX_DECODED_BYTES, Values};
 pub use error::CoreError;
-pub use segment::{ColumnEntry, MAX_ROWS, SegmentHeader, combine_sha256, segment_sha256};
+pub use header::{
+    ColumnEntry, MAX_ROWS, SegmentHeader, SegmentSum, combine_sha256, segment_sha256,
+};

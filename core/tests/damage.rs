@@ -1,83 +1,75 @@
-//! Damaged and forged bytes: found by the checksum, and harmless where the checksum is forged too.
+//! Damaged and forged pages and indexes: found by their checksums, and harmless where those are
+//! forged too.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
+use std::sync::OnceLock;
+
+use common::pages::*;
 use common::*;
 use proptest::prelude::*;
-use varve_core::*;
-use xxhash_rust::xxh3::xxh3_64;
+use varve_core::CoreError;
+use varve_core::paged::*;
 
-/// Small encoded columns of every kind and codec, with and without NULLs.
-fn samples() -> Vec<Vec<u8>> {
-    let mut samples = Vec::new();
-    for rows in [0, 1, 9, 400] {
-        for (_, values) in textures(rows) {
-            samples.push(encode_column(&column(values.clone())).unwrap());
-            let nulls = validity(rows, |i| i % 4 == 1);
-            samples.push(
-                encode_column(&Column {
-                    validity: nulls,
-                    values,
-                })
-                .unwrap(),
-            );
+fn all_samples() -> &'static [(Vec<u8>, usize)] {
+    static SAMPLES: OnceLock<Vec<(Vec<u8>, usize)>> = OnceLock::new();
+    SAMPLES.get_or_init(samples)
+}
+
+/// Decoding must end in an error, or in rows that hang together.
+fn decode_safely(bytes: &[u8], index_len: usize) -> bool {
+    let Ok(index) = ColumnIndex::parse(&bytes[..index_len]) else {
+        assert!(decode_all(bytes, index_len).is_err());
+        return false;
+    };
+    let mut page = Page::new();
+    for i in 0..index.pages() {
+        let zone = index.zone(i).unwrap();
+        let stored = bytes.get(index.page_range(i).unwrap()).unwrap_or_default();
+        if index.decode(i, stored, &mut page).is_err() {
+            assert_eq!(page.rows(), 0);
+            continue;
         }
+        assert_eq!(page.rows(), zone.rows as usize);
+        assert_eq!(page.null_count(), zone.nulls as usize);
+        let rows = match page.values() {
+            PageValues::Ints(values) => values.len(),
+            PageValues::F32(values) => values.len(),
+            PageValues::F64(values) => values.len(),
+            PageValues::Codes(codes) => {
+                let distinct = index.dictionary().unwrap().len();
+                assert!(codes.iter().all(|code| (*code as usize) < distinct.max(1)));
+                codes.len()
+            }
+            PageValues::Bytes { offsets, data } => {
+                assert!(offsets.is_sorted());
+                assert_eq!(*offsets.last().unwrap() as usize, data.len());
+                offsets.len() - 1
+            }
+            PageValues::Fixed { len, data } => {
+                assert_eq!(data.len(), len * page.rows());
+                page.rows()
+            }
+        };
+        assert_eq!(rows, page.rows());
     }
-    samples
-}
-
-fn headers() -> Vec<Vec<u8>> {
-    let entry = |attnum| ColumnEntry {
-        attnum,
-        bytes: 100,
-        nulls: 2,
-        codec: 3,
-    };
-    let mut dead = Bitmap::new(50);
-    dead.set(7, true);
-    dead.set(49, true);
-    let header = SegmentHeader {
-        rows: 50,
-        columns: vec![entry(1), entry(2), entry(9)],
-        dead,
-        origins: Some((0..50).map(|i| i * 17 + (7 << 32)).collect()),
-        sha256: [0xab; 32],
-        raw_bytes: 12_345,
-    };
-    let bare = SegmentHeader {
-        columns: vec![],
-        origins: None,
-        ..header.clone()
-    };
-    vec![header.to_bytes(), bare.to_bytes()]
-}
-
-/// Replaces the closing checksum by the right one.
-fn forge(mut bytes: Vec<u8>) -> Vec<u8> {
-    bytes.truncate(bytes.len().saturating_sub(8));
-    let sum = xxh3_64(&bytes);
-    bytes.extend_from_slice(&sum.to_le_bytes());
-    bytes
-}
-
-/// Decoding must end in an error or in a sound column.
-fn decode_safely(bytes: &[u8]) {
-    let described = describe(bytes);
-    if let Ok(column) = decode_column(bytes) {
-        let info = described.unwrap();
-        assert_eq!(info.kind, column.kind());
-        assert_eq!(info.rows as usize, column.rows());
-        assert_eq!(info.nulls as usize, column.null_count());
-        assert_eq!(rows_of(&column).len(), column.rows());
+    match decode_all(bytes, index_len) {
+        Ok(column) => {
+            assert_eq!(column.rows(), index.rows());
+            assert_eq!(rows_of(&column).len(), index.rows());
+            true
+        }
+        Err(CoreError::Corrupt { .. } | CoreError::Unsupported { .. }) => false,
+        Err(error) => panic!("{error}"),
     }
 }
 
 #[test]
 fn all_codecs_are_among_the_samples() {
-    let mut seen: Vec<_> = samples()
+    let mut seen: Vec<_> = all_samples()
         .iter()
-        .map(|bytes| describe(bytes).unwrap().codec)
+        .map(|(bytes, len)| codec_name(ColumnIndex::parse(&bytes[..*len]).unwrap().codec()))
         .collect();
     seen.sort_unstable();
     seen.dedup();
@@ -86,7 +78,9 @@ fn all_codecs_are_among_the_samples() {
         [
             "constant",
             "decimal",
+            "delta",
             "dictionary",
+            "frame",
             "pco",
             "raw",
             "runs",
@@ -97,22 +91,13 @@ fn all_codecs_are_among_the_samples() {
 
 #[test]
 fn every_flipped_byte_is_found() {
-    for sample in samples() {
+    for (sample, len) in all_samples() {
         for i in 0..sample.len() {
+            let mut bytes = sample.clone();
             for flip in [0x01, 0x80, 0xff] {
-                let mut bytes = sample.clone();
                 bytes[i] ^= flip;
-                assert!(decode_column(&bytes).is_err());
-                assert!(describe(&bytes).is_err());
-            }
-        }
-    }
-    for sample in headers() {
-        for i in 0..sample.len() {
-            for bit in 0..8 {
-                let mut bytes = sample.clone();
-                bytes[i] ^= 1 << bit;
-                assert!(SegmentHeader::from_bytes(&bytes).is_err());
+                assert!(decode_all(&bytes, *len).is_err());
+                bytes[i] ^= flip;
             }
         }
     }
@@ -120,321 +105,396 @@ fn every_flipped_byte_is_found() {
 
 #[test]
 fn every_wrong_length_is_found() {
-    for sample in samples() {
-        for len in 0..sample.len() {
-            assert!(decode_column(&sample[..len]).is_err());
+    for (sample, len) in all_samples() {
+        for end in 0..sample.len() {
+            assert!(decode_all(&sample[..end], *len).is_err());
         }
         for extra in [&[0][..], &[1], &[0; 8], &sample[..]] {
-            assert!(decode_column(&[&sample[..], extra].concat()).is_err());
+            assert!(decode_all(&[&sample[..], extra].concat(), *len).is_err());
         }
-    }
-    for sample in headers() {
-        for len in 0..sample.len() {
-            assert!(SegmentHeader::from_bytes(&sample[..len]).is_err());
+        for wrong in (0..sample.len() + 3).filter(|wrong| wrong != len) {
+            assert!(decode_all(sample, wrong).is_err());
         }
-        assert!(SegmentHeader::from_bytes(&[&sample[..], &[0]].concat()).is_err());
     }
 }
 
 #[test]
-fn wrong_lengths_with_a_right_checksum_are_found() {
-    for sample in samples() {
-        let body = sample.len() - 8;
-        for cut in [1, 2, 5, body] {
-            if cut <= body {
-                let short = [&sample[..body - cut], &[0; 8]].concat();
-                assert!(decode_column(&forge(short)).is_err());
+fn pages_do_not_pass_for_others() {
+    let column = column(varve_core::Values::I64((0..5_000).map(|i| i * i).collect()));
+    let encoded = encode(&column, Effort::Fast).unwrap();
+    let index = ColumnIndex::parse(&encoded.bytes[..encoded.index_len as usize]).unwrap();
+    let stored = |i| &encoded.bytes[index.page_range(i).unwrap()];
+    let mut page = Page::new();
+    for i in 0..index.pages() {
+        for j in 0..index.pages() {
+            assert_eq!(index.decode(i, stored(j), &mut page).is_ok(), i == j);
+        }
+    }
+    assert!(index.decode(index.pages(), stored(0), &mut page).is_err());
+    assert!(index.decode(usize::MAX, &[], &mut page).is_err());
+    assert_eq!(index.page_range(index.pages()), None);
+    assert_eq!(index.page_range(usize::MAX), None);
+    assert_eq!(index.zone(index.pages()), None);
+}
+
+#[test]
+fn every_flipped_byte_of_an_index_with_a_right_checksum_is_harmless() {
+    for (sample, len) in all_samples() {
+        let mut bytes = sample.clone();
+        for i in 0..len - 8 {
+            for flip in [0x01, 0x10, 0x80, 0xff] {
+                bytes[i] ^= flip;
+                seal_index(&mut bytes[..*len]);
+                decode_safely(&bytes, *len);
+                bytes[i] ^= flip;
             }
         }
-        let long = [&sample[..body], &[0; 9]].concat();
-        assert!(decode_column(&forge(long)).is_err());
-    }
-    for sample in headers() {
-        let body = sample.len() - 8;
-        for end in 0..body {
-            let short = [&sample[..end], &[0; 8]].concat();
-            assert!(SegmentHeader::from_bytes(&forge(short)).is_err());
-        }
-        let long = [&sample[..body], &[0; 9]].concat();
-        assert!(SegmentHeader::from_bytes(&forge(long)).is_err());
     }
 }
 
 #[test]
-fn every_flipped_byte_with_a_right_checksum_is_harmless() {
-    for sample in samples() {
-        for i in 0..sample.len() - 8 {
+fn every_flipped_byte_of_a_page_with_a_right_checksum_is_harmless() {
+    let mut forged = 0;
+    let mut accepted = 0;
+    for (sample, len) in all_samples() {
+        for i in *len..sample.len() {
             for flip in [0x01, 0x10, 0x80, 0xff] {
                 let mut bytes = sample.clone();
-                bytes[i] ^= flip;
-                decode_safely(&forge(bytes));
-            }
-        }
-    }
-    for sample in headers() {
-        for i in 0..sample.len() - 8 {
-            for bit in 0..8 {
-                let mut bytes = sample.clone();
-                bytes[i] ^= 1 << bit;
-                if let Ok(header) = SegmentHeader::from_bytes(&forge(bytes)) {
-                    header.validate().unwrap();
+                let page = *len..sample.len();
+                if forge_page(&mut bytes, *len, page, |page| page[i - len] ^= flip) {
+                    forged += 1;
+                    accepted += usize::from(decode_safely(&bytes, *len));
                 }
             }
         }
     }
+    println!("{forged} forged, {accepted} of them decoded");
+    assert!(forged > 100_000 && accepted > 0 && accepted < forged);
 }
 
 #[test]
 fn other_versions_are_unsupported() {
-    let mut column = samples().remove(3);
-    column[2] = 2;
+    let (mut bytes, len) = all_samples()[3].clone();
+    bytes[2] = 3;
+    seal_index(&mut bytes[..len]);
     assert!(matches!(
-        decode_column(&forge(column)),
+        ColumnIndex::parse(&bytes[..len]),
         Err(CoreError::Unsupported { .. })
     ));
-    let mut header = headers().remove(0);
-    header[2] = 2;
+    bytes[2] = 2;
+    bytes[3] |= 0x80;
+    seal_index(&mut bytes[..len]);
     assert!(matches!(
-        SegmentHeader::from_bytes(&forge(header)),
+        ColumnIndex::parse(&bytes[..len]),
         Err(CoreError::Unsupported { .. })
     ));
 }
 
-/// A column frame around a payload of one's own making.
-fn framed(kind: u8, codec: u8, rows: u32, width: u32, validity: &[u8], payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![b'v', b'C', 1, kind, codec];
-    bytes.extend(rows.to_le_bytes());
-    bytes.extend(width.to_le_bytes());
-    bytes.extend((validity.len() as u32).to_le_bytes());
-    bytes.extend(validity);
-    bytes.extend((payload.len() as u32).to_le_bytes());
-    bytes.extend(payload);
+const ZSTD: u8 = 1;
+const NULLS: u8 = 2;
+const PCO: u8 = 4;
+const DICTIONARY: u8 = 8;
+const DECIMAL_ZONES: u8 = 16;
+
+/// An index around a body of one's own making.
+fn index(flags: u8, body: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = vec![b'v', b'C', 2, flags];
+    bytes.extend(body.concat());
     bytes.extend([0; 8]);
-    forge(bytes)
+    seal_index(&mut bytes);
+    bytes
+}
+
+/// A column of one page.
+fn one_page(flags: u8, head: &[&[u8]], page: &[u8], zones: &[u8]) -> (Vec<u8>, usize) {
+    let sum = (xxhash_rust::xxh3::xxh3_64(page) as u32).to_le_bytes();
+    let mut body = head.concat();
+    let mut len = page.len();
+    while len >= 0x80 {
+        body.push(len as u8 | 0x80);
+        len >>= 7;
+    }
+    body.push(len as u8);
+    if !page.is_empty() {
+        body.extend(sum);
+    }
+    body.extend(zones);
+    let index = index(flags, &[&body]);
+    ([&index[..], page].concat(), index.len())
+}
+
+const I64: u8 = 3;
+const F64: u8 = 5;
+const FIXED: u8 = 6;
+const BYTES: u8 = 7;
+/// Kind, width, codec, rows; for integers, unit and base.
+const TEN_INTS: &[u8] = &[I64, 0, 0, 10, 2, 0];
+const TEN_FLOATS: &[u8] = &[F64, 0, 0, 10, 2, 2, 0];
+const TEN_TEXTS: &[u8] = &[BYTES, 0, 0, 10];
+const ZONE: &[u8] = &[0, 9, 45];
+
+#[test]
+fn forgeries_by_hand_decode_where_they_are_right() {
+    // A frame of width 0: all equal the reference.
+    let (bytes, len) = one_page(0, &[TEN_INTS], &[0, 0, 14], ZONE);
+    let column = decode_all(&bytes, len).unwrap();
+    assert_eq!(column.values, varve_core::Values::I64(vec![7; 10]));
+    // Nothing at all: all equal the zone's min.
+    let (bytes, len) = one_page(0, &[TEN_INTS], &[], ZONE);
+    let column = decode_all(&bytes, len).unwrap();
+    assert_eq!(column.values, varve_core::Values::I64(vec![0; 10]));
+    let (bytes, len) = one_page(0, &[TEN_FLOATS], &[1, 0, 0, 14], &[0; 24]);
+    let column = decode_all(&bytes, len).unwrap();
+    assert_eq!(column.values, varve_core::Values::F64(vec![0.07; 10]));
+    let (bytes, len) = one_page(
+        0,
+        &[TEN_TEXTS],
+        &[
+            0, 0, 2, 0, b'x', b'x', b'x', b'x', b'x', b'x', b'x', b'x', b'x', b'x',
+        ],
+        &[3, 1, b'x', 1, b'x'],
+    );
+    assert_eq!(
+        rows_of(&decode_all(&bytes, len).unwrap()),
+        vec![Some(b"x".to_vec()); 10]
+    );
 }
 
 #[test]
-fn bombs_are_refused_before_they_are_decoded() {
-    let block = |codec: u8, payload: &[u8]| {
-        let mut block = vec![codec];
-        block.extend((payload.len() as u32).to_le_bytes());
-        block.extend(payload);
-        block
-    };
+fn forgeries_by_hand_are_refused() {
     let zstd_of_zeros = zstd::bulk::compress(&vec![0; 32 << 20], 3).unwrap();
+    let varint = |mut n: u64| {
+        let mut out = Vec::new();
+        while n >= 0x80 {
+            out.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        out.push(n as u8);
+        out
+    };
+    let ints = |page: &[u8]| one_page(0, &[TEN_INTS], page, ZONE);
+    let floats = |page: &[u8]| one_page(0, &[TEN_FLOATS], page, &[0; 24]);
+    let texts = |page: &[u8]| one_page(0, &[TEN_TEXTS], page, &[3, 0, 0]);
+    let nothing = |index: Vec<u8>| (index.clone(), index.len());
     let claims = [
-        // 65,536 values of 1 GiB each, by constant and by length.
-        framed(7, 1, 65_536, 0, &[], &[7; 100_000]),
-        framed(
-            7,
-            4,
-            65_536,
+        // Pages of integers: unknown tags, widths and forms.
+        ints(&[4, 0, 14]),
+        ints(&[0x20, 0, 14]),
+        ints(&[0x12, 1, 0, 0, 14]),
+        ints(&[0x13; 81]),
+        ints(&[0, 64, 14]),
+        ints(&[1, 255, 14, 0]),
+        ints(&[3; 80]),
+        ints(&[3; 82]),
+        ints(&[0, 0, 14, 0]),
+        ints(&[0, 1, 14, 0]),
+        ints(&[0, 0]),
+        // Patches: too many, of no bytes, of nine, of a number that there is not, cut off.
+        ints(&[0x10, 0, 14, 11, 1]),
+        ints(&[0x10, 0, 14, 1, 0, 0, 0]),
+        ints(&[0x10, 0, 14, 1, 9, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ints(&[0x10, 0, 14, 1, 1, 10, 0, 1]),
+        ints(&[0x10, 0, 14, 1, 2, 1, 0, 1]),
+        // Runs: too many, too long, too short, none.
+        ints(&[2, 11, 0, 0, 14]),
+        ints(&[2, 1, 0, 4, 14, 10]),
+        ints(&[2, 1, 0, 4, 14, 8]),
+        ints(&[2, 0, 0, 0, 14]),
+        ints(&[2, 1, 0, 63, 14, 255, 255, 255, 255, 255, 255, 255, 127]),
+        // A number out of the range of its type.
+        one_page(0, &[&[0, 0, 0, 10, 2, 0]], &[0, 0, 128, 2], ZONE),
+        one_page(0, &[&[1, 0, 0, 10, 2, 0]], &[0, 0, 128, 128, 4], ZONE),
+        one_page(0, &[&[0, 0, 0, 10, 2, 0]], &[], &[128, 2, 0, 0]),
+        // Floats: unknown forms, decimals without a scale, exceptions past the end or too many.
+        floats(&[3, 0, 0, 14]),
+        one_page(0, &[&[F64, 0, 0, 10, 255, 2, 0]], &[1, 0, 0, 14], &[0; 24]),
+        one_page(0, &[&[F64, 0, 0, 10, 15, 2, 0]], &[1, 0, 0, 14], &[0; 24]),
+        floats(&[2, 1, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 14]),
+        floats(&[2, 11, 0, 0, 14]),
+        // Texts: lengths that are negative, huge, or not those of the data; unknown method.
+        texts(&[0, 0, 1, 0]),
+        texts(&[&[0, 0][..], &varint(2 << 40), &[0]].concat()),
+        texts(&[&[0, 0][..], &varint(2 << 28), &[1], &zstd_of_zeros[..20]].concat()),
+        texts(&[&[0, 0][..], &varint(2 << 20), &[1], &zstd_of_zeros].concat()),
+        texts(&[&[0, 0][..], &varint(2 << 24), &[1], &zstd_of_zeros].concat()),
+        texts(&[0, 0, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        texts(&[0, 0, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+        texts(&[0, 0, 2, 2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        texts(&[]),
+        one_page(0, &[&[FIXED, 2, 0, 10]], &[0; 20], &[3, 0, 0]),
+        one_page(0, &[&[FIXED, 2, 0, 10]], &[], &[3, 0, 0]),
+        // NULLs: more than rows, validity that counts otherwise, values where there are none.
+        one_page(NULLS, &[TEN_INTS, &[11]], &[0, 0, 14], ZONE),
+        one_page(NULLS, &[TEN_INTS, &[3]], &[3, 1, 0xff, 3, 0, 0, 14], ZONE),
+        one_page(NULLS, &[TEN_INTS, &[10]], &[0, 0, 14], &[]),
+        one_page(NULLS, &[TEN_INTS, &[3]], &[], ZONE),
+        // Units of nothing, bases of a unit or more.
+        one_page(0, &[&[I64, 0, 0, 10, 0, 0]], &[0, 0, 14], ZONE),
+        one_page(0, &[&[I64, 0, 0, 10, 1, 0]], &[0, 0, 14], ZONE),
+        one_page(0, &[&[I64, 0, 0, 10, 2, 2]], &[0, 0, 14], ZONE),
+        one_page(0, &[&[I64, 0, 0, 10, 2, 1]], &[0, 0, 14], ZONE),
+        // Kinds and widths.
+        one_page(0, &[&[8, 0, 0, 10]], &[], &[]),
+        one_page(0, &[&[I64, 8, 0, 10, 2, 0]], &[0, 0, 14], ZONE),
+        one_page(0, &[&[FIXED, 0, 0, 10]], &[0], &[3, 0, 0]),
+        // Too many rows; too many bytes.
+        nothing(index(
             0,
+            &[&[I64, 0, 0], &varint(65_537), &[2, 0], &[0; 999]],
+        )),
+        nothing(index(
+            DICTIONARY,
+            &[&[FIXED], &varint(32_767), &[0], &varint(65_536), &[0; 400]],
+        )),
+        // Flags that do not fit the kind.
+        one_page(DICTIONARY, &[TEN_INTS], &[0, 0, 14], ZONE),
+        one_page(DECIMAL_ZONES, &[TEN_INTS], &[0, 0, 14], ZONE),
+        one_page(DECIMAL_ZONES, &[TEN_TEXTS], &[0, 0, 0, 0], ZONE),
+        one_page(PCO, &[TEN_TEXTS, &[0]], &[0, 0, 0, 0], &[3, 0, 0]),
+        one_page(PCO, &[TEN_INTS, &[3, 1, 2, 3]], &[0, 0, 14], ZONE),
+        // A page that ends beyond 4 GiB.
+        nothing(index(0, &[TEN_INTS, &varint(1 << 33), &[0; 4], ZONE])),
+        // A compressed index that is too long, or not as long as it says.
+        nothing(index(ZSTD, &[&varint(1 << 30), &zstd_of_zeros])),
+        nothing(index(ZSTD, &[&varint(32 << 20), &zstd_of_zeros])),
+        nothing(index(ZSTD, &[&varint(100), &zstd_of_zeros])),
+        nothing(index(ZSTD, &[&varint(9), &[1, 2, 3]])),
+        // Dictionaries: out of order, twice the same, of other widths, too long, codes past the end,
+        // empty with codes.
+        one_page(
+            DICTIONARY,
+            &[TEN_TEXTS, &[2, 2, 0, 0, 1, 1], b"ba"],
             &[],
-            &[block(1, &[0xff; 4]), vec![0; 20]].concat(),
+            &[0, 0],
         ),
-        framed(
-            7,
-            0,
-            65_536,
-            0,
+        one_page(
+            DICTIONARY,
+            &[TEN_TEXTS, &[2, 2, 0, 1, 1, 0], b"a"],
             &[],
-            &[block(1, &[0, 0, 0, 1]), vec![0; 20]].concat(),
+            &[0, 0],
         ),
-        // Between 1 and 4 GiB.
-        framed(7, 1, 65_536, 0, &[], &[7; 20_000]),
-        // 512 MiB out of a few bytes.
-        framed(
-            7,
-            4,
-            1,
-            0,
+        one_page(
+            DICTIONARY,
+            &[TEN_TEXTS, &[2, 2, 0, 2, 1, 0], b"a"],
             &[],
-            &[block(1, &(512u32 << 20).to_le_bytes()), vec![0; 20]].concat(),
+            &[0, 0],
         ),
-        // A zstd frame longer, and shorter, than declared.
-        framed(
-            7,
-            4,
-            1,
-            0,
+        one_page(DICTIONARY, &[TEN_TEXTS, &[1, 2, 0, 1], b"a"], &[], &[0, 0]),
+        one_page(
+            DICTIONARY,
+            &[&[FIXED, 2, 0, 10], &[1, 1, 0, 1], b"a"],
             &[],
-            &[block(1, &100u32.to_le_bytes()), zstd_of_zeros.clone()].concat(),
+            &[0, 0],
         ),
-        framed(3, 4, 100, 0, &[], &zstd_of_zeros),
-        framed(6, 4, 65_536, 1_000, &[], &zstd_of_zeros),
-        // A dictionary that multiplies: 65,536 times 1 MiB.
-        framed(
-            7,
-            5,
-            65_536,
-            0,
+        one_page(
+            DICTIONARY,
+            &[TEN_TEXTS, &[2, 2, 0, 0, 1, 1], b"ab"],
+            &[0, 0, 4],
+            &[0, 0],
+        ),
+        one_page(
+            DICTIONARY,
+            &[TEN_TEXTS, &[2, 2, 0, 0, 1, 1], b"ab"],
+            &[0, 0, 1],
+            &[0, 0],
+        ),
+        one_page(
+            DICTIONARY,
+            &[TEN_TEXTS, &[2, 2, 0, 0, 1, 1], b"ab"],
             &[],
-            &[
-                1u32.to_le_bytes().to_vec(),
-                block(
-                    4,
-                    &[
-                        block(1, &(1u32 << 20).to_le_bytes()),
-                        zstd::bulk::compress(&vec![1; 1 << 20], 3).unwrap(),
-                    ]
-                    .concat(),
-                ),
-                block(1, &0u32.to_le_bytes()),
-            ]
-            .concat(),
+            &[2, 0],
         ),
-        // Codes past the dictionary's end.
-        framed(
-            7,
-            5,
-            2,
-            0,
+        one_page(
+            DICTIONARY,
+            &[TEN_TEXTS, &[2, 2, 0, 0, 1, 1], b"ab"],
             &[],
-            &[
-                1u32.to_le_bytes().to_vec(),
-                block(0, &[block(1, &1u32.to_le_bytes()), vec![b'x']].concat()),
-                block(1, &1u32.to_le_bytes()),
-            ]
-            .concat(),
+            &[1, 1],
         ),
-        // Too many rows, too wide, rows times width too much.
-        framed(3, 1, 65_537, 0, &[], &[0; 8]),
-        framed(6, 1, 1, 32_768, &[], &[0; 32_768]),
-        framed(6, 1, 65_536, 20_000, &[], &[0; 20_000]),
-        // A width where there is none, none where there must be one.
-        framed(3, 1, 1, 8, &[], &[0; 8]),
-        framed(6, 1, 1, 0, &[], &[]),
-        // Unknown kind and codec; codecs that do not fit the kind.
-        framed(8, 1, 1, 0, &[], &[0; 8]),
-        framed(3, 7, 1, 0, &[], &[0; 8]),
-        framed(3, 5, 1, 0, &[], &[0; 8]),
-        framed(3, 6, 1, 0, &[], &[0; 8]),
-        framed(6, 3, 1, 8, &[], &[0; 8]),
-        framed(7, 3, 1, 0, &[], &[0; 8]),
-        // Runs within runs within runs; runs that cover too much.
-        framed(
-            3,
-            2,
-            2,
-            0,
+        one_page(DICTIONARY, &[TEN_TEXTS, &[0, 0]], &[], &[0, 0]),
+        one_page(
+            DICTIONARY,
+            &[TEN_TEXTS, &[1], &varint(1 << 23), &[0, 1], b"a"],
             &[],
-            &[1u32.to_le_bytes().to_vec(), block(2, &[0; 40])].concat(),
+            &[0, 0],
         ),
-        framed(
-            3,
-            2,
-            2,
+        // Bounds that are too long or malformed.
+        one_page(0, &[TEN_TEXTS], &[0, 0, 0, 0], &[4, 0, 0]),
+        one_page(
             0,
-            &[],
-            &[
-                1u32.to_le_bytes().to_vec(),
-                block(1, &3u32.to_le_bytes()),
-                block(1, &[0; 8]),
-            ]
-            .concat(),
+            &[TEN_TEXTS],
+            &[0, 0, 0, 0],
+            &[&[3, 33][..], &[0; 34]].concat(),
         ),
-        // An empty run.
-        framed(
-            3,
-            2,
-            2,
-            0,
-            &[],
-            &[
-                2u32.to_le_bytes().to_vec(),
-                block(0, &[2, 0, 0, 0, 0, 0, 0, 0]),
-                block(1, &[0; 8]),
-            ]
-            .concat(),
-        ),
-        // Decimals: a scale that there is not; more exceptions than values; an exception past the
-        // end; exceptions out of order.
-        framed(
-            5,
-            6,
-            1,
-            0,
-            &[],
-            &[vec![16, 0, 0, 0, 0], block(1, &[0; 8])].concat(),
-        ),
-        framed(
-            5,
-            6,
-            1,
-            0,
-            &[],
-            &[vec![2, 2, 0, 0, 0], vec![0; 24], block(1, &[0; 8])].concat(),
-        ),
-        framed(
-            5,
-            6,
-            1,
-            0,
-            &[],
-            &[vec![2, 1, 0, 0, 0, 1], vec![0; 11], block(1, &[0; 8])].concat(),
-        ),
-        framed(
-            5,
-            6,
-            2,
-            0,
-            &[],
-            &[
-                vec![2, 2, 0, 0, 0],
-                vec![1, 0, 0, 0],
-                vec![0; 20],
-                block(1, &[0; 8]),
-            ]
-            .concat(),
-        ),
-        // Something where nothing belongs.
-        framed(3, 1, 0, 0, &[], &[0; 8]),
-        framed(3, 1, 1, 0, &[0], &[0; 8]),
-        // Validity of the wrong length, with padding, or needless.
-        framed(3, 1, 9, 0, &[1, 0xff], &[0; 8]),
-        framed(3, 1, 7, 0, &[1, 0x81], &[0; 8]),
-        framed(3, 1, 8, 0, &[1, 0xff], &[0; 8]),
     ];
-    for (i, bytes) in claims.iter().enumerate() {
-        assert!(decode_column(bytes).is_err(), "claim {i}");
+    for (i, (bytes, len)) in claims.iter().enumerate() {
+        assert!(!decode_safely(bytes, *len), "claim {i}");
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn scrambled_columns_are_harmless(
+    fn scrambled_indexes_are_harmless(
         which in any::<prop::sample::Index>(),
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        let samples = SAMPLES.get_or_init(samples);
-        let mut bytes = which.get(samples).clone();
-        let body = bytes.len() - 8;
+        let (mut bytes, len) = which.get(all_samples()).clone();
         for (at, byte) in edits {
-            bytes[at.index(body)] = byte;
+            bytes[at.index(len - 8)] = byte;
         }
-        decode_safely(&forge(bytes));
+        seal_index(&mut bytes[..len]);
+        decode_safely(&bytes, len);
     }
 
     #[test]
-    fn noise_in_a_frame_is_harmless(
+    fn scrambled_pages_are_harmless(
+        which in any::<prop::sample::Index>(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let (mut bytes, len) = which.get(all_samples()).clone();
+        let page = len..bytes.len();
+        if !page.is_empty() {
+            forge_page(&mut bytes, len, page, |page| {
+                for (at, byte) in edits {
+                    page[at.index(page.len())] = byte;
+                }
+            });
+            decode_safely(&bytes, len);
+        }
+    }
+
+    #[test]
+    fn pages_of_noise_are_harmless(
         kind in 0u8..8,
-        codec in 0u8..7,
-        rows in 0u32..300,
-        payload in prop::collection::vec(any::<u8>(), 0..80),
+        flags in 0u8..32,
+        rows in 0u8..100,
+        shared in prop::collection::vec(any::<u8>(), 0..20),
+        tag in 0u8..20,
+        page in prop::collection::vec(any::<u8>(), 0..80),
+        zones in prop::collection::vec(any::<u8>(), 0..30),
     ) {
         let width = if kind == 6 { 4 } else { 0 };
-        decode_safely(&framed(kind, codec, rows, width, &[], &payload));
+        let page = [&[tag][..], &page].concat();
+        let (bytes, len) = one_page(flags & !ZSTD, &[&[kind, width, 0, rows], &shared], &page, &zones);
+        decode_safely(&bytes, len);
     }
 
     #[test]
-    fn noise_is_harmless(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        prop_assert!(decode_column(&bytes).is_err());
-        prop_assert!(SegmentHeader::from_bytes(&bytes).is_err());
-        decode_safely(&forge([&bytes[..], &[0; 8]].concat()));
+    fn pages_of_numbers_of_noise_are_harmless(
+        tag in prop_oneof![0u8..4, 16u8..18],
+        page in prop::collection::vec(any::<u8>(), 0..80),
+    ) {
+        let (bytes, len) = one_page(0, &[TEN_INTS], &[&[tag][..], &page].concat(), ZONE);
+        decode_safely(&bytes, len);
+    }
+
+    #[test]
+    fn noise_is_harmless(noise in prop::collection::vec(any::<u8>(), 0..200), flags in 0u8..32) {
+        prop_assert!(ColumnIndex::parse(&noise).is_err());
+        prop_assert!(decode_all(&noise, noise.len() / 2).is_err());
+        let index = index(flags, &[&noise]);
+        decode_safely(&index, index.len());
+        let _ = Zone::from_bytes(&noise);
     }
 }
-
-static SAMPLES: std::sync::OnceLock<Vec<Vec<u8>>> = std::sync::OnceLock::new();

@@ -1,18 +1,22 @@
-//! Bytes written by format version 1 decode for ever, to the same rows.
+//! Columns written by version 2 of the column format decode for ever, to the same rows.
 //!
-//! `golden/v1.txt` holds a line each: name, SHA-256 of the rows, encoded bytes, in hexadecimal. It
-//! was written once by `write_golden` and is not to be written again for the same version.
+//! `golden/column-v2.txt` holds a line each: name, SHA-256 of the rows, length of the index, encoded
+//! bytes in hexadecimal. It was written once by `write_golden` and is not to be written again for
+//! the same version.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write;
 
+use common::pages::*;
 use common::*;
 use sha2::{Digest, Sha256};
-use varve_core::*;
+use varve_core::paged::{self, ColumnIndex, decode_all, encode};
+use varve_core::{Column, Values};
 
-const GOLDEN: &str = include_str!("golden/v1.txt");
+const GOLDEN: &str = include_str!("golden/column-v2.txt");
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut out, byte| {
@@ -28,81 +32,95 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Kind and rows of a column, or the fields of a header, as one digest.
-fn digest(bytes: &[u8]) -> String {
-    let plain = if let Ok(header) = SegmentHeader::from_bytes(bytes) {
-        format!("{header:?}")
-    } else {
-        let column = decode_column(bytes).unwrap();
-        format!("{:?} {:?}", column.kind(), rows_of(&column))
-    };
+/// Kind and rows of a column, and its zones, as one digest.
+fn digest(bytes: &[u8], index_len: usize) -> String {
+    let column = decode_all(bytes, index_len).unwrap();
+    let index = ColumnIndex::parse(&bytes[..index_len]).unwrap();
+    let zones: Vec<_> = (0..index.pages())
+        .map(|page| hex(&index.zone(page).unwrap().to_bytes()))
+        .collect();
+    let plain = format!("{:?} {:?} {zones:?}", column.kind(), rows_of(&column));
     hex(&Sha256::digest(plain))
 }
 
 #[test]
-fn version_1_decodes() {
-    let mut codecs = std::collections::BTreeSet::new();
-    let mut kinds = std::collections::HashSet::new();
-    let mut headers = 0;
+fn version_2_decodes() {
+    let mut codecs = BTreeSet::new();
+    let mut kinds = HashSet::new();
+    let mut full_pages = 0;
     for line in GOLDEN.lines() {
         let mut fields = line.split('\t');
         let mut field = || fields.next().unwrap();
-        let (name, expected, bytes) = (field(), field(), unhex(field()));
-        assert_eq!(digest(&bytes), expected, "{name}");
-        match describe(&bytes) {
-            Ok(info) => {
-                codecs.insert(info.codec);
-                kinds.insert(info.kind);
-            }
-            Err(_) => headers += 1,
-        }
+        let (name, expected) = (field(), field());
+        let index_len = field().parse().unwrap();
+        let bytes = unhex(field());
+        assert_eq!(digest(&bytes, index_len), expected, "{name}");
+        let index = ColumnIndex::parse(&bytes[..index_len]).unwrap();
+        codecs.insert(paged::codec_name(index.codec()));
+        kinds.insert(index.kind());
+        full_pages += usize::from(index.pages() > 1);
     }
-    assert_eq!(codecs.len(), 7, "{codecs:?}");
+    assert_eq!(codecs.len(), 9, "{codecs:?}");
     assert!(kinds.len() >= 8, "{kinds:?}");
-    assert_eq!(headers, 1);
+    assert!(full_pages > 20);
 }
 
 #[test]
 #[ignore = "writes the golden file; run once for a new format version"]
 fn write_golden() {
     let mut lines = String::new();
-    let mut add = |name: &str, bytes: &[u8]| {
-        writeln!(lines, "{name}\t{}\t{}", digest(bytes), hex(bytes)).unwrap();
-    };
-    for rows in [20, 400] {
-        for (name, values) in textures(rows) {
+    for rows in [20, 300, 1_100] {
+        for (name, values) in textures(rows).into_iter().chain(more_textures(rows)) {
             if rows > 20 && (name.ends_with("noise") || name.ends_with("texts")) {
                 continue;
             }
-            let validity = validity(rows, |i| i % 5 == 3);
-            for (suffix, validity) in [("", None), (" with NULLs", validity)] {
-                let column = Column {
-                    validity,
-                    values: values.clone(),
-                };
-                add(
-                    &format!("{rows} {name}{suffix}"),
-                    &encode_column(&column).unwrap(),
-                );
+            let validities = match rows {
+                1_100 => vec![None],
+                _ => vec![None, validity(rows, |i| i % 5 == 3)],
+            };
+            for validity in validities {
+                for effort in EFFORTS {
+                    let suffix = if validity.is_some() {
+                        " with NULLs"
+                    } else {
+                        ""
+                    };
+                    let column = Column {
+                        validity: validity.clone(),
+                        values: values.clone(),
+                    };
+                    let encoded = encode(&column, effort).unwrap();
+                    let index_len = encoded.index_len as usize;
+                    writeln!(
+                        lines,
+                        "{rows} {name}{suffix} {effort:?}\t{}\t{index_len}\t{}",
+                        digest(&encoded.bytes, index_len),
+                        hex(&encoded.bytes)
+                    )
+                    .unwrap();
+                }
             }
         }
     }
-    let mut dead = Bitmap::new(100);
-    dead.set(64, true);
-    let header = SegmentHeader {
-        rows: 100,
-        columns: vec![ColumnEntry {
-            attnum: 3,
-            bytes: 1_000,
-            nulls: 7,
-            codec: 3,
-        }],
-        dead,
-        origins: Some((0..100).map(|i| ((i / 9) << 16) | (i % 9)).collect()),
-        sha256: segment_sha256([(3, &b"bytes"[..])].into_iter()),
-        raw_bytes: 4_321,
-    };
-    add("header", &header.to_bytes());
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.txt");
+    // Full pages of some widths.
+    for width in 0..64 {
+        if !matches!(width, 0..8 | 31..34 | 62..) {
+            continue;
+        }
+        let values = noise(1_024)
+            .iter()
+            .map(|n| (n & ((1 << width) - 1)) as i64)
+            .collect();
+        let encoded = encode(&column(Values::I64(values)), EFFORTS[0]).unwrap();
+        let index_len = encoded.index_len as usize;
+        writeln!(
+            lines,
+            "width {width}\t{}\t{index_len}\t{}",
+            digest(&encoded.bytes, index_len),
+            hex(&encoded.bytes)
+        )
+        .unwrap();
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/column-v2.txt");
     std::fs::write(path, lines).unwrap();
 }

@@ -23,8 +23,7 @@ pub unsafe fn conditions(
         }
         let clause = pg_sys::make_ands_explicit(clauses);
         let context = pg_sys::set_deparse_context_plan((*state).deparse_cxt, plan, ancestors);
-        let prefix = list::cells((*state).rtable).len() > 1 || (*state).verbose;
-        let text = pg_sys::deparse_expression(clause.cast(), context, prefix, false);
+        let text = pg_sys::deparse_expression(clause.cast(), context, (*state).verbose, false);
         pg_sys::ExplainPropertyText(label.as_ptr(), text, state);
     }
 }

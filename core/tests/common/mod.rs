@@ -73,22 +73,6 @@ pub fn assert_blank_nulls(column: &Column) {
     }
 }
 
-/// Encodes, decodes, compares, and returns the encoded bytes.
-pub fn round_trip(column: &Column) -> Vec<u8> {
-    let bytes = varve_core::encode_column(column).unwrap();
-    let decoded = varve_core::decode_column(&bytes).unwrap();
-    assert_eq!(decoded.kind(), column.kind());
-    assert_eq!(rows_of(&decoded), rows_of(column));
-    assert_blank_nulls(&decoded);
-    assert_eq!(decoded.validity.is_some(), column.null_count() > 0);
-    let info = varve_core::describe(&bytes).unwrap();
-    assert_eq!(info.kind, column.kind());
-    assert_eq!(info.rows as usize, column.rows());
-    assert_eq!(info.nulls as usize, column.null_count());
-    assert_eq!(info.codec, varve_core::codec_name(info.codec_id));
-    bytes
-}
-
 /// The first `rows` rows of a column of every kind, each of a texture that some codec likes.
 pub fn textures(rows: usize) -> Vec<(&'static str, Values)> {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;

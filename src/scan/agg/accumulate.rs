@@ -67,8 +67,8 @@ pub enum Accumulator {
     Distinct(Vec<HashSet<i64>>),
     /// `sum` and `avg` of integers: count and sum.
     Integers(Vec<(i64, i128)>),
-    /// `sum` and `avg` of floats: count and sum.
-    Floats(Vec<(i64, f64)>),
+    /// `sum` and `avg` of floats: count, sum, whether a value is infinite.
+    Floats(Vec<(i64, f64, bool)>),
     /// Spread of integers: count, sum, sum of squares.
     IntegerSquares(Vec<(i64, i128, i128)>),
     /// Spread of floats: count, sum, sum of squared differences from the mean.
@@ -149,7 +149,7 @@ impl Accumulator {
             Accumulator::Count(v) => v.resize(groups, 0),
             Accumulator::Distinct(v) => v.resize_with(groups, HashSet::new),
             Accumulator::Integers(v) => v.resize(groups, (0, 0)),
-            Accumulator::Floats(v) => v.resize(groups, (0, 0.0)),
+            Accumulator::Floats(v) => v.resize(groups, (0, 0.0, false)),
             Accumulator::IntegerSquares(v) => v.resize(groups, (0, 0, 0)),
             Accumulator::FloatSquares(v) => v.resize(groups, (0, 0.0, 0.0)),
             Accumulator::IntExtreme(v, _) | Accumulator::TextExtreme(v, _) => {
@@ -167,7 +167,7 @@ impl Accumulator {
             Accumulator::Count(v) => v.len() * 8,
             Accumulator::Distinct(v) => v.iter().map(|s| 48 + s.capacity() * 9).sum(),
             Accumulator::Integers(v) => v.len() * 32,
-            Accumulator::Floats(v) => v.len() * 16,
+            Accumulator::Floats(v) => v.len() * 24,
             Accumulator::IntegerSquares(v) => v.len() * 48,
             Accumulator::FloatSquares(v) => v.len() * 24,
             Accumulator::IntExtreme(v, _) | Accumulator::TextExtreme(v, _) => v.len() * 16,
@@ -201,6 +201,7 @@ impl Accumulator {
                 (Sum::Float(sum), Some(acc)) => {
                     acc.0 += present;
                     acc.1 += sum;
+                    acc.2 |= matches!(zone.bounds, Bounds::Float { min, max } if min.is_infinite() || max.is_infinite() || max.is_nan());
                     true
                 }
                 _ => false,
@@ -278,8 +279,13 @@ impl Accumulator {
             }
             Accumulator::Floats(v) => {
                 if let (Some(acc), Data::Floats(data)) = (v.get_mut(group), values.data) {
+                    let sum = sum_floats(data, values.nulls, &rows);
                     acc.0 += values.present(&rows) as i64;
-                    acc.1 += sum_floats(data, values.nulls, &rows);
+                    acc.1 += sum;
+                    if !sum.is_finite() {
+                        let data = data.get(rows).unwrap_or_default();
+                        acc.2 |= data.iter().any(|v| !v.is_finite());
+                    }
                 }
             }
             Accumulator::IntegerSquares(v) => {

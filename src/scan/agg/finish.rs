@@ -23,7 +23,10 @@ pub fn result(
             (count > 0).then(|| integers(aggregate, count, sum))
         }
         Accumulator::Floats(v) => {
-            let (count, sum) = *v.get(group)?;
+            let (count, sum, infinite) = *v.get(group)?;
+            if sum.is_infinite() && !infinite {
+                out_of_range("value out of range: overflow");
+            }
             (count > 0).then(|| floats(aggregate, count, sum))
         }
         Accumulator::IntegerSquares(v) => {

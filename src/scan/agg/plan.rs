@@ -178,7 +178,28 @@ pub struct Top {
 }
 
 /// More groups than that are not looked for from one end.
-const MOST: f64 = 10_000.0;
+const MOST: i64 = 10_000;
+
+/// How many rows LIMIT lets through, those that OFFSET leaves out included, where both are constants.
+///
+/// # Safety
+/// A query of the planner's.
+unsafe fn limit(parse: &pg_sys::Query) -> Option<i64> {
+    // SAFETY: by contract; a node's tag says what it is.
+    let constant = |node: *mut pg_sys::Node| unsafe {
+        if node.is_null() || list::tag(node) != pg_sys::NodeTag::T_Const {
+            return None;
+        }
+        let constant = &*node.cast::<pg_sys::Const>();
+        (!constant.constisnull).then_some(constant.constvalue.value() as i64)
+    };
+    let offset = if parse.limitOffset.is_null() {
+        0
+    } else {
+        constant(parse.limitOffset)?
+    };
+    constant(parse.limitCount)?.checked_add(offset.max(0))
+}
 
 /// Whether the query wants the first groups only, in the order of a key whose zones say where they are.
 ///
@@ -197,7 +218,8 @@ unsafe fn top(
             return None;
         };
         let sorted = list::cells(root.sort_pathkeys).len() == 1;
-        if !(1.0..=MOST).contains(&root.limit_tuples)
+        let count = limit(parse)?;
+        if !(1..=MOST).contains(&count)
             || !sorted
             || !parse.havingQual.is_null()
             || !parse.distinctClause.is_null()
@@ -227,7 +249,7 @@ unsafe fn top(
             _ => return None,
         };
         found.then_some(Top {
-            count: root.limit_tuples as i32,
+            count: count as i32,
             descending,
         })
     }
