@@ -1,6 +1,6 @@
 //! The hooks that varve sits on, each calling the one before it.
 
-use crate::am::{cache, command, companion, inplace, lookup, share};
+use crate::am::{cache, command, companion, inplace, lookup, modify, share};
 use crate::pg::{ffi::raw, guard, relation};
 use pgrx::pg_sys;
 
@@ -169,12 +169,14 @@ unsafe extern "C-unwind" fn on_transaction(
             inplace::forget();
             command::forget();
             share::forget();
+            modify::forget();
             lookup::forget();
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_ABORT => {
             inplace::forget();
             command::forget();
             share::forget();
+            modify::forget();
             lookup::forget();
             cache::clear();
         }

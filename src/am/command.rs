@@ -15,11 +15,24 @@ thread_local! {
 }
 
 /// The command id for a row that a command with id `cid` thaws.
+///
+/// No living snapshot of the transaction may come to see the row by it. The id before the statement's own is right while the
+/// statement is the newest command; once others have run within it (or a cursor was opened after it), their snapshots
+/// would see that, so the row gets the newest id, which is stepped over.
 pub fn thaw_cid(cid: pg_sys::CommandId) -> pg_sys::CommandId {
-    if cid > 0 && STEPPED.with_borrow(|s| s.iter().any(|(_, c)| *c == cid)) {
-        cid - 1
-    } else {
-        cid
+    if cid == 0 || !STEPPED.with_borrow(|s| s.iter().any(|(_, c)| *c == cid)) {
+        return cid;
+    }
+    // SAFETY: inside a transaction that writes; ids are stepped as between two statements of a function.
+    unsafe {
+        if pg_sys::GetCurrentCommandId(false) == cid {
+            return cid - 1;
+        }
+        let newest = pg_sys::GetCurrentCommandId(true);
+        pg_sys::CommandCounterIncrement();
+        // The caller changes the row with the id after that one.
+        pg_sys::GetCurrentCommandId(true);
+        newest
     }
 }
 

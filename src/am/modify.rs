@@ -9,8 +9,11 @@ use super::{lookup, tombstone, unique};
 use crate::heap_call;
 use crate::pg::guard;
 use crate::pg::snapshot as snap;
+use crate::pg::tuple;
 use pgrx::pg_sys;
-use pgrx::pg_sys::{TM_Result, XLTW_Oper};
+use pgrx::pg_sys::{LockTupleMode, TM_Result, XLTW_Oper};
+use std::cell::RefCell;
+use std::collections::HashSet;
 
 /// The relation's companion, in-place freezes of others included.
 pub fn frozen_part(rel: pg_sys::Relation) -> Option<Companion> {
@@ -104,6 +107,7 @@ fn resolve(
     rel: pg_sys::Relation,
     tid: &pg_sys::ItemPointerData,
     cid: pg_sys::CommandId,
+    strength: thaw::Strength,
     policy: thaw::Policy,
     purpose: thaw::Purpose,
 ) -> Found {
@@ -117,7 +121,7 @@ fn resolve(
     let Some(c) = frozen_part(rel) else {
         super::error::corrupt(rel, place.segment, "there is no such segment")
     };
-    match thaw::thaw(rel, &c, place, cid, policy, purpose) {
+    match thaw::thaw(rel, &c, place, cid, strength, policy, purpose) {
         Thawed::At(to, found) => Found::Row(Target {
             tid: to,
             // SAFETY: a transaction status look-up.
@@ -132,7 +136,90 @@ fn resolve(
     }
 }
 
+thread_local! {
+    /// Rows (relation, place) that were changed by a command (the third) with a later id than its own, since a command
+    /// within it had thawed them.
+    static RAISED: RefCell<HashSet<(u32, u64, pg_sys::CommandId)>> = RefCell::new(HashSet::new());
+}
+
+/// Forgets the changes of a transaction that is over.
+pub fn forget() {
+    RAISED.with_borrow_mut(HashSet::clear);
+}
+
 impl Target {
+    fn raised(
+        &self,
+        rel: pg_sys::Relation,
+        asked: pg_sys::CommandId,
+    ) -> (u32, u64, pg_sys::CommandId) {
+        let relation = crate::pg::relation::oid(rel).to_u32();
+        (relation, tuple::tid_key(&self.tid), asked)
+    }
+
+    /// Tells the executor, where a row was changed by the command itself, by that command's id: the row may bear a later
+    /// one, which [`resolve`] chose.
+    fn own_work(
+        &self,
+        rel: pg_sys::Relation,
+        result: TM_Result::Type,
+        asked: pg_sys::CommandId,
+        failure: &mut pg_sys::TM_FailureData,
+    ) {
+        if self.cid == asked {
+            return;
+        }
+        let raised = self.raised(rel, asked);
+        if result == TM_Result::TM_Ok {
+            RAISED.with_borrow_mut(|r| r.insert(raised));
+        } else if result == TM_Result::TM_SelfModified
+            && RAISED.with_borrow(|r| r.contains(&raised))
+        {
+            failure.cmax = asked;
+        }
+    }
+
+    /// What is left of a crosscheck for heap to do. A foreign-key action asks whether an older snapshot sees the row too; a
+    /// row that was thawed since is judged by its frozen place. `Err` where the snapshot does not see it.
+    fn crosscheck(
+        &self,
+        rel: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+    ) -> Result<pg_sys::Snapshot, ()> {
+        if snapshot.is_null() {
+            return Ok(snapshot);
+        }
+        let origin = match &self.via {
+            Some((c, place, _)) => Some((*c, *place)),
+            None => frozen_part(rel).and_then(|c| {
+                let by = thaw::writer_of(rel, &self.tid)?;
+                Some((c, tombstone::origin(&c, &self.tid, by)?))
+            }),
+        };
+        let Some((c, place)) = origin else {
+            return Ok(snapshot);
+        };
+        let segment_seen = super::cache::directory(rel, &c)
+            .iter()
+            .any(|s| s.number == place.segment && thaw::segment_visible(&c, s, snapshot));
+        // A tombstone that the snapshot sees must lead here: an earlier command of ours thawed the row.
+        let leads_here = tombstone::find_visible(&c, place, snapshot)
+            .is_none_or(|to| tuple::tid_key(&to) == tuple::tid_key(&self.tid));
+        if segment_seen && leads_here {
+            Ok(std::ptr::null_mut())
+        } else {
+            Err(())
+        }
+    }
+
+    /// The answer for a row that a crosscheck does not see.
+    fn unseen(&self, failure: &mut pg_sys::TM_FailureData) -> TM_Result::Type {
+        failure.ctid = self.tid;
+        failure.xmax = pg_sys::InvalidTransactionId;
+        failure.cmax = pg_sys::InvalidCommandId;
+        TM_Result::TM_Updated
+    }
+
     /// Called after heap has changed the row.
     fn changed(
         &self,
@@ -167,12 +254,25 @@ pub unsafe extern "C-unwind" fn tuple_delete(
             rel,
             unsafe { &*tid },
             cid,
+            Some(LockTupleMode::LockTupleExclusive),
             thaw::BLOCK,
             XLTW_Oper::XLTW_Delete,
         ) else {
             return TM_Result::TM_WouldBlock;
         };
         remember(rel);
+        // Foreign-key actions run under a newer snapshot than the transaction's own, which is the one to check and to claim for.
+        let own = if crosscheck.is_null() {
+            snapshot
+        } else {
+            crosscheck
+        };
+        let crosscheck = match target.crosscheck(rel, crosscheck) {
+            Ok(left) => left,
+            // SAFETY: the caller's failure data.
+            Err(()) => return unsafe { target.unseen(&mut *tmfd) },
+        };
+        let asked = cid;
         let (at, cid) = (&raw mut target.tid, target.cid);
         let result = heap_call!(tuple_delete(
             rel,
@@ -184,7 +284,9 @@ pub unsafe extern "C-unwind" fn tuple_delete(
             tmfd,
             changing_part
         ));
-        target.changed(rel, result, snapshot, cid);
+        target.changed(rel, result, own, cid);
+        // SAFETY: the caller's failure data.
+        target.own_work(rel, result, asked, unsafe { &mut *tmfd });
         result
     })
 }
@@ -207,6 +309,8 @@ pub unsafe extern "C-unwind" fn tuple_update(
             rel,
             unsafe { &*otid },
             cid,
+            // Where the key changes too, heap waits for KEY SHARE afterwards.
+            Some(LockTupleMode::LockTupleNoKeyExclusive),
             thaw::BLOCK,
             XLTW_Oper::XLTW_Update,
         ) else {
@@ -217,6 +321,18 @@ pub unsafe extern "C-unwind" fn tuple_update(
             unique::thaw_holders(rel, &c, slot, cid, false);
         }
         remember(rel);
+        // Foreign-key actions run under a newer snapshot than the transaction's own, which is the one to check and to claim for.
+        let own = if crosscheck.is_null() {
+            snapshot
+        } else {
+            crosscheck
+        };
+        let crosscheck = match target.crosscheck(rel, crosscheck) {
+            Ok(left) => left,
+            // SAFETY: the caller's failure data.
+            Err(()) => return unsafe { target.unseen(&mut *tmfd) },
+        };
+        let asked = cid;
         let (at, cid) = (&raw mut target.tid, target.cid);
         let result = heap_call!(tuple_update(
             rel,
@@ -230,7 +346,9 @@ pub unsafe extern "C-unwind" fn tuple_update(
             lockmode,
             update_indexes
         ));
-        target.changed(rel, result, snapshot, cid);
+        target.changed(rel, result, own, cid);
+        // SAFETY: the caller's failure data.
+        target.own_work(rel, result, asked, unsafe { &mut *tmfd });
         result
     })
 }
@@ -273,7 +391,8 @@ pub unsafe extern "C-unwind" fn tuple_lock(
                     Shared::Thaw => {}
                 }
             }
-            let Found::Row(mut target) = resolve(rel, &at, cid, wait_policy, XLTW_Oper::XLTW_Lock)
+            let purpose = XLTW_Oper::XLTW_Lock;
+            let Found::Row(mut target) = resolve(rel, &at, cid, Some(mode), wait_policy, purpose)
             else {
                 return TM_Result::TM_WouldBlock;
             };
@@ -290,6 +409,7 @@ pub unsafe extern "C-unwind" fn tuple_lock(
                     continue;
                 }
             }
+            let asked = cid;
             let mut cid = target.cid;
             if target.via.is_some() && lookup::is_worker() {
                 // No executor has stepped the command id; the thawed row becomes that of a past command now.
@@ -299,6 +419,7 @@ pub unsafe extern "C-unwind" fn tuple_lock(
                     cid = pg_sys::GetCurrentCommandId(false);
                 }
             }
+            let thawed_to = target.tid;
             let to = &raw mut target.tid;
             let result = heap_call!(tuple_lock(
                 rel,
@@ -314,9 +435,15 @@ pub unsafe extern "C-unwind" fn tuple_lock(
             if result == TM_Result::TM_Ok {
                 // SAFETY: the caller's item pointer and failure data; heap writes the place of the version it locked.
                 unsafe {
-                    *tid = (*slot).tts_tid;
+                    // A thawed row keeps its frozen name, by which `resolve` knows which command thawed it.
+                    let locked = (*slot).tts_tid;
+                    let same = tuple::tid_key(&locked) == tuple::tid_key(&thawed_to);
+                    *tid = if same { at } else { locked };
                     (*tmfd).traversed |= moved;
                 }
+            } else {
+                // SAFETY: the caller's failure data.
+                target.own_work(rel, result, asked, unsafe { &mut *tmfd });
             }
             return result;
         }

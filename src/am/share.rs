@@ -83,7 +83,7 @@ pub fn lock(
 }
 
 /// Transactions of others with a lock on a frozen row that conflicts with `mode`.
-fn holders(rel: pg_sys::Relation, place: Place, mode: u32) -> Vec<pg_sys::TransactionId> {
+pub fn holders(rel: pg_sys::Relation, place: Place, mode: u32) -> Vec<pg_sys::TransactionId> {
     let (block, offset) = tuple::tid_parts(&tid::encode(place));
     // SAFETY: a tag as SET_LOCKTAG_TUPLE makes it; the list ends with its count.
     unsafe {

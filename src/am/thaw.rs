@@ -24,6 +24,9 @@ pub enum Thawed {
 /// Whether and how to wait for another transaction.
 pub type Policy = pg_sys::LockWaitPolicy::Type;
 
+/// How strong a lock a row is to get, where it is to get one.
+pub type Strength = Option<pg_sys::LockTupleMode::Type>;
+
 /// What the row is wanted for, as a wait for another transaction tells.
 pub type Purpose = pg_sys::XLTW_Oper::Type;
 
@@ -92,12 +95,43 @@ pub fn unlock_place(rel: pg_sys::Relation, place: Place, mode: u32) {
     unsafe { pg_sys::UnlockTuple(rel, &mut at, mode as pg_sys::LOCKMODE) }
 }
 
-/// Brings a frozen row into the delta, or finds where somebody brought it. `cid` is the running command's.
+/// Waits for those who share a row and whom heap would wait for, before anything of a thaw can be seen: who gives up, or
+/// waits, must not be in the way of others meanwhile. `false` where the caller did not want to wait.
+fn wait_for_sharers(
+    rel: pg_sys::Relation,
+    place: Place,
+    strength: Strength,
+    policy: Policy,
+    purpose: Purpose,
+) -> bool {
+    let meets = match strength {
+        // SHARE, not KEY SHARE.
+        Some(pg_sys::LockTupleMode::LockTupleNoKeyExclusive) => pg_sys::ExclusiveLock,
+        // Both.
+        Some(pg_sys::LockTupleMode::LockTupleExclusive) => pg_sys::AccessExclusiveLock,
+        _ => return true,
+    };
+    loop {
+        // One's own locks are not among them. Those taken in a savepoint end with it, not with the transaction: they
+        // conflict with the lock that a thaw takes, which waits for them.
+        let nested = super::share::holders(rel, place, THAW);
+        let others = super::share::holders(rel, place, meets);
+        match others.iter().find(|xid| !nested.contains(xid)) {
+            None => return true,
+            Some(xid) if wait_for(rel, place, *xid, policy, purpose) => {}
+            Some(_) => return false,
+        }
+    }
+}
+
+/// Brings a frozen row into the delta, or finds where somebody brought it. `cid` is the running command's; `strength` is
+/// that of the lock which the row is to get.
 pub fn thaw(
     rel: pg_sys::Relation,
     companion: &Companion,
     place: Place,
     cid: pg_sys::CommandId,
+    strength: Strength,
     policy: Policy,
     purpose: Purpose,
 ) -> Thawed {
@@ -113,7 +147,9 @@ pub fn thaw(
                 }
             }
         }
-        if !lock_place(rel, place, policy, THAW) {
+        if !wait_for_sharers(rel, place, strength, policy, purpose)
+            || !lock_place(rel, place, policy, THAW)
+        {
             return Thawed::WouldBlock;
         }
         // Whoever held the lock before us has written his tombstone by now.
@@ -247,25 +283,35 @@ pub fn claim_by_tid(
     let Some(companion) = super::companion::of(rel) else {
         return;
     };
+    let Some(xmin) = writer_of(rel, tid) else {
+        return;
+    };
+    if hides(xmin, snapshot)
+        && let Some(place) = tombstone::origin(&companion, tid, xmin)
+    {
+        tombstone::insert(&companion, place, *tid, cid);
+    }
+}
+
+/// Who wrote the version of a row that lies at a place in the delta.
+pub fn writer_of(
+    rel: pg_sys::Relation,
+    tid: &pg_sys::ItemPointerData,
+) -> Option<pg_sys::TransactionId> {
     let mut row = pg_sys::HeapTupleData {
         t_self: *tid,
         ..Default::default()
     };
     let mut buffer: pg_sys::Buffer = 0;
     // SAFETY: heap_fetch of a known place; the header is read while its page is pinned.
-    let xmin = unsafe {
+    unsafe {
         let any = &raw mut pg_sys::SnapshotAnyData;
         if !pg_sys::heap_fetch(rel, any, &mut row, &mut buffer, false) {
-            return;
+            return None;
         }
         let xmin = tuple::raw_xmin(&*row.t_data);
         pg_sys::ReleaseBuffer(buffer);
-        xmin
-    };
-    if hides(xmin, snapshot)
-        && let Some(place) = tombstone::origin(&companion, tid, xmin)
-    {
-        tombstone::insert(&companion, place, *tid, cid);
+        Some(xmin)
     }
 }
 

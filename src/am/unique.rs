@@ -339,7 +339,7 @@ pub fn thaw_holders(
                 );
             }
             let purpose = pg_sys::XLTW_Oper::XLTW_InsertIndex;
-            thaw::thaw(rel, companion, place, cid, thaw::BLOCK, purpose);
+            thaw::thaw(rel, companion, place, cid, None, thaw::BLOCK, purpose);
         }
     }
 }

@@ -76,6 +76,8 @@ unsafe extern "C-unwind" {
     pub fn IsLogicalWorker() -> bool;
     /// `storage/predicate.h`
     pub fn PredicateLockRelation(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot);
+    /// `storage/predicate.h`: predicate locks on rows and pages become one on the relation.
+    pub fn TransferPredicateLocksToHeapRelation(relation: pg_sys::Relation);
     /// `catalog/pg_inherits.h`
     pub fn find_inheritance_children(
         parent: pg_sys::Oid,

@@ -14,7 +14,7 @@ use crate::am::companion::{self, Companion};
 use crate::am::directory::{self, Directory};
 use crate::am::tid::{self, Place};
 use crate::am::writer::{Encoded, SegmentBuilder};
-use crate::pg::ffi::raw;
+use crate::pg::ffi::{self, raw};
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{snapshot, tuple};
 use pgrx::pg_sys;
@@ -137,6 +137,9 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
     super::conflict::log(old, horizon);
 
     lock::exclusively(oid);
+    // Rows get other item pointers: what transactions have read of them counts for the table from now on.
+    // SAFETY: an open relation.
+    unsafe { ffi::TransferPredicateLocksToHeapRelation(old) };
     let cutoffs = Cutoffs::of(old);
     let latest = snapshot::Registered::latest();
     // Frozen rows that came to be meanwhile (`varve.debug_freeze`) are read now, with the first companion too.

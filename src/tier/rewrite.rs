@@ -149,6 +149,8 @@ fn unfreeze(oid: pg_sys::Oid, am: pg_sys::Oid, verb: &std::ffi::CStr) -> Counts 
     let table = OpenRel::table(oid, pg_sys::AccessExclusiveLock);
     let old = table.as_ptr();
     super::check_not_in_use(old, verb);
+    // SAFETY: an open relation; see `freeze`.
+    unsafe { ffi::TransferPredicateLocksToHeapRelation(old) };
     let persistence = relation::form(old).relpersistence;
     let cutoffs = Cutoffs::of(old);
     let latest = snapshot::Registered::latest();
