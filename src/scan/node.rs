@@ -383,7 +383,7 @@ impl Run {
         if let Some(pages) = &mut self.pages {
             pages.restart(resolved);
             if self.ordered.as_ref().is_some_and(Ordered::reads_backward) {
-                pages.to_end();
+                pages.end();
             }
         }
     }

@@ -124,7 +124,7 @@ impl Pages {
     }
 
     /// Goes behind the last page.
-    pub fn to_end(&mut self) {
+    pub fn end(&mut self) {
         self.at = At::End;
     }
 
