@@ -26,6 +26,8 @@ pub fn any_in_place(rel: pg_sys::Relation, companion: &Companion) -> bool {
 }
 
 struct Version {
+    /// The command that made it, of a version of our own transaction.
+    cmin: Option<pg_sys::CommandId>,
     xmax: pg_sys::TransactionId,
     ctid: pg_sys::ItemPointerData,
     moved: bool,
@@ -70,7 +72,10 @@ fn read_version(rel: pg_sys::Relation, tid: &pg_sys::ItemPointerData) -> Option<
                 };
                 let ctid = (*head).t_ctid;
                 let (to_block, to_offset) = tuple::tid_parts(&ctid);
+                let xmin = pg_sys::HeapTupleHeaderGetXmin(head);
+                let own = pg_sys::TransactionIdIsCurrentTransactionId(xmin);
                 found = Some(Version {
+                    cmin: own.then(|| pg_sys::HeapTupleHeaderGetCmin(head)),
                     xmax,
                     ctid,
                     moved: to_block == pg_sys::InvalidBlockNumber && to_offset == 0xfffd,
@@ -139,6 +144,36 @@ pub fn follow(rel: pg_sys::Relation, tid: &pg_sys::ItemPointerData, along: Along
         }
         if version.last || (along == Along::IndexEntry && !version.hot) {
             return End::Delta;
+        }
+        at = version.ctid;
+    }
+}
+
+/// What our own transaction made of a row in the end.
+pub enum OwnEnd {
+    /// It is deleted.
+    Deleted,
+    /// Its newest version was made by this command.
+    Made(pg_sys::CommandId),
+    /// Not ours.
+    Other,
+}
+
+/// Walks from `tid` along the versions that our own transaction has replaced.
+pub fn own_end(rel: pg_sys::Relation, tid: &pg_sys::ItemPointerData) -> OwnEnd {
+    let mut at = *tid;
+    loop {
+        let Some(version) = read_version(rel, &at) else {
+            return OwnEnd::Other;
+        };
+        // SAFETY: a transaction status look-up.
+        let replaced = version.xmax != pg_sys::InvalidTransactionId
+            && unsafe { pg_sys::TransactionIdIsCurrentTransactionId(version.xmax) };
+        if !replaced {
+            return version.cmin.map_or(OwnEnd::Other, OwnEnd::Made);
+        }
+        if version.last {
+            return OwnEnd::Deleted;
         }
         at = version.ctid;
     }

@@ -1,6 +1,6 @@
 //! INSERT, UPDATE, DELETE and row locks: frozen rows are thawed, then heap does its work on the thawed row.
 
-use super::chain::{self, Along, End};
+use super::chain::{self, Along, End, OwnEnd};
 use super::companion::{self, Companion};
 use super::share::{self, Shared};
 use super::thaw::{self, Thawed};
@@ -443,7 +443,17 @@ pub unsafe extern "C-unwind" fn tuple_lock(
                 }
             } else {
                 // SAFETY: the caller's failure data.
-                target.own_work(rel, result, asked, unsafe { &mut *tmfd });
+                let failure = unsafe { &mut *tmfd };
+                target.own_work(rel, result, asked, failure);
+                if moved && result == TM_Result::TM_SelfModified {
+                    // Heap's walk along the versions steps over those that our transaction has replaced, and tells of
+                    // the last one.
+                    match chain::own_end(rel, &thawed_to) {
+                        OwnEnd::Deleted => return TM_Result::TM_Deleted,
+                        OwnEnd::Made(by) => failure.cmax = by,
+                        OwnEnd::Other => {}
+                    }
+                }
             }
             return result;
         }
