@@ -9,7 +9,7 @@
 use super::companion::{self, Companion};
 use crate::pg::memory::for_this_call;
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::{snapshot, tuple};
+use crate::pg::tuple;
 use pgrx::pg_sys;
 use std::ops::Range;
 
@@ -332,7 +332,7 @@ fn scan(
     }
 }
 
-/// One item by the index.
+/// One item by the index, also where the command under way wrote it. Pieces of a body that is there never change.
 fn find<T>(
     table: pg_sys::Relation,
     segment: i32,
@@ -341,8 +341,8 @@ fn find<T>(
 ) -> Option<T> {
     for_this_call(|| {
         let mut found = None;
-        let latest = snapshot::Registered::latest();
-        scan(table, latest.get(), item, Some(segment), |_, values| {
+        let written = &raw mut pg_sys::SnapshotSelfData;
+        scan(table, written, item, Some(segment), |_, values| {
             if let [_, _, data] = values {
                 // SAFETY: a bytea that is never NULL.
                 found = Some(unsafe { tuple::with_payload(*data, &mut *f) });
