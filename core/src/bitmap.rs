@@ -14,20 +14,41 @@ const TAG_RAW: u8 = 1;
 const TAG_RUNS: u8 = 2;
 
 /// A fixed number of bits.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Bitmap {
     len: usize,
-    /// Bits past `len` in the last word are always zero.
+    /// None where no bit was ever set: most bitmaps say that nothing is special. Bits past `len` in the last word are
+    /// always zero.
     words: Vec<u64>,
 }
+
+impl PartialEq for Bitmap {
+    fn eq(&self, other: &Self) -> bool {
+        let words = self.words.len().max(other.words.len());
+        self.len == other.len && (0..words).all(|i| self.word(i) == other.word(i))
+    }
+}
+
+impl Eq for Bitmap {}
 
 impl Bitmap {
     /// `len` bits, all zero.
     pub fn new(len: usize) -> Self {
         Self {
             len,
-            words: vec![0; len.div_ceil(64)],
+            words: Vec::new(),
         }
+    }
+
+    fn allocate(&mut self) {
+        if self.words.is_empty() {
+            self.words = vec![0; self.len.div_ceil(64)];
+        }
+    }
+
+    /// Bytes on the heap.
+    pub fn memory(&self) -> usize {
+        self.words.capacity() * size_of::<u64>()
     }
 
     /// `len` bits, all one.
@@ -60,9 +81,10 @@ impl Bitmap {
 
     /// Sets bit `i` to `value`; does nothing when out of range.
     pub fn set(&mut self, i: usize, value: bool) {
-        if i >= self.len {
+        if i >= self.len || (!value && self.words.is_empty()) {
             return;
         }
+        self.allocate();
         if let Some(word) = self.words.get_mut(i / 64) {
             let mask = 1 << (i % 64);
             if value {
@@ -86,7 +108,7 @@ impl Bitmap {
             .sum()
     }
 
-    /// The words of 64 bits from bit `from` on, which must be a multiple of 64.
+    /// The words of 64 bits from bit `from` on, which must be a multiple of 64; those behind the last one set may lack.
     pub fn words(&self, from: usize) -> impl Iterator<Item = u64> + '_ {
         self.words.iter().skip(from / 64).copied()
     }
@@ -212,6 +234,7 @@ impl Bitmap {
 
     /// Sets the bits from `start` up to, not including, `end`.
     fn fill(&mut self, start: usize, end: usize) {
+        self.allocate();
         let mut at = start;
         while at < end.min(self.len) {
             let bit = at % 64;

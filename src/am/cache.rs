@@ -14,8 +14,8 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use varve_core::paged::ColumnIndex;
 
-/// Directories that a backend keeps.
-const DIRECTORIES: usize = 16;
+/// Bytes of directories that a backend keeps.
+const DIRECTORY_BYTES: usize = 32 << 20;
 /// Whole decoded pages that a backend keeps.
 const PAGES: usize = 16;
 /// Bytes of column indexes that a backend keeps.
@@ -111,7 +111,7 @@ impl<K: std::hash::Hash + Eq + Clone, V: Clone> Bounded<K, V> {
 pub type SegmentKey = (u64, i32, u64);
 
 thread_local! {
-    static DIRECTORY: RefCell<Lru<u64, Rc<Directory>>> = const { RefCell::new(Lru::new(DIRECTORIES)) };
+    static DIRECTORY: RefCell<Bounded<u64, Rc<Directory>>> = RefCell::new(Bounded::new());
     static DECODED: RefCell<Lru<(SegmentKey, usize), Rc<Decoded>>> = const { RefCell::new(Lru::new(PAGES)) };
     static COLUMNS: RefCell<Bounded<(SegmentKey, i32), Rc<CachedColumn>>> = RefCell::new(Bounded::new());
 }
@@ -132,7 +132,10 @@ pub fn directory(rel: pg_sys::Relation, companion: &Companion) -> Rc<Directory> 
     }
     let latest = snapshot::Registered::latest();
     let loaded = Rc::new(directory::load(rel, companion, latest.get()));
-    DIRECTORY.with_borrow_mut(|d| d.put(companion.generation, loaded.clone()));
+    let size = loaded.iter().map(|s| s.memory()).sum();
+    DIRECTORY.with_borrow_mut(|d| {
+        d.put(companion.generation, loaded.clone(), size, DIRECTORY_BYTES);
+    });
     loaded
 }
 
@@ -205,7 +208,7 @@ pub fn column_of(rel: pg_sys::Relation, segment: &SegmentRef, attnum: i32) -> Rc
 
 /// Forgets everything; called when a transaction aborts, whose segments may have been cached.
 pub fn clear() {
-    DIRECTORY.with_borrow_mut(Lru::clear);
+    DIRECTORY.with_borrow_mut(Bounded::clear);
     DECODED.with_borrow_mut(Lru::clear);
     COLUMNS.with_borrow_mut(Bounded::clear);
     super::unique::clear_cache();

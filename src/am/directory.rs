@@ -73,6 +73,13 @@ impl SegmentRef {
         self.live
     }
 
+    /// Bytes that it takes.
+    pub fn memory(&self) -> usize {
+        let columns = self.header.columns.len() * (size_of::<ColumnEntry>() + size_of::<usize>());
+        let origins = self.header.origins.as_ref().map_or(0, |o| o.len() * 8);
+        size_of::<Self>() + columns + self.header.dead.memory() + origins
+    }
+
     /// Where the body is.
     pub fn location(&self) -> Location {
         Location {

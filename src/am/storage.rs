@@ -1,5 +1,6 @@
 //! Callbacks about the relation as a whole: storage, size, VACUUM, CLUSTER.
 
+use super::cache;
 use super::companion;
 use super::directory;
 use crate::heap_call;
@@ -121,6 +122,31 @@ pub fn frozen_size(rel: pg_sys::Relation) -> Option<(u64, u32)> {
     Some((rows.saturating_sub(thawed as u64), pages))
 }
 
+/// Rows that a page of tombstones holds, about.
+const TOMBSTONES_PER_PAGE: u64 = 220;
+
+/// As [`frozen_size`], about, for the planner: what is known of segments is asked, and many tombstones are not counted.
+fn planned_size(rel: pg_sys::Relation) -> Option<(u64, u32)> {
+    let c = companion::of(rel)?;
+    let latest = snapshot::Registered::latest();
+    let directory = cache::directory_for(rel, latest.get())?;
+    let rows: u64 = directory.iter().map(|s| s.live_at_birth()).sum();
+    let graves = OpenRel::table(c.tombstones, pg_sys::AccessShareLock);
+    let thawed = match u64::from(relation::blocks(graves.as_ptr())) {
+        0 => 0,
+        1 => directory::tombstones(&c, latest.get())
+            .values()
+            .map(|rows| rows.len() as u64)
+            .sum(),
+        blocks => blocks * TOMBSTONES_PER_PAGE,
+    };
+    let table = OpenRel::table(c.segments, pg_sys::AccessShareLock);
+    Some((
+        rows.saturating_sub(thawed),
+        relation::blocks(table.as_ptr()),
+    ))
+}
+
 pub unsafe extern "C-unwind" fn relation_vacuum(
     rel: pg_sys::Relation,
     params: *mut pg_sys::VacuumParams,
@@ -176,7 +202,7 @@ pub unsafe extern "C-unwind" fn relation_estimate_size(
             tuples,
             allvisfrac
         ));
-        if let Some((rows, frozen_pages)) = frozen_size(rel) {
+        if let Some((rows, frozen_pages)) = planned_size(rel) {
             // SAFETY: the planner passes valid places.
             unsafe {
                 let form = relation::form(rel);
