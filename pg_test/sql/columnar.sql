@@ -85,6 +85,9 @@ SELECT sym, n FROM (SELECT sym, row_number() OVER (PARTITION BY sym ORDER BY ts 
 SET enable_hashjoin = off;
 SET enable_nestloop = off;
 SELECT count(*), sum(a.v - b.v) FROM m a JOIN m b ON a.sym = b.sym AND a.ts = b.ts;
+-- TimescaleDB takes an order by time for one by a bucket of it.
+SELECT a.sym, date_trunc('hour', a.ts) AS h FROM m a JOIN m b ON a.sym = b.sym AND a.ts = b.ts
+    WHERE a.ts < '2025-01-06 02:00' AND a.sym < 'S002' ORDER BY 1, 2 LIMIT 2;
 RESET enable_hashjoin;
 RESET enable_nestloop;
 -- Cursors, both ways.

@@ -124,7 +124,11 @@ pub unsafe fn useful(
         unsafe {
             let (keys, used) = pathkeys(root, rel, desc, &order);
             let useful = pg_sys::truncate_useless_pathkeys(root, rel, keys);
-            let length = list::cells(useful).len();
+            let mut length = list::cells(useful).len();
+            if is_taken_for_order_of_buckets(root, useful) {
+                length -= 1;
+            }
+            let useful = list::of_nodes(list::nodes::<pg_sys::PathKey>(useful).take(length));
             // An order that turns is of use only where the query gets to the turn.
             if length == 0
                 || used
@@ -151,6 +155,35 @@ pub unsafe fn useful(
         }
     }
     offers
+}
+
+/// Whether TimescaleDB would say of a path with these keys, on the table above, that it has the query's: an order by time
+/// is one by `time_bucket` of it. It says so without looking at what the path is made of, and a Merge Append whose chunks
+/// do not know the bucket's expression is no plan then. Its own index paths lose the key as well.
+///
+/// # Safety
+/// Lists of the planner's.
+unsafe fn is_taken_for_order_of_buckets(
+    root: *mut pg_sys::PlannerInfo,
+    keys: *mut pg_sys::List,
+) -> bool {
+    // SAFETY: by contract.
+    unsafe {
+        let ours: Vec<_> = list::nodes::<pg_sys::PathKey>(keys).collect();
+        let query: Vec<_> = list::nodes::<pg_sys::PathKey>((*root).query_pathkeys).collect();
+        let (Some((last, before)), Some((of_query, others))) =
+            (ours.split_last(), query.split_last())
+        else {
+            return false;
+        };
+        let is_column = |member: *mut pg_sys::EquivalenceMember| {
+            list::tag((*member).em_expr) == pg_sys::NodeTag::T_Var
+        };
+        before == others
+            && last != of_query
+            && !list::nodes::<pg_sys::EquivalenceMember>((*(**of_query).pk_eclass).ec_members)
+                .any(is_column)
+    }
 }
 
 /// The planner's keys of an order, as far as the query knows of them, and which column each is.
