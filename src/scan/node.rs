@@ -8,7 +8,7 @@ use super::eval;
 use super::explain;
 use super::filter::{Compiled, Filter, Scope, Value};
 use super::ordered::Ordered;
-use super::pages::{Counters, HandOut, Pages, Selection};
+use super::pages::{COUNTED, Counters, HandOut, Pages, Selection};
 use super::plan;
 use super::values;
 use crate::am::cache;
@@ -17,7 +17,7 @@ use crate::am::tid::{self, Place};
 use crate::pg::{ffi, guard, list, relation};
 use pgrx::pg_sys;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// The node as the executor knows it, and what it does.
 #[repr(C)]
@@ -67,6 +67,8 @@ pub struct Run {
     /// Rows of the delta that conditions on pages kept out.
     delta_removed: u64,
     shared: *mut Shared,
+    /// What other processes did, once they have told.
+    others: (Counters, u64),
 }
 
 /// What processes that share a scan have in common; heap's own state follows.
@@ -74,6 +76,8 @@ pub struct Run {
 struct Shared {
     /// The next segment to hand out.
     next: pg_sys::pg_atomic_uint32,
+    /// What workers that have come to the end did, rows of the delta that conditions kept out last.
+    counted: [AtomicU64; COUNTED + 1],
 }
 
 const SHARED_HEAD: usize = size_of::<Shared>().next_multiple_of(8);
@@ -96,7 +100,7 @@ static EXEC_METHODS: Methods<pg_sys::CustomExecMethods> = Methods(pg_sys::Custom
     InitializeDSMCustomScan: Some(initialize_dsm),
     ReInitializeDSMCustomScan: Some(reinitialize_dsm),
     InitializeWorkerCustomScan: Some(initialize_worker),
-    ShutdownCustomScan: None,
+    ShutdownCustomScan: Some(shutdown),
     ExplainCustomScan: Some(explain_node),
 });
 
@@ -189,6 +193,7 @@ unsafe extern "C-unwind" fn begin(
                 ordered,
                 delta_removed: 0,
                 shared: ptr::null_mut(),
+                others: (Counters::default(), 0),
             };
             ours.run = pgrx::PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(run);
         }
@@ -199,9 +204,7 @@ unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
     guard::entry(|| {
         // SAFETY: the executor ends what it began.
         let run = unsafe { run_of(node) };
-        if let Some(delta) = run.delta.take() {
-            delta.end();
-        }
+        run.end_delta();
         if let Some(ordered) = &mut run.ordered {
             ordered.restart();
         }
@@ -413,6 +416,12 @@ impl Run {
         true
     }
 
+    fn end_delta(&mut self) {
+        if let Some(delta) = self.delta.take() {
+            delta.end();
+        }
+    }
+
     fn next_of_delta(&mut self, node: &mut Node, forward: bool) -> bool {
         let (rel, snapshot) = (self.rel, self.snapshot);
         let shared = self.shared;
@@ -621,8 +630,10 @@ unsafe extern "C-unwind" fn initialize_dsm(
         // SAFETY: a begun node; the shared memory is as large as was estimated.
         unsafe {
             let run = run_of(node);
+            run.end_delta();
             run.shared = coordinate.cast();
             (*run.shared).next.value = 0;
+            (*run.shared).counted = Default::default();
             let heap = coordinate.cast::<u8>().add(SHARED_HEAD).cast();
             delta::initialize_shared(run.rel, run.snapshot, heap);
         }
@@ -654,6 +665,35 @@ unsafe extern "C-unwind" fn initialize_worker(
     guard::entry(|| unsafe { run_of(node).shared = coordinate.cast() })
 }
 
+/// The shared memory goes away: workers leave what they counted there, and the leader takes it.
+unsafe extern "C-unwind" fn shutdown(node: *mut pg_sys::CustomScanState) {
+    guard::entry(|| {
+        // SAFETY: a begun node; the shared memory is still there.
+        unsafe {
+            let run = run_of(node);
+            let shared = std::mem::replace(&mut run.shared, ptr::null_mut());
+            if shared.is_null() {
+                return;
+            }
+            run.end_delta();
+            run.position = Position::End;
+            let counted = &(*shared).counted;
+            if pg_sys::ParallelWorkerNumber < 0 {
+                let taken = counted.each_ref().map(|n| n.load(Ordering::Relaxed));
+                let [counters @ .., removed] = taken;
+                run.others.0.add(&Counters::from(counters));
+                run.others.1 += removed;
+                return;
+            }
+            let own = run.pages.as_ref().map(|p| p.counters).unwrap_or_default();
+            let numbers = own.numbers().into_iter().chain([run.delta_removed]);
+            for (shared, number) in counted.iter().zip(numbers) {
+                shared.fetch_add(number, Ordering::Relaxed);
+            }
+        }
+    })
+}
+
 unsafe extern "C-unwind" fn explain_node(
     node: *mut pg_sys::CustomScanState,
     ancestors: *mut pg_sys::List,
@@ -668,11 +708,10 @@ unsafe extern "C-unwind" fn explain_node(
             let pushed = (*plan.cast::<pg_sys::CustomScan>()).custom_exprs;
             explain::conditions(c"Columnar Filter", pushed, plan, ancestors, state);
             if (*state).analyze {
-                let counters = run
-                    .pages
-                    .as_ref()
-                    .map_or(Counters::default(), |p| p.counters);
-                explain::counters(&counters, run.delta_removed, state);
+                let mut counters = run.pages.as_ref().map(|p| p.counters).unwrap_or_default();
+                let (others, removed) = &run.others;
+                counters.add(others);
+                explain::counters(&counters, run.delta_removed + removed, state);
             }
         }
     })

@@ -16,7 +16,6 @@ use varve_core::paged::{Bounds, PAGE_ROWS};
 
 /// What a scan did, for EXPLAIN.
 #[derive(Clone, Copy, Default, Debug)]
-#[repr(C)]
 pub struct Counters {
     /// Segments of which a page was read.
     pub segments_read: u64,
@@ -32,7 +31,43 @@ pub struct Counters {
     pub columns_decoded: u64,
 }
 
+/// How many numbers [`Counters`] has.
+pub const COUNTED: usize = 6;
+
+impl From<[u64; COUNTED]> for Counters {
+    fn from(numbers: [u64; COUNTED]) -> Self {
+        let [
+            segments_read,
+            segments_skipped,
+            pages_read,
+            pages_skipped,
+            rows_removed,
+            columns_decoded,
+        ] = numbers;
+        Counters {
+            segments_read,
+            segments_skipped,
+            pages_read,
+            pages_skipped,
+            rows_removed,
+            columns_decoded,
+        }
+    }
+}
+
 impl Counters {
+    /// As numbers, for another process.
+    pub fn numbers(&self) -> [u64; COUNTED] {
+        [
+            self.segments_read,
+            self.segments_skipped,
+            self.pages_read,
+            self.pages_skipped,
+            self.rows_removed,
+            self.columns_decoded,
+        ]
+    }
+
     /// Adds what another process counted.
     pub fn add(&mut self, other: &Counters) {
         self.segments_read += other.segments_read;
@@ -150,6 +185,27 @@ impl Pages {
             _ => return None,
         };
         let index = (next..self.directory.len()).find(|index| !self.keeps_out(*index))?;
+        self.whole(index)
+    }
+
+    /// Whether the page at hand is the last of its segment, or there is none.
+    pub fn between_segments(&self) -> bool {
+        match self.at {
+            At::Page(index, page) => self
+                .directory
+                .get(index)
+                .is_none_or(|s| page + 1 >= s.pages()),
+            At::Start | At::End => true,
+        }
+    }
+
+    /// How many segments there are.
+    pub fn segments(&self) -> usize {
+        self.directory.len()
+    }
+
+    /// A segment by its number in the directory, if all of it does: every filter holds for its header and no row is hidden.
+    pub fn whole(&mut self, index: usize) -> Option<Rc<SegmentRef>> {
         let segment = self.directory.get(index)?.clone();
         let all_live = segment.live_at_birth() == u64::from(segment.header.rows);
         if !all_live || self.thawed().contains_key(&segment.number) {
@@ -346,8 +402,8 @@ impl Pages {
         }
     }
 
-    /// Whether a segment's header keeps it out.
-    fn keeps_out(&mut self, index: usize) -> bool {
+    /// Whether a segment's header keeps it out, by its number in the directory.
+    pub fn keeps_out(&mut self, index: usize) -> bool {
         if let Some(Some(known)) = self.kept_out.get(index) {
             return *known;
         }

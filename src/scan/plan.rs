@@ -276,7 +276,7 @@ unsafe fn make_path(
 }
 
 /// Processes' worth of work that workers and the leader do, as the planner reckons.
-fn divisor(workers: i32) -> f64 {
+pub fn divisor(workers: i32) -> f64 {
     let mut divisor = f64::from(workers);
     // SAFETY: reads a setting.
     if unsafe { pg_sys::parallel_leader_participation } {

@@ -81,8 +81,19 @@ pub enum Accumulator {
     FloatExtreme(Vec<Option<f64>>, bool),
     /// `bool_and` and (true) `bool_or`.
     Bool(Vec<Option<bool>>, bool),
-    /// `first` and (true) `last`: what decides, as a float or an integer, and the value.
-    Bookend(Vec<Option<(By, Cell)>>, bool),
+    /// `first` and (true) `last`.
+    Bookend(Vec<Option<Bookend>>, bool),
+}
+
+/// The row that `first` or `last` has chosen so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Bookend {
+    /// What decides, as a float or an integer.
+    pub by: By,
+    /// The value.
+    pub value: Cell,
+    /// Where the row's block comes in the table: of equals the row that comes first is taken, whichever process read it.
+    pub place: u64,
 }
 
 /// What decides between two rows for `first` and `last`.
@@ -173,7 +184,7 @@ impl Accumulator {
             Accumulator::IntExtreme(v, _) | Accumulator::TextExtreme(v, _) => v.len() * 16,
             Accumulator::FloatExtreme(v, _) => v.len() * 16,
             Accumulator::Bool(v, _) => v.len(),
-            Accumulator::Bookend(v, _) => v.len() * 40,
+            Accumulator::Bookend(v, _) => v.len() * size_of::<Option<Bookend>>(),
         }
     }
 
@@ -244,13 +255,15 @@ impl Accumulator {
         }
     }
 
-    /// Takes in rows of a group: the argument's values, and for `first` and `last` what decides.
+    /// Takes in rows of a group: the argument's values, and for `first` and `last` what decides and where the block comes
+    /// in the table.
     pub fn add(
         &mut self,
         group: usize,
         values: Values,
         by: Option<Values>,
         rows: Range<usize>,
+        place: u64,
         strings: &Strings,
     ) {
         match self {
@@ -324,12 +337,7 @@ impl Accumulator {
                             continue;
                         }
                         before = Some(*value);
-                        let wins = acc.is_none_or(|known| {
-                            better(strings.get(*value).cmp(strings.get(known)), *greatest)
-                        });
-                        if wins {
-                            *acc = Some(*value);
-                        }
+                        keep_text(acc, *value, *greatest, strings);
                     }
                 }
             }
@@ -349,7 +357,7 @@ impl Accumulator {
             }
             Accumulator::Bookend(v, last) => {
                 if let (Some(acc), Some(by)) = (v.get_mut(group), by) {
-                    add_bookend(acc, values, by, rows, *last);
+                    add_bookend(acc, values, by, rows, place, *last);
                 }
             }
         }
@@ -376,19 +384,29 @@ pub fn canonical(value: f64) -> i64 {
     value.to_bits() as i64
 }
 
-fn keep_int(acc: &mut Option<i64>, value: i64, greatest: bool) {
+/// Keeps the better of two values.
+pub fn keep_int(acc: &mut Option<i64>, value: i64, greatest: bool) {
     if acc.is_none_or(|known| better(value.cmp(&known), greatest)) {
         *acc = Some(value);
     }
 }
 
-fn keep_float(acc: &mut Option<f64>, value: f64, greatest: bool) {
+/// Keeps the better of two strings.
+pub fn keep_text(acc: &mut Option<i64>, value: i64, greatest: bool, strings: &Strings) {
+    if acc.is_none_or(|known| better(strings.get(value).cmp(strings.get(known)), greatest)) {
+        *acc = Some(value);
+    }
+}
+
+/// Keeps the better of two values.
+pub fn keep_float(acc: &mut Option<f64>, value: f64, greatest: bool) {
     if acc.is_none_or(|known| better(float_order(value, known), greatest)) {
         *acc = Some(value);
     }
 }
 
-fn keep_bool(acc: &mut Option<bool>, value: bool, any: bool) {
+/// Keeps the better of two values.
+pub fn keep_bool(acc: &mut Option<bool>, value: bool, any: bool) {
     *acc = Some(match *acc {
         None => value,
         Some(known) if any => known | value,
@@ -526,10 +544,11 @@ pub fn combine_squares(acc: &mut (i64, f64, f64), other: (i64, f64, f64)) {
 }
 
 fn add_bookend(
-    acc: &mut Option<(By, Cell)>,
+    acc: &mut Option<Bookend>,
     values: Values,
     by: Values,
     rows: Range<usize>,
+    place: u64,
     last: bool,
 ) {
     for row in rows {
@@ -540,8 +559,26 @@ fn add_bookend(
             Data::Ints(v) => By::Int(v.get(row).copied().unwrap_or(0)),
             Data::Floats(v) => By::Float(v.get(row).copied().unwrap_or(0.0)),
         };
-        if acc.is_none_or(|(known, _)| better(at.order(known), last)) {
-            *acc = Some((at, values.cell(row)));
+        if wins(acc, at, place, last) {
+            *acc = Some(Bookend {
+                by: at,
+                value: values.cell(row),
+                place,
+            });
         }
+    }
+}
+
+fn wins(acc: &Option<Bookend>, by: By, place: u64, last: bool) -> bool {
+    acc.is_none_or(|known| match by.order(known.by) {
+        Ordering::Equal => place < known.place,
+        order => better(order, last),
+    })
+}
+
+/// Keeps the better of two rows for `first` or `last`.
+pub fn keep_bookend(acc: &mut Option<Bookend>, other: Bookend, last: bool) {
+    if wins(acc, other.by, other.place, last) {
+        *acc = Some(other);
     }
 }

@@ -26,8 +26,8 @@ pub struct Engine {
     pub aggregates: Vec<Aggregate>,
     /// Strings by number.
     pub strings: Strings,
-    groups: Groups,
-    accumulators: Vec<Accumulator>,
+    pub(super) groups: Groups,
+    pub(super) accumulators: Vec<Accumulator>,
     evaluated: Vec<Option<Evaluated>>,
     /// A slot of the table's row shape, for expressions to read.
     slot: *mut pg_sys::TupleTableSlot,
@@ -37,6 +37,8 @@ pub struct Engine {
     /// Which part of the groups is at hand, of how many (a power of two): memory is bounded, so many groups take several
     /// passes over the rows.
     pub pass: (u64, u64),
+    /// Where the rows at hand come in the table, for `first` and `last` to know which of equals comes first.
+    pub place: u64,
 }
 
 /// The rows of a group that follow each other.
@@ -69,6 +71,7 @@ impl Engine {
                 .collect(),
             tokens: vec![Vec::new(); keys.len()],
             pass: (0, 1),
+            place: 0,
             keys,
             aggregates,
             strings: Strings::default(),
@@ -157,13 +160,8 @@ impl Engine {
         }
     }
 
-    /// Columns that the keys read.
-    pub fn key_columns(&self) -> Vec<Column> {
-        self.keys.iter().map(Key::column).collect()
-    }
-
     /// The group of a key; `None` where another pass takes it.
-    fn group_of(&mut self, key: &[Token]) -> Option<usize> {
+    pub(super) fn group_of(&mut self, key: &[Token]) -> Option<usize> {
         let hash = hash(key);
         let (pass, passes) = self.pass;
         if passes > 1 && hash >> 32 & (passes - 1) != pass {
@@ -298,6 +296,7 @@ impl Engine {
             }],
             None => self.slices(block),
         };
+        let place = self.place;
         for at in aggregates {
             let (Some(aggregate), Some(accumulator)) =
                 (self.aggregates.get(*at), self.accumulators.get_mut(*at))
@@ -306,7 +305,8 @@ impl Engine {
             };
             let mut add = |values: Values, by: Option<Values>| {
                 for slice in &slices {
-                    accumulator.add(slice.group, values, by, slice.rows.clone(), &self.strings);
+                    let rows = slice.rows.clone();
+                    accumulator.add(slice.group, values, by, rows, place, &self.strings);
                 }
             };
             match &aggregate.function {

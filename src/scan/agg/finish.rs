@@ -51,8 +51,8 @@ pub fn result(
         }
         Accumulator::Bool(v, _) => Some(pg_sys::Datum::from((*v.get(group)?)?)),
         Accumulator::Bookend(v, _) => {
-            let (_, cell) = (*v.get(group)?)?;
-            of_cell(aggregate.result, cell, strings)
+            let chosen = (*v.get(group)?)?;
+            of_cell(aggregate.result, chosen.value, strings)
         }
     }
 }

@@ -1,15 +1,23 @@
 //! Grouping and aggregating by columns.
 //!
-//! - [`spec`]: what a query asks for; [`plan`]: when the planner is offered to do it here.
-//! - [`node`]: the executor's node, which reads chunks into [`block`]s; [`engine`]: groups and accumulators.
+//! - [`spec`]: what a query asks for; [`plan`], [`parallel`]: when the planner is offered to do it here, [`private`]: the plan.
+//! - [`node`]: the executor's node; [`child`], [`read`]: chunks, which become [`block`]s; [`engine`]: groups and accumulators.
 //! - [`groups`], [`strings`], [`accumulate`], [`finish`]: keys, texts, partial and final results.
+//! - [`shared`]: what processes share that read together; [`state`], [`transfer`]: their groups on the way to one of them.
 
 pub mod accumulate;
 pub mod block;
+pub mod child;
 pub mod engine;
 pub mod finish;
 pub mod groups;
 pub mod node;
+pub mod parallel;
 pub mod plan;
+pub mod private;
+pub mod read;
+pub mod shared;
 pub mod spec;
+pub mod state;
 pub mod strings;
+pub mod transfer;

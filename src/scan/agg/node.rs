@@ -1,26 +1,23 @@
 //! The aggregating node: `Custom Scan (VarveAggregate)`.
 //!
-//! It reads every chunk of a table itself, frozen rows by pages and zones, rows of heaps and deltas in blocks, and hands
-//! out one row a group, which the executor filters (HAVING) and projects.
+//! It groups what it reads from all chunks of a table ([`read`](super::read)), and hands out one row a group, which the
+//! executor filters (HAVING) and projects. In a parallel plan it comes twice: the node below Gather hands its groups out as
+//! bytes, and the one above puts the groups of all processes together.
 
-use super::block::{Block, Rows};
-use super::engine::{Engine, columns_of};
+use super::child::Child;
+use super::engine::Engine;
 use super::finish;
-use super::plan::{self, ChildPlan, Top};
-use super::spec::{Column, Key};
-use crate::am::cache;
-use crate::pg::{ffi, guard, list, relation};
-use crate::scan::delta::Delta;
-use crate::scan::eval::{self, Bits};
+use super::private::{self, Mode, Top};
+use super::read::{Reader, fits};
+use super::shared::{self, Shared};
+use super::spec::Key;
+use super::transfer::{Groups, Inflow};
+use crate::pg::{guard, relation};
 use crate::scan::explain;
-use crate::scan::filter::{Compiled, Filter, Scope, Value};
 use crate::scan::node::{Methods, finish_row};
-use crate::scan::pages::{Counters, Pages, Selection};
-use crate::scan::values;
+use crate::scan::pages::Counters;
 use pgrx::pg_sys;
-
-/// Rows of a heap that make a block.
-const BLOCK: usize = 1024;
+use std::rc::Rc;
 
 /// The node as the executor knows it, and what it does.
 #[repr(C)]
@@ -29,64 +26,46 @@ struct Node {
     run: *mut Run,
 }
 
-/// A condition that rows have to satisfy, or of FILTER.
-struct Condition {
-    filter: Option<Filter>,
-    values: Vec<Value>,
-    value_states: Vec<*mut pg_sys::ExprState>,
-    /// The same for rows of heaps.
-    state: *mut pg_sys::ExprState,
+/// Where groups come from, and how they leave.
+enum Role {
+    /// From chunks, as rows.
+    Whole(Reader),
+    /// From chunks, as bytes.
+    Partial(Reader, Groups),
+    /// From processes, as rows.
+    Final(Inflow),
 }
-
-/// A chunk to read.
-struct Child {
-    rel: pg_sys::Relation,
-    /// Its attribute numbers by the parent's, from 1 on.
-    map: Vec<i16>,
-    conditions: Vec<Condition>,
-    /// Of each aggregate with FILTER its number and the condition.
-    filters: Vec<(usize, Condition)>,
-    slot: *mut pg_sys::TupleTableSlot,
-}
-
-/// Of each aggregate with FILTER its number, the condition, and the values that it compares with.
-type AggregateFilters = Vec<(usize, Filter, Vec<eval::Resolved>)>;
 
 struct Run {
     engine: Engine,
-    children: Vec<Child>,
-    snapshot: pg_sys::Snapshot,
-    /// Columns that keys read, and each aggregate.
-    key_columns: Vec<Column>,
-    aggregate_columns: Vec<Vec<Column>>,
+    role: Role,
+    /// Whether groups are ready to be handed out.
     done: bool,
     next: usize,
     top: Option<Top>,
     /// The groups to hand out, in their order, where that is not as they came.
     chosen: Option<Vec<usize>>,
-    counters: Counters,
-    heap_rows: u64,
 }
 
 /// The methods that make a node out of a plan.
 pub static SCAN_METHODS: Methods<pg_sys::CustomScanMethods> = Methods(pg_sys::CustomScanMethods {
-    CustomName: plan::NAME.as_ptr(),
+    CustomName: private::NAME.as_ptr(),
     CreateCustomScanState: Some(create),
 });
 
 static EXEC_METHODS: Methods<pg_sys::CustomExecMethods> = Methods(pg_sys::CustomExecMethods {
-    CustomName: plan::NAME.as_ptr(),
+    CustomName: private::NAME.as_ptr(),
     BeginCustomScan: Some(begin),
     ExecCustomScan: Some(exec),
     EndCustomScan: Some(end),
     ReScanCustomScan: Some(rescan),
     MarkPosCustomScan: None,
     RestrPosCustomScan: None,
-    EstimateDSMCustomScan: None,
-    InitializeDSMCustomScan: None,
-    ReInitializeDSMCustomScan: None,
-    InitializeWorkerCustomScan: None,
-    ShutdownCustomScan: None,
+    EstimateDSMCustomScan: Some(estimate_dsm),
+    InitializeDSMCustomScan: Some(initialize_dsm),
+    ReInitializeDSMCustomScan: Some(reinitialize_dsm),
+    InitializeWorkerCustomScan: Some(initialize_worker),
+    ShutdownCustomScan: Some(shutdown),
     ExplainCustomScan: Some(explain_node),
 });
 
@@ -128,46 +107,17 @@ unsafe fn prepare(expr: *mut pg_sys::Expr) -> *mut pg_sys::ExprState {
     }
 }
 
-/// # Safety
-/// As [`prepare`].
-unsafe fn condition(clause: *mut pg_sys::Expr, varno: i32) -> Condition {
-    let scope = Scope {
-        varno,
-        outer: false,
-    };
-    // SAFETY: by contract.
-    unsafe {
-        let copy = pg_sys::copyObjectImpl(clause.cast()).cast::<pg_sys::Expr>();
-        pg_sys::fix_opfuncids(copy.cast());
-        let (filter, values) = match Compiled::new(copy, &scope) {
-            Some(compiled) => (Some(compiled.filter), compiled.values),
-            None => (None, Vec::new()),
-        };
-        let value_states = values
-            .iter()
-            .map(|v| pg_sys::ExecInitExpr(v.expr, std::ptr::null_mut()))
-            .collect();
-        let qual = list::of_nodes([copy]);
-        Condition {
-            filter,
-            values,
-            value_states,
-            state: pg_sys::ExecInitQual(qual, std::ptr::null_mut()),
-        }
-    }
-}
-
 unsafe extern "C-unwind" fn begin(
     node: *mut pg_sys::CustomScanState,
     estate: *mut pg_sys::EState,
-    _eflags: i32,
+    eflags: i32,
 ) {
     guard::entry(|| {
         // SAFETY: the executor has made the slots; the plan is one of ours; the memory context is the query's.
         unsafe {
             let ours = &mut *node.cast::<Node>();
             let plan = &*ours.css.ss.ps.plan.cast::<pg_sys::CustomScan>();
-            let spec = plan::read_private(plan.custom_private);
+            let spec = private::read_private(plan.custom_private);
             let states = spec
                 .keys
                 .iter()
@@ -181,12 +131,23 @@ unsafe extern "C-unwind" fn begin(
             let slot =
                 pg_sys::ExecInitExtraTupleSlot(estate, desc, &raw const pg_sys::TTSOpsVirtual);
             drop(table);
-            let children = spec
-                .children
-                .into_iter()
-                .map(|child| open(child, &spec.aggregates, estate))
-                .collect();
-            let aggregate_columns = spec.aggregates.iter().map(columns_of).collect();
+            let role = if spec.mode == Mode::Final {
+                let inflow = Inflow::begin(plan.custom_plans, estate, eflags);
+                ours.css.custom_ps = inflow.children();
+                Role::Final(inflow)
+            } else {
+                let children =
+                    spec.children.into_iter().enumerate().map(|(at, child)| {
+                        Rc::new(Child::open(child, at, &spec.aggregates, estate))
+                    });
+                let keys = spec.keys.iter().map(Key::column).collect();
+                let snapshot = (*estate).es_snapshot;
+                let reader = Reader::new(children.collect(), snapshot, keys, &spec.aggregates);
+                match spec.mode {
+                    Mode::Partial => Role::Partial(reader, Groups::default()),
+                    _ => Role::Whole(reader),
+                }
+            };
             let engine = Engine::new(
                 spec.keys,
                 spec.aggregates,
@@ -195,70 +156,28 @@ unsafe extern "C-unwind" fn begin(
                 ours.css.ss.ps.ps_ExprContext,
             );
             let run = Run {
-                key_columns: engine.key_columns(),
-                aggregate_columns,
                 engine,
-                children,
-                snapshot: (*estate).es_snapshot,
+                role,
                 done: false,
                 next: 0,
                 top: spec.top,
                 chosen: None,
-                counters: Counters::default(),
-                heap_rows: 0,
             };
             ours.run = pgrx::PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(run);
         }
     })
 }
 
-/// # Safety
-/// Called by [`begin`].
-unsafe fn open(
-    child: ChildPlan,
-    aggregates: &[super::spec::Aggregate],
-    estate: *mut pg_sys::EState,
-) -> Child {
-    // SAFETY: by contract. The relation is closed by `end`, or by the resource owner.
-    unsafe {
-        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let rel = pg_sys::table_open(child.oid, mode);
-        let conditions = child
-            .quals
-            .iter()
-            .map(|clause| condition(*clause, child.varno))
-            .collect();
-        let filtered = aggregates
-            .iter()
-            .enumerate()
-            .filter(|(_, a)| !a.filter.is_null())
-            .map(|(at, _)| at);
-        let filters = filtered
-            .zip(&child.filters)
-            .map(|(at, clause)| (at, condition(*clause, child.varno)))
-            .collect();
-        let slot = pg_sys::ExecInitExtraTupleSlot(
-            estate,
-            relation::tupdesc(rel),
-            &raw const pg_sys::TTSOpsBufferHeapTuple,
-        );
-        Child {
-            rel,
-            map: child.map,
-            conditions,
-            filters,
-            slot,
-        }
-    }
-}
-
 unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
     guard::entry(|| {
         // SAFETY: the executor ends what it began.
         let (_, run) = unsafe { parts(node) };
-        for child in run.children.drain(..) {
-            // SAFETY: opened by `open`.
-            unsafe { pg_sys::table_close(child.rel, pg_sys::NoLock as pg_sys::LOCKMODE) };
+        match &mut run.role {
+            Role::Whole(reader) | Role::Partial(reader, _) => {
+                reader.restart();
+                reader.children.drain(..).for_each(|child| child.close());
+            }
+            Role::Final(inflow) => inflow.end(),
         }
         run.engine.clear();
     })
@@ -270,6 +189,14 @@ unsafe extern "C-unwind" fn rescan(node: *mut pg_sys::CustomScanState) {
         let (ours, run) = unsafe { parts(node) };
         // SAFETY: the node's own slot.
         unsafe { pg_sys::ExecClearTuple(ours.css.ss.ss_ScanTupleSlot) };
+        match &mut run.role {
+            Role::Whole(reader) => reader.restart(),
+            Role::Partial(reader, groups) => {
+                reader.restart();
+                groups.clear();
+            }
+            Role::Final(inflow) => inflow.rescan(ours.css.ss.ps.chgParam),
+        }
         run.engine.pass = (0, 1);
         run.engine.clear();
         run.done = false;
@@ -286,6 +213,17 @@ unsafe extern "C-unwind" fn exec(
         unsafe {
             let (ours, run) = parts(node);
             let context = ours.css.ss.ps.ps_ExprContext;
+            let slot = ours.css.ss.ss_ScanTupleSlot;
+            if let Role::Partial(reader, groups) = &mut run.role {
+                pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+                return match groups.next(&mut run.engine, reader, context) {
+                    Some(message) => {
+                        Groups::emit(&message, slot, context);
+                        finish_row(&mut ours.css.ss).unwrap_or(slot)
+                    }
+                    None => pg_sys::ExecClearTuple(slot),
+                };
+            }
             loop {
                 if !run.done {
                     run.aggregate(context);
@@ -296,14 +234,13 @@ unsafe extern "C-unwind" fn exec(
                 if run.next >= run.chosen.as_ref().map_or(run.engine.len(), Vec::len) {
                     let (pass, passes) = run.engine.pass;
                     if pass + 1 < passes {
-                        run.engine.pass = (pass + 1, passes);
-                        run.engine.clear();
+                        run.restart((pass + 1, passes));
                         run.done = false;
                         continue;
                     }
-                    return pg_sys::ExecClearTuple(ours.css.ss.ss_ScanTupleSlot);
+                    return pg_sys::ExecClearTuple(slot);
                 }
-                run.emit(ours.css.ss.ss_ScanTupleSlot, context);
+                run.emit(slot, context);
                 if let Some(slot) = finish_row(&mut ours.css.ss) {
                     return slot;
                 }
@@ -353,356 +290,124 @@ impl Run {
         }
     }
 
+    /// Goes back to the beginning, for a part of the groups.
+    fn restart(&mut self, pass: (u64, u64)) {
+        self.engine.pass = pass;
+        self.engine.clear();
+        match &mut self.role {
+            Role::Whole(reader) | Role::Partial(reader, _) => reader.restart(),
+            Role::Final(inflow) => inflow.rescan(std::ptr::null_mut()),
+        }
+    }
+
     /// Reads everything, as often as the memory that groups may take asks for; or from one end on, until there are the
     /// groups that are wanted.
     fn aggregate(&mut self, context: *mut pg_sys::ExprContext) {
-        if let Some(top) = self.top.take() {
-            let fits = self.read_top(&top, context);
-            self.top = Some(top);
-            if fits {
+        if let (Some(top), Role::Whole(reader)) = (&self.top, &mut self.role) {
+            if reader.read_top(&mut self.engine, top, context) {
+                let count = top.count as usize;
+                self.chosen = Some(self.engine.first_groups(count, top.descending));
                 return;
             }
             self.chosen = None;
             self.engine.clear();
         }
         loop {
-            if self.read_all(context) {
+            let fit = match &mut self.role {
+                Role::Whole(reader) | Role::Partial(reader, _) => {
+                    reader.read(&mut self.engine, context)
+                }
+                Role::Final(inflow) => inflow.read(&mut self.engine, fits),
+            };
+            if fit {
                 return;
             }
             let (_, passes) = self.engine.pass;
-            self.engine.pass = (0, passes * 2);
-            self.engine.clear();
-        }
-    }
-
-    /// Reads all children; `false` where groups take more memory than they may.
-    fn read_all(&mut self, context: *mut pg_sys::ExprContext) -> bool {
-        let children = std::mem::take(&mut self.children);
-        let fits = children.iter().all(|child| self.read(child, context));
-        self.children = children;
-        fits
-    }
-
-    /// Reads pages in the order of their zones, until no other can hold one of the groups that are wanted; `false` where
-    /// the groups take more memory than they may.
-    fn read_top(&mut self, top: &Top, context: *mut pg_sys::ExprContext) -> bool {
-        let children = std::mem::take(&mut self.children);
-        let fits = self.read_top_of(&children, top, context);
-        self.children = children;
-        if fits {
-            self.chosen = Some(self.engine.first_groups(top.count as usize, top.descending));
-        }
-        fits
-    }
-
-    fn read_top_of(
-        &mut self,
-        children: &[Child],
-        top: &Top,
-        context: *mut pg_sys::ExprContext,
-    ) -> bool {
-        let Some(column) = self.key_columns.first().copied() else {
-            return false;
-        };
-        let mut frozen = Vec::new();
-        let mut candidates = Vec::new();
-        for child in children {
-            if !self.read_heap(child, context) {
-                return false;
-            }
-            if let Some(mut pages) = self.pages_of(child, context) {
-                let bounds = pages.bounds(child.attnum(column), top.descending);
-                let number = frozen.len();
-                candidates.extend(
-                    bounds
-                        .into_iter()
-                        .map(|(bound, s, p)| (bound, number, s, p)),
-                );
-                let filters = self.filters_of(child, context);
-                frozen.push((child, pages, filters));
-            }
-        }
-        candidates.sort_unstable_by_key(|(bound, ..)| *bound);
-        if top.descending {
-            candidates.reverse();
-        }
-        let mut block = Block::default();
-        let mut groups = 0;
-        let mut threshold = None;
-        for (bound, number, segment, page) in candidates {
-            if self.engine.len() != groups {
-                groups = self.engine.len();
-                threshold = self.engine.nth_key(top.count as usize, top.descending);
-            }
-            if let Some(threshold) = threshold
-                && self.engine.is_beyond(bound, threshold, top.descending)
-            {
-                break;
-            }
-            let Some((child, pages, filters)) = frozen.get_mut(number) else {
-                continue;
-            };
-            if let Some(selection) = pages.page(segment, page) {
-                block.new_segment();
-                self.add_page(child, pages, &selection, &mut block, filters);
-                if !self.fits() {
-                    return false;
-                }
-            }
-        }
-        for (_, pages, _) in &frozen {
-            self.counters.add(&pages.counters);
-        }
-        true
-    }
-
-    fn fits(&self) -> bool {
-        // SAFETY: reads settings.
-        let limit = unsafe { pg_sys::get_hash_memory_limit() };
-        // A single group can't be divided.
-        self.engine.len() < 64 || self.engine.memory() < limit
-    }
-
-    fn read(&mut self, child: &Child, context: *mut pg_sys::ExprContext) -> bool {
-        // SAFETY: the relation and the snapshot are the executor's.
-        unsafe { ffi::PredicateLockRelation(child.rel, self.snapshot) };
-        if let Some(mut pages) = self.pages_of(child, context) {
-            let fits = self.read_frozen(child, &mut pages, context);
-            self.counters.add(&pages.counters);
-            if !fits {
-                return false;
-            }
-        }
-        self.read_heap(child, context)
-    }
-
-    /// The pages of a child with frozen rows, and its conditions.
-    fn pages_of(&self, child: &Child, context: *mut pg_sys::ExprContext) -> Option<Pages> {
-        let am = relation::form(child.rel).relam;
-        if Some(am) != relation::varve_am() {
-            return None;
-        }
-        let directory = cache::directory_for(child.rel, self.snapshot)?;
-        let mut filters = Vec::new();
-        let mut resolved = Vec::new();
-        for condition in &child.conditions {
-            if let Some(filter) = &condition.filter {
-                filters.push(filter.clone().shifted(resolved.len()));
-                let states = &condition.value_states;
-                resolved.extend(values::resolve(&condition.values, states, context));
-            }
-        }
-        let mut pages = Pages::new(child.rel, directory, self.snapshot, filters);
-        pages.restart(resolved);
-        Some(pages)
-    }
-
-    /// The conditions of FILTER, by aggregate, with their values.
-    fn filters_of(&self, child: &Child, context: *mut pg_sys::ExprContext) -> AggregateFilters {
-        child
-            .filters
-            .iter()
-            .filter_map(|(at, c)| {
-                let values = values::resolve(&c.values, &c.value_states, context);
-                Some((*at, c.filter.clone()?, values))
-            })
-            .collect()
-    }
-
-    fn read_frozen(
-        &mut self,
-        child: &Child,
-        pages: &mut Pages,
-        context: *mut pg_sys::ExprContext,
-    ) -> bool {
-        let filters = self.filters_of(child, context);
-        let mut block = Block::default();
-        let mut segment = None;
-        loop {
-            while let Some(whole) = pages.whole_segment() {
-                let zone = |column: Column| {
-                    let attnum = child.attnum(column);
-                    whole
-                        .column(i32::from(attnum))
-                        .map(|(entry, _)| entry.summary.clone())
-                };
-                if !self.engine.zones_do(zone) {
-                    break;
-                }
-                let Some(group) = self.engine.group_of_zones(zone) else {
-                    break;
-                };
-                if let Some(group) = group {
-                    let rows = whole.header.rows as usize;
-                    self.engine.add_zones(group, rows, zone);
-                }
-                pages.skip();
-            }
-            let Some(selection) = pages.next(true, None) else {
-                return true;
-            };
-            if segment != Some(selection.segment.number) {
-                segment = Some(selection.segment.number);
-                block.new_segment();
-            }
-            self.add_page(child, pages, &selection, &mut block, &filters);
-            if !self.fits() {
-                return false;
-            }
-        }
-    }
-
-    fn add_page(
-        &mut self,
-        child: &Child,
-        pages: &mut Pages,
-        selection: &Selection,
-        block: &mut Block,
-        filters: &[(usize, Filter, Vec<eval::Resolved>)],
-    ) {
-        let number = selection.segment.number;
-        let rows = Rows::of_bits(&selection.rows);
-        pages.with_columns(number, |columns| {
-            let mut group = None;
-            let all: Vec<usize> = (0..self.engine.aggregates.len()).collect();
-            let mut left = all.clone();
-            if rows.len() == columns.rows() {
-                let mut zone = |column: Column| columns.zone(child.attnum(column)).ok().flatten();
-                if let Some(found) = self.engine.group_of_zones(&mut zone) {
-                    let Some(found) = found else {
-                        return Ok(());
-                    };
-                    group = Some(found);
-                    left = self.engine.add_zones(found, rows.len(), zone);
-                }
-            }
-            let (filtered, plain): (Vec<usize>, Vec<usize>) = left
-                .into_iter()
-                .partition(|at| filters.iter().any(|(with, ..)| with == at));
-            if group.is_none() || !plain.is_empty() {
-                block.start(rows.len());
-                self.fill(child, columns, block, &rows, &plain, group.is_none())?;
-                self.engine.add(block, &plain, group);
-            }
-            for at in filtered {
-                let Some((_, filter, values)) = filters.iter().find(|(with, ..)| *with == at)
-                else {
-                    continue;
-                };
-                let mut bits: Bits = selection.rows;
-                eval::and(&mut bits, &eval::rows(filter, values, columns)?);
-                let rows = Rows::of_bits(&bits);
-                block.start(rows.len());
-                self.fill(child, columns, block, &rows, &[at], group.is_none())?;
-                self.engine.add(block, &[at], group);
-            }
-            Ok(())
-        });
-    }
-
-    /// Fills the lanes that some aggregates need, and with `keys` those of the keys.
-    fn fill(
-        &mut self,
-        child: &Child,
-        columns: &mut crate::scan::columns::Columns,
-        block: &mut Block,
-        rows: &Rows,
-        aggregates: &[usize],
-        keys: bool,
-    ) -> Result<(), String> {
-        let needed = aggregates
-            .iter()
-            .filter_map(|at| self.aggregate_columns.get(*at))
-            .flatten()
-            .chain(self.key_columns.iter().filter(|_| keys));
-        for column in needed {
-            let attnum = child.attnum(*column);
-            block.fill(*column, attnum, columns, rows, &mut self.engine.strings)?;
-        }
-        Ok(())
-    }
-
-    /// Reads a heap, or the delta of a relation with frozen rows.
-    fn read_heap(&mut self, child: &Child, context: *mut pg_sys::ExprContext) -> bool {
-        if relation::blocks(child.rel) == 0 {
-            return true;
-        }
-        let mut columns: Vec<Column> = self.key_columns.clone();
-        columns.extend(self.aggregate_columns.iter().flatten());
-        columns.sort_by_key(|c| c.attnum);
-        columns.dedup_by_key(|c| c.attnum);
-        let highest = columns.iter().map(|c| child.attnum(*c)).max().unwrap_or(0);
-        let mut delta = Delta::begin(child.rel, self.snapshot, std::ptr::null_mut());
-        let mut block = Block::default();
-        let mut masks: Vec<Vec<bool>> = vec![Vec::new(); child.filters.len()];
-        let mut fits = true;
-        block.start(0);
-        loop {
-            let found = delta.next(child.slot, true);
-            if found {
-                // SAFETY: the slot holds a row of the child, whose attributes the conditions and the columns are.
-                unsafe {
-                    pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
-                    (*context).ecxt_scantuple = child.slot;
-                    if !child
-                        .conditions
-                        .iter()
-                        .all(|c| pg_sys::ExecQual(c.state, context))
-                    {
-                        self.counters.rows_removed += 1;
-                        continue;
-                    }
-                    for ((_, condition), mask) in child.filters.iter().zip(&mut masks) {
-                        mask.push(pg_sys::ExecQual(condition.state, context));
-                    }
-                    if highest > (*child.slot).tts_nvalid {
-                        pg_sys::slot_getsomeattrs_int(child.slot, i32::from(highest));
-                    }
-                    let slot = &*child.slot;
-                    let datums = columns.iter().map(|column| {
-                        let index = child.attnum(*column) as usize - 1;
-                        (!*slot.tts_isnull.add(index)).then(|| *slot.tts_values.add(index))
-                    });
-                    block.push(&columns, datums, &mut self.engine.strings);
-                }
-                self.heap_rows += 1;
-            }
-            if block.rows() >= BLOCK || (!found && block.rows() > 0) {
-                self.add_block(child, &mut block, &mut masks);
-                block.start(0);
-                fits = self.fits();
-                pgrx::check_for_interrupts!();
-            }
-            if !found || !fits {
-                break;
-            }
-        }
-        delta.end();
-        fits
-    }
-
-    fn add_block(&mut self, child: &Child, block: &mut Block, masks: &mut [Vec<bool>]) {
-        let is_filtered = |at: &usize| child.filters.iter().any(|(with, _)| with == at);
-        let plain: Vec<usize> = (0..self.engine.aggregates.len())
-            .filter(|at| !is_filtered(at))
-            .collect();
-        self.engine.add(block, &plain, None);
-        for ((at, _), mask) in child.filters.iter().zip(masks) {
-            let mut some = block.subset(mask);
-            self.engine.add(&mut some, &[*at], None);
-            mask.clear();
+            self.restart((0, passes * 2));
         }
     }
 }
 
-impl Child {
-    /// The child's attribute number of a column of the parent.
-    fn attnum(&self, column: Column) -> i16 {
-        self.map
-            .get(column.attnum as usize - 1)
-            .copied()
-            .unwrap_or(column.attnum)
+/// Runs `f` on the reader of a node that processes share; `None` for other nodes.
+///
+/// # Safety
+/// A begun node.
+unsafe fn shared_reader<T>(
+    node: *mut pg_sys::CustomScanState,
+    f: impl FnOnce(&mut Reader) -> T,
+) -> Option<T> {
+    // SAFETY: by contract.
+    match unsafe { &mut parts(node).1.role } {
+        Role::Partial(reader, _) => Some(f(reader)),
+        _ => None,
     }
+}
+
+unsafe extern "C-unwind" fn estimate_dsm(
+    node: *mut pg_sys::CustomScanState,
+    _context: *mut pg_sys::ParallelContext,
+) -> pg_sys::Size {
+    guard::entry(|| {
+        // SAFETY: a begun node.
+        unsafe { shared_reader(node, |reader| shared::size(&reader.relations())) }.unwrap_or(0)
+    })
+}
+
+unsafe extern "C-unwind" fn initialize_dsm(
+    node: *mut pg_sys::CustomScanState,
+    _context: *mut pg_sys::ParallelContext,
+    coordinate: *mut std::ffi::c_void,
+) {
+    guard::entry(|| {
+        // SAFETY: a begun node; the shared memory is as large as was estimated, and is there until `shutdown`.
+        unsafe {
+            shared_reader(node, |reader| {
+                let relations = reader.relations();
+                let shared = Shared::at(coordinate.cast(), &relations);
+                shared.initialise(&relations, reader.snapshot());
+                reader.shared = Some(shared);
+            });
+        }
+    })
+}
+
+unsafe extern "C-unwind" fn reinitialize_dsm(
+    node: *mut pg_sys::CustomScanState,
+    _context: *mut pg_sys::ParallelContext,
+    coordinate: *mut std::ffi::c_void,
+) {
+    guard::entry(|| {
+        // SAFETY: as above.
+        unsafe {
+            shared_reader(node, |reader| {
+                let relations = reader.relations();
+                Shared::at(coordinate.cast(), &relations).reinitialise(&relations);
+            });
+        }
+    })
+}
+
+unsafe extern "C-unwind" fn initialize_worker(
+    node: *mut pg_sys::CustomScanState,
+    _toc: *mut pg_sys::shm_toc,
+    coordinate: *mut std::ffi::c_void,
+) {
+    guard::entry(|| {
+        // SAFETY: as above.
+        unsafe {
+            shared_reader(node, |reader| {
+                reader.shared = Some(Shared::at(coordinate.cast(), &reader.relations()));
+            });
+        }
+    })
+}
+
+/// The shared memory goes away.
+unsafe extern "C-unwind" fn shutdown(node: *mut pg_sys::CustomScanState) {
+    guard::entry(|| {
+        // SAFETY: a begun node.
+        unsafe { shared_reader(node, Reader::unshare) };
+    })
 }
 
 unsafe extern "C-unwind" fn explain_node(
@@ -714,14 +419,30 @@ unsafe extern "C-unwind" fn explain_node(
         // SAFETY: a begun node and EXPLAIN's own state.
         unsafe {
             let (_, run) = parts(node);
-            explain::number(c"Chunks", run.children.len() as u64, state);
+            let (counters, heap_rows) = match &run.role {
+                Role::Whole(reader) => (reader.counters, reader.heap_rows),
+                // What this process counted has gone up with its groups.
+                Role::Partial(..) => (Counters::default(), 0),
+                Role::Final(inflow) => (inflow.counters, inflow.heap_rows),
+            };
+            let mode = match &run.role {
+                Role::Whole(_) => None,
+                Role::Partial(..) => Some(c"Partial"),
+                Role::Final(_) => Some(c"Finalize"),
+            };
+            if let Some(mode) = mode {
+                pg_sys::ExplainPropertyText(c"Partial Mode".as_ptr(), mode.as_ptr(), state);
+            }
+            if let Role::Whole(reader) | Role::Partial(reader, _) = &run.role {
+                explain::number(c"Chunks", reader.children.len() as u64, state);
+            }
             if let Some(top) = &run.top {
                 explain::number(c"First Groups", top.count as u64, state);
             }
-            if (*state).analyze {
-                explain::counters(&run.counters, 0, state);
-                if run.heap_rows > 0 {
-                    explain::number(c"Heap Rows", run.heap_rows, state);
+            if (*state).analyze && !matches!(run.role, Role::Partial(..)) {
+                explain::counters(&counters, 0, state);
+                if heap_rows > 0 {
+                    explain::number(c"Heap Rows", heap_rows, state);
                 }
             }
         }

@@ -4,24 +4,16 @@
 //! evaluated by columns. Whatever cannot stays PostgreSQL's own aggregate over columnar scans.
 
 use super::node::SCAN_METHODS;
+use super::parallel;
+use super::private::{Mode, PATH_METHODS, Top, write_private};
 use super::spec::{self, Aggregate, Key};
 use crate::am::cache;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{guard, list, snapshot};
 use crate::scan::filter::{Compiled, Scope};
-use crate::scan::node::Methods;
 use crate::scan::plan::Estimate;
 use pgrx::pg_sys;
-use std::ffi::{CStr, c_void};
-
-/// What the node is called in EXPLAIN.
-pub const NAME: &CStr = c"VarveAggregate";
-
-static PATH_METHODS: Methods<pg_sys::CustomPathMethods> = Methods(pg_sys::CustomPathMethods {
-    CustomName: NAME.as_ptr(),
-    PlanCustomPath: Some(make_plan),
-    ReparameterizeCustomPathByChild: None,
-});
+use std::ffi::c_void;
 
 static mut PREVIOUS: pg_sys::create_upper_paths_hook_type = None;
 
@@ -59,15 +51,83 @@ unsafe extern "C-unwind" fn upper_paths(
 }
 
 /// A chunk of the table, for the planner.
-struct Chunk {
-    oid: pg_sys::Oid,
-    varno: i32,
-    map: Vec<i32>,
-    quals: Vec<*mut pg_sys::Expr>,
-    filters: Vec<*mut pg_sys::Expr>,
+pub struct Chunk {
+    /// The chunk.
+    pub oid: pg_sys::Oid,
+    /// Its number in its conditions.
+    pub varno: i32,
+    /// Its attribute numbers by the parent's.
+    pub map: Vec<i32>,
+    /// Conditions on its rows.
+    pub quals: Vec<*mut pg_sys::Expr>,
+    /// Conditions of FILTER.
+    pub filters: Vec<*mut pg_sys::Expr>,
     cost: f64,
+    /// Pages of columns to decode and blocks of a heap to read.
+    pub pages: f64,
+    /// Into how much processes can divide it: segments, and some blocks of a heap each.
+    pub pieces: f64,
     /// Whether there are frozen rows only and no condition on them.
     whole: bool,
+}
+
+/// A query that the node can answer.
+pub struct Query {
+    /// What the node's rows look like.
+    pub target: *mut pg_sys::PathTarget,
+    /// The relation of the groups.
+    pub output: *mut pg_sys::RelOptInfo,
+    /// The table's number in the query.
+    pub varno: i32,
+    /// The table.
+    pub table: pg_sys::Oid,
+    /// What rows are grouped by.
+    pub keys: Vec<*mut pg_sys::Expr>,
+    /// What is computed.
+    pub calls: Vec<*mut pg_sys::Aggref>,
+    /// What is read.
+    pub chunks: Vec<Chunk>,
+    /// How many groups are expected.
+    pub groups: f64,
+    /// Cost of reading everything.
+    pub work: f64,
+    /// Cost of handing out a group.
+    pub each: f64,
+}
+
+impl Query {
+    /// A path without its costs.
+    ///
+    /// # Safety
+    /// Within planning of the query.
+    pub unsafe fn path(&self, mode: Mode, top: Option<&Top>) -> *mut pg_sys::CustomPath {
+        // SAFETY: a node of ours in the planner's memory.
+        unsafe {
+            let path: *mut pg_sys::CustomPath =
+                pg_sys::palloc0(size_of::<pg_sys::CustomPath>()).cast();
+            (*path).path.type_ = pg_sys::NodeTag::T_CustomPath;
+            (*path).path.pathtype = pg_sys::NodeTag::T_CustomScan;
+            (*path).path.parent = self.output;
+            (*path).path.pathtarget = self.target;
+            (*path).path.parallel_safe = (*self.output).consider_parallel && mode != Mode::Final;
+            (*path).flags = pg_sys::CUSTOMPATH_SUPPORT_PROJECTION;
+            (*path).methods = &raw const PATH_METHODS.0;
+            (*path).custom_private = write_private(self, mode, top);
+            path
+        }
+    }
+
+    /// Costs of a path that hands out `rows` groups after it has done its work.
+    ///
+    /// # Safety
+    /// A path of ours.
+    pub unsafe fn cost(&self, path: &mut pg_sys::CustomPath, work: f64, rows: f64) {
+        // SAFETY: the planner's own target.
+        let cost = unsafe { (*self.target).cost };
+        path.path.rows = rows;
+        path.path.startup_cost = work + cost.startup;
+        path.path.total_cost = path.path.startup_cost + rows * (self.each + cost.per_tuple);
+    }
 }
 
 /// # Safety
@@ -120,20 +180,6 @@ unsafe fn offer(
         let aggregates = aggregates?;
         let chunks = chunks(root, input, rte, &aggregates)?;
         let top = top(root, rte.relid, varno, &keys);
-        let parent: *mut pg_sys::RelOptInfo = output;
-        let make = |top: Option<&Top>| {
-            let path: *mut pg_sys::CustomPath =
-                pg_sys::palloc0(size_of::<pg_sys::CustomPath>()).cast();
-            (*path).path.type_ = pg_sys::NodeTag::T_CustomPath;
-            (*path).path.pathtype = pg_sys::NodeTag::T_CustomScan;
-            (*path).path.parent = parent;
-            (*path).path.pathtarget = target;
-            (*path).path.parallel_safe = false;
-            (*path).flags = pg_sys::CUSTOMPATH_SUPPORT_PROJECTION;
-            (*path).methods = &raw const PATH_METHODS.0;
-            (*path).custom_private = write_private(varno, rte.relid, &keys, &calls, &chunks, top);
-            path
-        };
         let groups = list::nodes::<pg_sys::Path>(output.pathlist)
             .next()
             .map_or(1.0, |path| (*path).rows);
@@ -146,36 +192,40 @@ unsafe fn offer(
         } else {
             chunks.iter().map(|c| c.cost).sum()
         };
-        let each =
-            pg_sys::cpu_tuple_cost + pg_sys::cpu_operator_cost * (keys.len() + calls.len()) as f64;
-        let cost = &(*target).cost;
-        let path = make(None);
-        (*path).path.rows = groups;
-        (*path).path.startup_cost = work + cost.startup;
-        (*path).path.total_cost = (*path).path.startup_cost + groups * (each + cost.per_tuple);
+        let outputs = (keys.len() + calls.len()) as f64;
+        let query = Query {
+            target,
+            output,
+            varno,
+            table: rte.relid,
+            keys,
+            calls,
+            chunks,
+            groups,
+            work,
+            each: pg_sys::cpu_tuple_cost + pg_sys::cpu_operator_cost * outputs,
+        };
+        let path = query.path(Mode::Whole, None);
+        query.cost(&mut *path, work, groups);
         let mut paths = vec![path];
         if let Some(top) = &top {
             // Pages are read from that end on, until there are groups enough.
-            let path = make(Some(top));
+            let path = query.path(Mode::Whole, Some(top));
             let rows = groups.min(f64::from(top.count));
-            (*path).path.rows = rows;
             (*path).path.pathkeys = root.sort_pathkeys;
-            (*path).path.startup_cost =
-                work * (0.05 + rows / groups.max(1.0)).min(1.0) + cost.startup;
-            (*path).path.total_cost = (*path).path.startup_cost + rows * (each + cost.per_tuple);
+            let share = (0.05 + rows / groups.max(1.0)).min(1.0);
+            query.cost(&mut *path, work * share, rows);
             paths.push(path);
+        }
+        if !headers_do {
+            paths.extend(parallel::path(root, input, &query));
         }
         Some(paths)
     }
 }
 
-/// The first groups only, in the order of the one key.
-pub struct Top {
-    /// How many.
-    pub count: i32,
-    /// From the greatest on.
-    pub descending: bool,
-}
+/// Pages of a segment, as a rule.
+const PAGES_OF_SEGMENT: f64 = 64.0;
 
 /// More groups than that are not looked for from one end.
 const MOST: i64 = 10_000;
@@ -430,10 +480,14 @@ unsafe fn chunk(
         }
         let blocks = relation::blocks(table.as_ptr());
         let mut cost = f64::from(blocks) * pg_sys::seq_page_cost;
+        let mut pages = f64::from(blocks);
+        let mut pieces = f64::from(blocks / 64);
         match &directory {
             Some(directory) => {
                 let estimate = Estimate::new(rel, directory, blocks);
                 cost += estimate.pages * estimate.columns * 0.2 * pg_sys::seq_page_cost;
+                pages += estimate.pages * estimate.columns;
+                pieces += (estimate.pages / PAGES_OF_SEGMENT).ceil();
                 let delta =
                     rel.tuples - directory.iter().map(|s| s.live_at_birth()).sum::<u64>() as f64;
                 cost += delta.max(0.0) * (pg_sys::cpu_tuple_cost + rel.baserestrictcost.per_tuple);
@@ -451,182 +505,9 @@ unsafe fn chunk(
             quals,
             filters,
             cost,
+            pages,
+            pieces,
         };
         Some((chunk, directory.is_some()))
     }
-}
-
-fn oids(oid: pg_sys::Oid) -> *mut pg_sys::List {
-    // SAFETY: makes a list of one.
-    unsafe { pg_sys::lappend_oid(std::ptr::null_mut(), oid) }
-}
-
-fn write_private(
-    varno: i32,
-    table: pg_sys::Oid,
-    keys: &[*mut pg_sys::Expr],
-    calls: &[*mut pg_sys::Aggref],
-    chunks: &[Chunk],
-    top: Option<&Top>,
-) -> *mut pg_sys::List {
-    let children = chunks.iter().map(|chunk| {
-        let numbers = std::iter::once(chunk.varno).chain(chunk.map.iter().copied());
-        list::of_nodes([
-            oids(chunk.oid),
-            list::of_integers(numbers),
-            list::of_nodes(chunk.quals.iter().copied()),
-            list::of_nodes(chunk.filters.iter().copied()),
-        ])
-    });
-    let top = top.map_or([0, 0], |t| [t.count, i32::from(t.descending)]);
-    list::of_nodes([
-        list::of_integers([varno, top[0], top[1]]),
-        oids(table),
-        list::of_nodes(keys.iter().copied()),
-        list::of_nodes(calls.iter().copied()),
-        list::of_nodes(children),
-    ])
-}
-
-/// A chunk, out of a plan.
-pub struct ChildPlan {
-    /// The chunk.
-    pub oid: pg_sys::Oid,
-    /// Its number in its conditions.
-    pub varno: i32,
-    /// Its attribute numbers by the parent's.
-    pub map: Vec<i16>,
-    /// Conditions on its rows.
-    pub quals: Vec<*mut pg_sys::Expr>,
-    /// Conditions of FILTER, in the order of the aggregates that have one.
-    pub filters: Vec<*mut pg_sys::Expr>,
-}
-
-/// What a plan asks for.
-pub struct Spec {
-    /// The table.
-    pub table: pg_sys::Oid,
-    /// What rows are grouped by.
-    pub keys: Vec<Key>,
-    /// What is computed.
-    pub aggregates: Vec<Aggregate>,
-    /// What is read.
-    pub children: Vec<ChildPlan>,
-    /// Set where only the first groups are wanted.
-    pub top: Option<Top>,
-}
-
-/// # Safety
-/// A list of object identifiers.
-unsafe fn first_oid(list: *const pg_sys::List) -> pg_sys::Oid {
-    // SAFETY: by contract.
-    unsafe {
-        list::cells(list)
-            .first()
-            .map_or(pg_sys::InvalidOid, |cell| cell.oid_value)
-    }
-}
-
-/// The reverse of `write_private`.
-///
-/// # Safety
-/// A list that it made, or a copy of it.
-pub unsafe fn read_private(private: *mut pg_sys::List) -> Spec {
-    // SAFETY: by contract.
-    unsafe {
-        let part = |list: *mut pg_sys::List, n: usize| -> *mut pg_sys::List {
-            list::nodes(list).nth(n).unwrap_or(std::ptr::null_mut())
-        };
-        let numbers: Vec<i32> = list::integers(part(private, 0)).collect();
-        let [varno, count, descending] = numbers[..] else {
-            pgrx::error!("a plan of varve's is not what it was made as");
-        };
-        let children = list::nodes::<pg_sys::List>(part(private, 4)).map(|child| {
-            let mut numbers = list::integers(part(child, 1));
-            ChildPlan {
-                oid: first_oid(part(child, 0)),
-                varno: numbers.next().unwrap_or(0),
-                map: numbers.map(|n| n as i16).collect(),
-                quals: list::nodes(part(child, 2)).collect(),
-                filters: list::nodes(part(child, 3)).collect(),
-            }
-        });
-        Spec {
-            table: first_oid(part(private, 1)),
-            keys: list::nodes::<pg_sys::Expr>(part(private, 2))
-                .filter_map(|expr| spec::key(expr, varno))
-                .collect(),
-            aggregates: list::nodes::<pg_sys::Aggref>(part(private, 3))
-                .filter_map(|call| spec::aggregate(&*call, varno))
-                .collect(),
-            children: children.collect(),
-            top: (count > 0).then_some(Top {
-                count,
-                descending: descending != 0,
-            }),
-        }
-    }
-}
-
-unsafe extern "C-unwind" fn make_plan(
-    root: *mut pg_sys::PlannerInfo,
-    _rel: *mut pg_sys::RelOptInfo,
-    best: *mut pg_sys::CustomPath,
-    tlist: *mut pg_sys::List,
-    _clauses: *mut pg_sys::List,
-    _plans: *mut pg_sys::List,
-) -> *mut pg_sys::Plan {
-    guard::entry(|| {
-        // SAFETY: the planner's own nodes; the plan is made in its memory.
-        unsafe {
-            let private = (*best).custom_private;
-            let part = |n: usize| -> *mut pg_sys::List {
-                list::nodes(private).nth(n).unwrap_or(std::ptr::null_mut())
-            };
-            let outputs = list::nodes::<pg_sys::Expr>(part(2)).chain(list::nodes(part(3)));
-            let outputs = outputs.enumerate().map(|(at, expr)| {
-                pg_sys::makeTargetEntry(
-                    pg_sys::copyObjectImpl(expr.cast()).cast(),
-                    at as i16 + 1,
-                    std::ptr::null_mut(),
-                    false,
-                )
-            });
-            // Values that conditions compare with depend on parameters, which the executor has to know of.
-            let mut values = Vec::new();
-            for child in list::nodes::<pg_sys::List>(part(4)) {
-                let mut parts = list::nodes::<pg_sys::List>(child);
-                let varno = parts
-                    .nth(1)
-                    .and_then(|n| list::integers(n).next())
-                    .unwrap_or(0);
-                let scope = Scope {
-                    varno,
-                    outer: false,
-                };
-                for clause in parts.flat_map(|clauses| list::nodes::<pg_sys::Expr>(clauses)) {
-                    if let Some(compiled) = Compiled::new(clause, &scope) {
-                        values.extend(
-                            compiled
-                                .values
-                                .iter()
-                                .filter(|v| list::tag(v.expr) != pg_sys::NodeTag::T_Const)
-                                .map(|v| v.expr),
-                        );
-                    }
-                }
-            }
-            let scan: *mut pg_sys::CustomScan =
-                pg_sys::palloc0(size_of::<pg_sys::CustomScan>()).cast();
-            (*scan).scan.plan.type_ = pg_sys::NodeTag::T_CustomScan;
-            (*scan).scan.plan.targetlist = tlist;
-            (*scan).scan.plan.qual = (*(*root).parse).havingQual.cast();
-            (*scan).flags = (*best).flags;
-            (*scan).custom_exprs = list::of_nodes(values);
-            (*scan).custom_scan_tlist = list::of_nodes(outputs);
-            (*scan).custom_private = private;
-            (*scan).methods = &raw const SCAN_METHODS.0;
-            scan.cast()
-        }
-    })
 }

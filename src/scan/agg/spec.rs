@@ -87,6 +87,15 @@ impl Key {
             }
         }
     }
+
+    /// How its values are held.
+    pub fn class(&self) -> Class {
+        match self {
+            Key::Column(column) => column.class,
+            Key::Bucket { .. } => Class::Int,
+            Key::Expression { class, .. } => *class,
+        }
+    }
 }
 
 /// Floating-point arithmetic on columns.
