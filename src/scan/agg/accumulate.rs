@@ -172,6 +172,31 @@ impl Accumulator {
         }
     }
 
+    /// Keeps some groups, in that order, and forgets the others.
+    pub fn keep(&mut self, groups: &[usize]) {
+        fn pick<T: Default>(all: &mut Vec<T>, groups: &[usize]) {
+            let mut picked = Vec::with_capacity(groups.len());
+            picked.extend(
+                groups
+                    .iter()
+                    .map(|g| all.get_mut(*g).map(std::mem::take).unwrap_or_default()),
+            );
+            *all = picked;
+        }
+        match self {
+            Accumulator::Count(v) => pick(v, groups),
+            Accumulator::Distinct(v) => pick(v, groups),
+            Accumulator::Integers(v) => pick(v, groups),
+            Accumulator::Floats(v) => pick(v, groups),
+            Accumulator::IntegerSquares(v) => pick(v, groups),
+            Accumulator::FloatSquares(v) => pick(v, groups),
+            Accumulator::IntExtreme(v, _) | Accumulator::TextExtreme(v, _) => pick(v, groups),
+            Accumulator::FloatExtreme(v, _) => pick(v, groups),
+            Accumulator::Bool(v, _) => pick(v, groups),
+            Accumulator::Bookend(v, _) => pick(v, groups),
+        }
+    }
+
     /// Bytes that a group takes, about.
     pub fn memory(&self) -> usize {
         match self {

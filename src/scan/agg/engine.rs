@@ -34,11 +34,37 @@ pub struct Engine {
     context: *mut pg_sys::ExprContext,
     /// Tokens of each key in the rows at hand.
     tokens: Vec<Vec<Token>>,
-    /// Which part of the groups is at hand, of how many (a power of two): memory is bounded, so many groups take several
-    /// passes over the rows.
-    pub pass: (u64, u64),
+    /// Which part of the groups is at hand.
+    pub part: Part,
     /// Where the rows at hand come in the table, for `first` and `last` to know which of equals comes first.
     pub place: u64,
+}
+
+/// A part of all groups: those whose hashes leave a remainder when they are divided by a power of two. Memory is bounded, so
+/// many groups take several passes over the rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    remainder: u64,
+    of: u64,
+}
+
+impl Part {
+    /// All groups.
+    pub const ALL: Part = Part {
+        remainder: 0,
+        of: 1,
+    };
+
+    /// The two halves of a part.
+    pub fn halves(self) -> [Part; 2] {
+        let of = self.of.saturating_mul(2);
+        [self.remainder, self.remainder + self.of].map(|remainder| Part { remainder, of })
+    }
+
+    fn has(self, hash: u64) -> bool {
+        // The lower bits choose the place in the table.
+        (hash >> 32) & (self.of - 1) == self.remainder
+    }
 }
 
 /// The rows of a group that follow each other.
@@ -70,7 +96,7 @@ impl Engine {
                 })
                 .collect(),
             tokens: vec![Vec::new(); keys.len()],
-            pass: (0, 1),
+            part: Part::ALL,
             place: 0,
             keys,
             aggregates,
@@ -130,6 +156,19 @@ impl Engine {
         groups
     }
 
+    /// Forgets all but the first `count` groups. Of those that are forgotten none will be among the first, even if rows of
+    /// it come later.
+    pub fn keep_first(&mut self, count: usize, descending: bool) {
+        let first = self.first_groups(count, descending);
+        let mut groups = Groups::new(self.keys.len());
+        for group in &first {
+            let key = self.groups.tokens(*group);
+            groups.find(key, hash(key));
+        }
+        self.groups = groups;
+        self.accumulators.iter_mut().for_each(|a| a.keep(&first));
+    }
+
     fn first_key(&self, group: usize) -> i64 {
         self.key(group).first().map_or(0, |(bits, _)| *bits)
     }
@@ -163,8 +202,7 @@ impl Engine {
     /// The group of a key; `None` where another pass takes it.
     pub(super) fn group_of(&mut self, key: &[Token]) -> Option<usize> {
         let hash = hash(key);
-        let (pass, passes) = self.pass;
-        if passes > 1 && hash >> 32 & (passes - 1) != pass {
+        if !self.part.has(hash) {
             return None;
         }
         let group = self.groups.find(key, hash);
@@ -559,4 +597,22 @@ pub fn columns_of(aggregate: &Aggregate) -> Vec<Column> {
         Function::Bookend { value, by, .. } => columns.extend([*value, *by]),
     }
     columns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_have_what_the_part_had() {
+        let mut parts = vec![Part::ALL];
+        for round in 0..5 {
+            parts = parts.into_iter().flat_map(Part::halves).collect();
+            for n in 0..1000u64 {
+                let hash = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                let count = parts.iter().filter(|part| part.has(hash)).count();
+                assert_eq!(count, 1, "hash {hash:x} after round {round}");
+            }
+        }
+    }
 }

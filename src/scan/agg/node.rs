@@ -5,7 +5,7 @@
 //! bytes, and the one above puts the groups of all processes together.
 
 use super::child::Child;
-use super::engine::Engine;
+use super::engine::{Engine, Part};
 use super::finish;
 use super::private::{self, Mode, Top};
 use super::read::{Reader, fits};
@@ -39,7 +39,9 @@ enum Role {
 struct Run {
     engine: Engine,
     role: Role,
-    /// Whether groups are ready to be handed out.
+    /// Parts of the groups that are still to be made, the next one last.
+    parts: Vec<Part>,
+    /// Whether those of a part are ready to be handed out.
     done: bool,
     next: usize,
     top: Option<Top>,
@@ -158,6 +160,7 @@ unsafe extern "C-unwind" fn begin(
             let run = Run {
                 engine,
                 role,
+                parts: vec![Part::ALL],
                 done: false,
                 next: 0,
                 top: spec.top,
@@ -197,8 +200,9 @@ unsafe extern "C-unwind" fn rescan(node: *mut pg_sys::CustomScanState) {
             }
             Role::Final(inflow) => inflow.rescan(ours.css.ss.ps.chgParam),
         }
-        run.engine.pass = (0, 1);
+        run.engine.part = Part::ALL;
         run.engine.clear();
+        run.parts = vec![Part::ALL];
         run.done = false;
         run.next = 0;
         run.chosen = None;
@@ -232,9 +236,8 @@ unsafe extern "C-unwind" fn exec(
                 }
                 pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
                 if run.next >= run.chosen.as_ref().map_or(run.engine.len(), Vec::len) {
-                    let (pass, passes) = run.engine.pass;
-                    if pass + 1 < passes {
-                        run.restart((pass + 1, passes));
+                    if !run.parts.is_empty() {
+                        run.restart();
                         run.done = false;
                         continue;
                     }
@@ -290,9 +293,8 @@ impl Run {
         }
     }
 
-    /// Goes back to the beginning, for a part of the groups.
-    fn restart(&mut self, pass: (u64, u64)) {
-        self.engine.pass = pass;
+    /// Goes back to the beginning of what is read.
+    fn restart(&mut self) {
         self.engine.clear();
         match &mut self.role {
             Role::Whole(reader) | Role::Partial(reader, _) => reader.restart(),
@@ -300,19 +302,18 @@ impl Run {
         }
     }
 
-    /// Reads everything, as often as the memory that groups may take asks for; or from one end on, until there are the
-    /// groups that are wanted.
+    /// Makes the groups of the next part, of as many as the memory that they may take asks for; or reads from one end on,
+    /// until there are the groups that are wanted.
     fn aggregate(&mut self, context: *mut pg_sys::ExprContext) {
         if let (Some(top), Role::Whole(reader)) = (&self.top, &mut self.role) {
-            if reader.read_top(&mut self.engine, top, context) {
-                let count = top.count as usize;
-                self.chosen = Some(self.engine.first_groups(count, top.descending));
-                return;
-            }
-            self.chosen = None;
-            self.engine.clear();
+            reader.read_top(&mut self.engine, top, context);
+            let count = top.count as usize;
+            self.chosen = Some(self.engine.first_groups(count, top.descending));
+            self.parts.clear();
+            return;
         }
-        loop {
+        while let Some(part) = self.parts.pop() {
+            self.engine.part = part;
             let fit = match &mut self.role {
                 Role::Whole(reader) | Role::Partial(reader, _) => {
                     reader.read(&mut self.engine, context)
@@ -322,8 +323,8 @@ impl Run {
             if fit {
                 return;
             }
-            let (_, passes) = self.engine.pass;
-            self.restart((0, passes * 2));
+            self.parts.extend(part.halves());
+            self.restart();
         }
     }
 }

@@ -391,16 +391,10 @@ impl Reader {
         true
     }
 
-    /// Reads pages in the order of their zones, until no other can hold one of the groups that are wanted; `false` where
-    /// the groups take more memory than they may.
-    pub fn read_top(
-        &mut self,
-        engine: &mut Engine,
-        top: &Top,
-        context: *mut pg_sys::ExprContext,
-    ) -> bool {
+    /// Reads pages in the order of their zones, until no other can hold one of the groups that are wanted.
+    pub fn read_top(&mut self, engine: &mut Engine, top: &Top, context: *mut pg_sys::ExprContext) {
         let Some(column) = self.key_columns.first().copied() else {
-            return false;
+            return;
         };
         let mut frozen = Vec::new();
         let mut candidates = Vec::new();
@@ -408,11 +402,10 @@ impl Reader {
             // SAFETY: the relation and the snapshot are the executor's.
             unsafe { ffi::PredicateLockRelation(child.rel, self.snapshot) };
             if let Some(mut delta) = self.heap(&child) {
-                let done = self.read_heap(engine, &child, &mut delta, context);
-                delta.end();
-                if !done || !fits(engine) {
-                    return false;
+                while !self.read_heap(engine, &child, &mut delta, context) {
+                    engine.keep_first(top.count as usize, top.descending);
                 }
+                delta.end();
             }
             if let Some(mut pages) = child.pages(self.snapshot, context) {
                 let bounds = pages.bounds(child.attnum(column), top.descending);
@@ -450,14 +443,13 @@ impl Reader {
                 block.new_segment();
                 self.add_page(engine, child, pages, &selection, &mut block, filters);
                 if !fits(engine) {
-                    return false;
+                    engine.keep_first(top.count as usize, top.descending);
                 }
             }
         }
         for (_, pages, _) in &frozen {
             self.counters.add(&pages.counters);
         }
-        true
     }
 }
 

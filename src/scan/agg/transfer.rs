@@ -174,7 +174,9 @@ impl Inflow {
         while let Some(slot) = self.next() {
             // SAFETY: the plan's rows are one bytea.
             let understood = unsafe {
-                pg_sys::slot_getsomeattrs_int(slot, 1);
+                if (*slot).tts_nvalid < 1 {
+                    pg_sys::slot_getsomeattrs_int(slot, 1);
+                }
                 tuple::with_payload(*(*slot).tts_values, |bytes| self.take(engine, bytes))
             };
             if understood.is_none() {
