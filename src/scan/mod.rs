@@ -1,7 +1,7 @@
 //! Reading frozen chunks by columns: planner hooks and executor nodes.
 //!
 //! - [`plan`]: when a columnar scan is offered to the planner, and what it costs.
-//! - [`node`], [`delta`], [`explain`]: the scan node; [`order`], [`ordered`]: rows in an order.
+//! - [`node`], [`parallel`], [`delta`], [`explain`]: the scan node; [`order`], [`ordered`]: rows in an order.
 //! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
 //! - [`agg`]: grouping and aggregating.
 //! - [`pages`], [`columns`]: the pages that may hold rows of a query, and their columns.
@@ -16,5 +16,6 @@ pub mod node;
 pub mod order;
 pub mod ordered;
 pub mod pages;
+pub mod parallel;
 pub mod plan;
 pub mod values;

@@ -3,12 +3,13 @@
 //! Frozen rows first, page by page: conditions on whole pages, then the columns that are asked for in the rows that are
 //! left. Then the rows of the delta, each tested by the executor. Rows leave in the node's own slot, a virtual one.
 
-use super::delta::{self, Delta};
+use super::delta::Delta;
 use super::eval;
 use super::explain;
 use super::filter::{Compiled, Filter, Scope, Value};
 use super::ordered::Ordered;
-use super::pages::{COUNTED, Counters, HandOut, Pages, Selection};
+use super::pages::{Counters, HandOut, Pages, Selection};
+use super::parallel::{self, Shared};
 use super::plan;
 use super::values;
 use crate::am::cache;
@@ -17,7 +18,6 @@ use crate::am::tid::{self, Place};
 use crate::pg::{ffi, guard, list, relation};
 use pgrx::pg_sys;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// The node as the executor knows it, and what it does.
 #[repr(C)]
@@ -48,15 +48,15 @@ pub struct Batch {
 
 /// What a node does.
 pub struct Run {
-    rel: pg_sys::Relation,
-    snapshot: pg_sys::Snapshot,
+    pub(super) rel: pg_sys::Relation,
+    pub(super) snapshot: pg_sys::Snapshot,
     /// Attribute numbers that the plan reads.
     needed: Vec<i16>,
     values: Vec<Value>,
     states: Vec<*mut pg_sys::ExprState>,
     /// The conditions on pages, for rows that lie in the delta.
     pushed: *mut pg_sys::ExprState,
-    pages: Option<Pages>,
+    pub(super) pages: Option<Pages>,
     started: bool,
     position: Position,
     batch: Option<Batch>,
@@ -65,22 +65,12 @@ pub struct Run {
     /// Set where rows leave in an order.
     ordered: Option<Ordered>,
     /// Rows of the delta that conditions on pages kept out.
-    delta_removed: u64,
-    shared: *mut Shared,
+    pub(super) delta_removed: u64,
+    /// Set in processes that share the scan.
+    pub(super) shared: Option<Shared>,
     /// What other processes did, once they have told.
-    others: (Counters, u64),
+    pub(super) others: (Counters, u64),
 }
-
-/// What processes that share a scan have in common; heap's own state follows.
-#[repr(C)]
-struct Shared {
-    /// The next segment to hand out.
-    next: pg_sys::pg_atomic_uint32,
-    /// What workers that have come to the end did, rows of the delta that conditions kept out last.
-    counted: [AtomicU64; COUNTED + 1],
-}
-
-const SHARED_HEAD: usize = size_of::<Shared>().next_multiple_of(8);
 
 /// The methods that make a node out of a plan.
 pub static SCAN_METHODS: Methods<pg_sys::CustomScanMethods> = Methods(pg_sys::CustomScanMethods {
@@ -96,11 +86,11 @@ static EXEC_METHODS: Methods<pg_sys::CustomExecMethods> = Methods(pg_sys::Custom
     ReScanCustomScan: Some(rescan),
     MarkPosCustomScan: None,
     RestrPosCustomScan: None,
-    EstimateDSMCustomScan: Some(estimate_dsm),
-    InitializeDSMCustomScan: Some(initialize_dsm),
-    ReInitializeDSMCustomScan: Some(reinitialize_dsm),
-    InitializeWorkerCustomScan: Some(initialize_worker),
-    ShutdownCustomScan: Some(shutdown),
+    EstimateDSMCustomScan: Some(parallel::estimate_dsm),
+    InitializeDSMCustomScan: Some(parallel::initialize_dsm),
+    ReInitializeDSMCustomScan: Some(parallel::reinitialize_dsm),
+    InitializeWorkerCustomScan: Some(parallel::initialize_worker),
+    ShutdownCustomScan: Some(parallel::shutdown),
     ExplainCustomScan: Some(explain_node),
 });
 
@@ -132,7 +122,7 @@ unsafe fn node_of<'a>(node: *mut pg_sys::CustomScanState) -> &'a mut Node {
 
 /// # Safety
 /// `node` was made by [`create`] and begun.
-unsafe fn run_of<'a>(node: *mut pg_sys::CustomScanState) -> &'a mut Run {
+pub(super) unsafe fn run_of<'a>(node: *mut pg_sys::CustomScanState) -> &'a mut Run {
     // SAFETY: by contract; the run lives as long as the query's memory.
     unsafe { &mut *node_of(node).run }
 }
@@ -192,7 +182,7 @@ unsafe extern "C-unwind" fn begin(
                 delta_slot,
                 ordered,
                 delta_removed: 0,
-                shared: ptr::null_mut(),
+                shared: None,
                 others: (Counters::default(), 0),
             };
             ours.run = pgrx::PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(run);
@@ -397,18 +387,8 @@ impl Run {
             return false;
         };
         let shared = self.shared;
-        let mut claim = || {
-            // SAFETY: the counter lies in the scan's shared memory.
-            unsafe {
-                let next = AtomicU32::from_ptr(&raw mut (*shared).next.value);
-                next.fetch_add(1, Ordering::Relaxed) as usize
-            }
-        };
-        let hand_out: HandOut = if shared.is_null() {
-            None
-        } else {
-            Some(&mut claim)
-        };
+        let mut claim = shared.map(|shared| move || shared.claim());
+        let hand_out: HandOut = claim.as_mut().map(|f| f as &mut dyn FnMut() -> usize);
         let Some(selection) = pages.next(forward, hand_out) else {
             return false;
         };
@@ -416,7 +396,14 @@ impl Run {
         true
     }
 
-    fn end_delta(&mut self) {
+    /// Ends without another row; heap's state of a shared scan goes away with the shared memory.
+    pub(super) fn finish(&mut self) {
+        self.end_delta();
+        self.position = Position::End;
+    }
+
+    /// Ends the scan of the delta.
+    pub(super) fn end_delta(&mut self) {
         if let Some(delta) = self.delta.take() {
             delta.end();
         }
@@ -426,12 +413,7 @@ impl Run {
         let (rel, snapshot) = (self.rel, self.snapshot);
         let shared = self.shared;
         let delta = self.delta.get_or_insert_with(|| {
-            let heap = if shared.is_null() {
-                ptr::null_mut()
-            } else {
-                // SAFETY: laid out by `initialize_dsm`.
-                unsafe { shared.cast::<u8>().add(SHARED_HEAD).cast() }
-            };
+            let heap = shared.map_or(ptr::null_mut(), Shared::heap);
             Delta::begin(rel, snapshot, heap)
         });
         let slot = node.css.ss.ss_ScanTupleSlot;
@@ -611,87 +593,6 @@ impl Batch {
         }
         true
     }
-}
-
-unsafe extern "C-unwind" fn estimate_dsm(
-    node: *mut pg_sys::CustomScanState,
-    _context: *mut pg_sys::ParallelContext,
-) -> pg_sys::Size {
-    // SAFETY: a begun node.
-    guard::entry(|| SHARED_HEAD + delta::shared_size(unsafe { run_of(node) }.rel))
-}
-
-unsafe extern "C-unwind" fn initialize_dsm(
-    node: *mut pg_sys::CustomScanState,
-    _context: *mut pg_sys::ParallelContext,
-    coordinate: *mut std::ffi::c_void,
-) {
-    guard::entry(|| {
-        // SAFETY: a begun node; the shared memory is as large as was estimated.
-        unsafe {
-            let run = run_of(node);
-            run.end_delta();
-            run.shared = coordinate.cast();
-            (*run.shared).next.value = 0;
-            (*run.shared).counted = Default::default();
-            let heap = coordinate.cast::<u8>().add(SHARED_HEAD).cast();
-            delta::initialize_shared(run.rel, run.snapshot, heap);
-        }
-    })
-}
-
-unsafe extern "C-unwind" fn reinitialize_dsm(
-    node: *mut pg_sys::CustomScanState,
-    _context: *mut pg_sys::ParallelContext,
-    coordinate: *mut std::ffi::c_void,
-) {
-    guard::entry(|| {
-        // SAFETY: as above.
-        unsafe {
-            let run = run_of(node);
-            (*coordinate.cast::<Shared>()).next.value = 0;
-            let heap = coordinate.cast::<u8>().add(SHARED_HEAD).cast();
-            delta::reinitialize_shared(run.rel, heap);
-        }
-    })
-}
-
-unsafe extern "C-unwind" fn initialize_worker(
-    node: *mut pg_sys::CustomScanState,
-    _toc: *mut pg_sys::shm_toc,
-    coordinate: *mut std::ffi::c_void,
-) {
-    // SAFETY: as above.
-    guard::entry(|| unsafe { run_of(node).shared = coordinate.cast() })
-}
-
-/// The shared memory goes away: workers leave what they counted there, and the leader takes it.
-unsafe extern "C-unwind" fn shutdown(node: *mut pg_sys::CustomScanState) {
-    guard::entry(|| {
-        // SAFETY: a begun node; the shared memory is still there.
-        unsafe {
-            let run = run_of(node);
-            let shared = std::mem::replace(&mut run.shared, ptr::null_mut());
-            if shared.is_null() {
-                return;
-            }
-            run.end_delta();
-            run.position = Position::End;
-            let counted = &(*shared).counted;
-            if pg_sys::ParallelWorkerNumber < 0 {
-                let taken = counted.each_ref().map(|n| n.load(Ordering::Relaxed));
-                let [counters @ .., removed] = taken;
-                run.others.0.add(&Counters::from(counters));
-                run.others.1 += removed;
-                return;
-            }
-            let own = run.pages.as_ref().map(|p| p.counters).unwrap_or_default();
-            let numbers = own.numbers().into_iter().chain([run.delta_removed]);
-            for (shared, number) in counted.iter().zip(numbers) {
-                shared.fetch_add(number, Ordering::Relaxed);
-            }
-        }
-    })
 }
 
 unsafe extern "C-unwind" fn explain_node(
