@@ -392,7 +392,7 @@ unsafe fn chunks(
         if !rte.inh {
             let natts = i32::from(input.max_attr);
             let map = (1..=natts).collect();
-            let (chunk, is_frozen) = chunk(root, input, rte.relid, map, filters)?;
+            let (chunk, is_frozen) = chunk(input, rte.relid, map, filters)?;
             frozen |= is_frozen;
             found.push(chunk);
         } else {
@@ -425,8 +425,7 @@ unsafe fn chunks(
                         pg_sys::adjust_appendrel_attrs(root, f.cast(), 1, infos.as_mut_ptr()).cast()
                     })
                     .collect();
-                let (chunk, is_frozen) =
-                    chunk(root, &mut *child, child_rte.relid, map, translated)?;
+                let (chunk, is_frozen) = chunk(&mut *child, child_rte.relid, map, translated)?;
                 frozen |= is_frozen;
                 found.push(chunk);
             }
@@ -438,13 +437,11 @@ unsafe fn chunks(
 /// # Safety
 /// The planner's own nodes.
 unsafe fn chunk(
-    root: &mut pg_sys::PlannerInfo,
     rel: &mut pg_sys::RelOptInfo,
     oid: pg_sys::Oid,
     map: Vec<i32>,
     filters: Vec<*mut pg_sys::Expr>,
 ) -> Option<(Chunk, bool)> {
-    let _ = root;
     // SAFETY: by contract; the planner holds a lock on the relation.
     unsafe {
         let table = OpenRel::table(oid, pg_sys::NoLock);
