@@ -90,6 +90,21 @@ SELECT a.sym, date_trunc('hour', a.ts) AS h FROM m a JOIN m b ON a.sym = b.sym A
     WHERE a.ts < '2025-01-06 02:00' AND a.sym < 'S002' ORDER BY 1, 2 LIMIT 2;
 RESET enable_hashjoin;
 RESET enable_nestloop;
+-- The sign of zero.
+CREATE TABLE z (ts timestamptz NOT NULL, k int, neg float8, pos float8, least float8, greatest float8, f4 real, part float8);
+SELECT count(*) FROM create_hypertable('z', 'ts', chunk_time_interval => interval '7 days');
+INSERT INTO z SELECT timestamptz '2025-01-06 00:00+00' + i * interval '1 second', i / 1000, '-0', '0', CASE WHEN i % 3 = 0 THEN '-0'::float8 ELSE i END,
+    CASE WHEN i % 3 = 0 THEN '-0'::float8 ELSE -i END, '-0', CASE WHEN i < 2000 THEN '-0'::float8 ELSE i END FROM generate_series(0, 4999) i;
+SELECT varve.enable('z', '{}', '{ts}');
+SELECT count(varve.set_tier(c, 'warm')) FROM show_chunks('z') c;
+ANALYZE z;
+SELECT min(neg), max(neg), sum(neg), avg(neg), min(pos), max(pos), sum(pos), min(least), max(greatest), min(f4), max(f4), sum(f4), avg(f4) FROM z;
+SELECT k, min(neg), sum(neg), sum(pos), min(least), max(greatest), max(f4), min(part) FROM z GROUP BY k ORDER BY k;
+SELECT neg, pos, f4, count(*), count(DISTINCT neg), first(neg, ts), last(f4, ts) FROM z WHERE k > 1 GROUP BY neg, pos, f4;
+SELECT part, count(*) FROM z GROUP BY part ORDER BY part LIMIT 2;
+SELECT DISTINCT neg FROM z;
+SELECT sum(neg) FILTER (WHERE k = 2), max(neg + neg), stddev(neg) FROM z WHERE neg = 0 AND part >= 0;
+DROP TABLE z;
 -- Cursors, both ways.
 BEGIN;
 DECLARE c SCROLL CURSOR FOR SELECT sym, ts FROM m WHERE sym = 'S003' AND ts < '2025-01-06 00:05';

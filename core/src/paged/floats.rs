@@ -195,14 +195,17 @@ pub(crate) fn summarise<T: Real>(values: &[T]) -> (Bounds, Sum) {
     }
     let mut min = f64::INFINITY;
     let mut max = f64::NEG_INFINITY;
-    let mut sums = [0.0; 8];
+    // Zeros all negative add up to a negative one.
+    let mut sums = [-0.0; 8];
     let mut nans = 0;
+    let mut negative_zeros = 0;
     let (groups, rest) = values.as_chunks::<8>();
     let mut add = |value: f64, sum: &mut f64| {
         // With a NaN these comparisons are false.
         min = if value < min { value } else { min };
         max = if value > max { value } else { max };
         nans += usize::from(value.is_nan());
+        negative_zeros += usize::from(value.to_bits() == (-0.0f64).to_bits());
         *sum += value;
     };
     for group in groups {
@@ -220,10 +223,12 @@ pub(crate) fn summarise<T: Real>(values: &[T]) -> (Bounds, Sum) {
         max = f64::NAN;
     }
     debug_assert!(compare_floats(min, max).is_le());
+    let zero = if negative_zeros > 0 { -0.0 } else { 0.0 };
+    let bound = |value: f64| if value == 0.0 { zero } else { value };
     (
         Bounds::Float {
-            min: min + 0.0,
-            max: max + 0.0,
+            min: bound(min),
+            max: bound(max),
         },
         Sum::Float(sums.iter().sum()),
     )

@@ -39,7 +39,8 @@ pub enum Bounds {
         /// The largest.
         max: i64,
     },
-    /// Of a float column, in PostgreSQL's order: NaN above all, -0 equal to 0 (and given as 0).
+    /// Of a float column, in PostgreSQL's order: NaN above all, -0 equal to 0. A bound that is zero is -0 where any of the
+    /// values is, and so is a sum of nothing else.
     Float {
         /// The smallest.
         min: f64,
@@ -235,10 +236,12 @@ impl Bounds {
                 *max = (*max).max(*b);
             }
             (Self::Float { min, max }, Self::Float { min: a, max: b }) => {
-                if compare_floats(*a, *min).is_lt() {
+                // Of zeros the negative one stays.
+                let negative = |a: f64, b: f64| a == 0.0 && b == 0.0 && a.is_sign_negative();
+                if compare_floats(*a, *min).is_lt() || negative(*a, *min) {
                     *min = *a;
                 }
-                if compare_floats(*b, *max).is_gt() {
+                if compare_floats(*b, *max).is_gt() || negative(*b, *max) {
                     *max = *b;
                 }
             }

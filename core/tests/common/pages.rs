@@ -124,15 +124,20 @@ fn check_floats(zone: &Zone, floats: &[f64]) {
         panic!("{:?}", zone.bounds);
     };
     let numbers = || floats.iter().copied().filter(|v| !v.is_nan());
-    let least = numbers().reduce(f64::min).unwrap_or(f64::NAN) + 0.0;
-    assert_eq!(
-        min.to_bits(),
-        if least.is_nan() { f64::NAN } else { least }.to_bits()
-    );
+    let has_negative_zero = floats.iter().any(|v| v.to_bits() == (-0.0f64).to_bits());
+    let bound = |value: f64| match value {
+        v if v.is_nan() => f64::NAN,
+        0.0 if has_negative_zero => -0.0,
+        0.0 => 0.0,
+        v => v,
+    };
+    let least = numbers().reduce(f64::min).unwrap_or(f64::NAN);
+    assert_eq!(min.to_bits(), bound(least).to_bits());
     if numbers().count() < floats.len() {
         assert!(max.is_nan());
     } else {
-        assert_eq!(max, floats.iter().copied().reduce(f64::max).unwrap());
+        let greatest = floats.iter().copied().reduce(f64::max).unwrap();
+        assert_eq!(max.to_bits(), bound(greatest).to_bits());
     }
     let Sum::Float(sum) = zone.sum else {
         panic!("{:?}", zone.sum);

@@ -160,7 +160,8 @@ impl Accumulator {
             Accumulator::Count(v) => v.resize(groups, 0),
             Accumulator::Distinct(v) => v.resize_with(groups, HashSet::new),
             Accumulator::Integers(v) => v.resize(groups, (0, 0)),
-            Accumulator::Floats(v) => v.resize(groups, (0, 0.0, false)),
+            // What -0 can be added to and stays.
+            Accumulator::Floats(v) => v.resize(groups, (0, -0.0, false)),
             Accumulator::IntegerSquares(v) => v.resize(groups, (0, 0, 0)),
             Accumulator::FloatSquares(v) => v.resize(groups, (0, 0.0, 0.0)),
             Accumulator::IntExtreme(v, _) | Accumulator::TextExtreme(v, _) => {
@@ -253,7 +254,11 @@ impl Accumulator {
             Accumulator::FloatExtreme(v, greatest) => match (&zone.bounds, v.get_mut(group)) {
                 (_, _) if present == 0 => true,
                 (Bounds::Float { min, max }, Some(acc)) => {
-                    keep_float(acc, if *greatest { *max } else { *min }, *greatest);
+                    let value = if *greatest { *max } else { *min };
+                    if is_negative_zero(value) {
+                        return false;
+                    }
+                    keep_float(acc, value, *greatest);
                     true
                 }
                 _ => false,
@@ -397,6 +402,11 @@ fn distinct_cell(values: Values, row: usize) -> Cell {
     }
 }
 
+/// Whether a zone's bound says that zeros have signs, but not which of them.
+pub fn is_negative_zero(bound: f64) -> bool {
+    bound == 0.0 && bound.is_sign_negative()
+}
+
 /// Bits that equal floats have in common.
 pub fn canonical(value: f64) -> i64 {
     let value = if value == 0.0 {
@@ -467,13 +477,13 @@ fn sum_ints(data: &[i64], nulls: Option<&[bool]>, rows: &Range<usize>) -> i128 {
 
 fn sum_floats(data: &[f64], nulls: Option<&[bool]>, rows: &Range<usize>) -> f64 {
     let Some(data) = data.get(rows.clone()) else {
-        return 0.0;
+        return -0.0;
     };
     match nulls.and_then(|n| n.get(rows.clone())) {
         None => {
             // Eight sums side by side: additions need not wait for each other.
             let (chunks, rest) = data.as_chunks::<8>();
-            let mut sums = [0.0f64; 8];
+            let mut sums = [-0.0f64; 8];
             for chunk in chunks {
                 for (sum, v) in sums.iter_mut().zip(chunk) {
                     *sum += v;

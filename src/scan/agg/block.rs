@@ -382,7 +382,7 @@ pub unsafe fn token_of(
     // SAFETY: by contract.
     let (int, float) = unsafe { value_of(column, datum, strings) };
     let bits = match column.class {
-        Class::Float => super::accumulate::canonical(float),
+        Class::Float => float.to_bits() as i64,
         Class::Int | Class::Text => int,
     };
     (bits, false)

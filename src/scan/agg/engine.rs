@@ -1,9 +1,9 @@
 //! Grouping and aggregating: blocks and zones go in, groups come out.
 
-use super::accumulate::{Accumulator, Data, Values, canonical};
+use super::accumulate::{Accumulator, Data, Values, is_negative_zero};
 use super::block::Block;
 use super::groups::{Groups, Token, hash};
-use super::spec::{Aggregate, Column, Function, Input, Key};
+use super::spec::{Aggregate, Class, Column, Function, Input, Key};
 use super::strings::Strings;
 use crate::pg::relation;
 use pgrx::pg_sys;
@@ -83,7 +83,7 @@ impl Engine {
         context: *mut pg_sys::ExprContext,
     ) -> Self {
         let mut engine = Engine {
-            groups: Groups::new(keys.len()),
+            groups: Groups::new(floats_of(&keys)),
             accumulators: aggregates.iter().map(Accumulator::new).collect(),
             evaluated: states
                 .into_iter()
@@ -114,7 +114,7 @@ impl Engine {
         self.accumulators = self.aggregates.iter().map(Accumulator::new).collect();
         if self.keys.is_empty() {
             // Without GROUP BY there is one group, even of no rows.
-            self.groups.find(&[], hash(&[]));
+            self.groups.find(&[], &[], hash(&[]));
             self.accumulators.iter_mut().for_each(|a| a.resize(1));
         }
     }
@@ -130,9 +130,9 @@ impl Engine {
         self.groups.memory() + accumulators
     }
 
-    /// The tokens of a group's key.
+    /// The tokens of a group's key, as they were first seen.
     pub fn key(&self, group: usize) -> &[Token] {
-        self.groups.tokens(group)
+        self.groups.key(group)
     }
 
     /// An aggregate of a group.
@@ -160,10 +160,11 @@ impl Engine {
     /// it come later.
     pub fn keep_first(&mut self, count: usize, descending: bool) {
         let first = self.first_groups(count, descending);
-        let mut groups = Groups::new(self.keys.len());
+        let mut groups = Groups::new(floats_of(&self.keys));
         for group in &first {
-            let key = self.groups.tokens(*group);
-            groups.find(key, hash(key));
+            let key = self.groups.key(*group);
+            let same = groups.canonical(key);
+            groups.find(&same, key, hash(&same));
         }
         self.groups = groups;
         self.accumulators.iter_mut().for_each(|a| a.keep(&first));
@@ -201,12 +202,14 @@ impl Engine {
 
     /// The group of a key; `None` where another pass takes it.
     pub(super) fn group_of(&mut self, key: &[Token]) -> Option<usize> {
-        let hash = hash(key);
+        let same = self.groups.canonical(key);
+        let hash = hash(&same);
         if !self.part.has(hash) {
             return None;
         }
-        let group = self.groups.find(key, hash);
-        if group + 1 == self.groups.len() {
+        let before = self.groups.len();
+        let group = self.groups.find(&same, key, hash);
+        if group == before {
             self.accumulators
                 .iter_mut()
                 .for_each(|a| a.resize(group + 1));
@@ -246,7 +249,8 @@ impl Engine {
             }
             (Key::Column(_), Bounds::Int { min, max }) => (min == max).then_some((*min, false)),
             (Key::Column(_), Bounds::Float { min, max }) => {
-                (min.to_bits() == max.to_bits()).then(|| (canonical(*min), false))
+                let same = min.to_bits() == max.to_bits() && !is_negative_zero(*min);
+                same.then(|| (min.to_bits() as i64, false))
             }
             (
                 Key::Column(_),
@@ -281,8 +285,14 @@ impl Engine {
                     ..
                 }
                 | Function::Bool { column, .. } => zone(*column).is_some_and(|z| {
-                    z.nulls == z.rows
-                        || matches!(z.bounds, Bounds::Int { .. } | Bounds::Float { .. })
+                    let known = match z.bounds {
+                        Bounds::Int { .. } => true,
+                        Bounds::Float { min, max } => {
+                            !is_negative_zero(min) && !is_negative_zero(max)
+                        }
+                        _ => false,
+                    };
+                    known || z.nulls == z.rows
                 }),
                 _ => false,
             }
@@ -461,7 +471,7 @@ impl Engine {
                         if null(row) {
                             (0, true)
                         } else {
-                            (canonical(*value), false)
+                            (value.to_bits() as i64, false)
                         }
                     }));
                 }
@@ -531,6 +541,11 @@ impl Engine {
         }
         token
     }
+}
+
+/// Which of some keys are floats.
+fn floats_of(keys: &[Key]) -> Vec<bool> {
+    keys.iter().map(|key| key.class() == Class::Float).collect()
 }
 
 /// Where the bucket of a value begins; infinite times are buckets of their own.

@@ -147,7 +147,8 @@ fn integers(aggregate: &Aggregate, count: i64, sum: i128) -> pg_sys::Datum {
 
 fn floats(aggregate: &Aggregate, count: i64, sum: f64) -> pg_sys::Datum {
     if matches!(aggregate.function, Function::Average(_)) {
-        return float8(sum / count as f64);
+        // PostgreSQL's begins with 0.
+        return float8((sum + 0.0) / count as f64);
     }
     if aggregate.result == pg_sys::FLOAT4OID {
         return float4(sum);

@@ -1,13 +1,20 @@
 //! The groups of a query: their keys, found by hashing.
 
+use super::accumulate::canonical;
+use std::borrow::Cow;
+use std::collections::HashMap;
+
 /// A value of a key: its bits, and whether it is NULL.
 pub type Token = (i64, bool);
 
 /// Groups by number, each with as many tokens as there are keys.
 pub struct Groups {
-    width: usize,
-    /// Tokens of all groups one after the other.
+    /// Which keys are floats: equal ones may have different bits.
+    floats: Vec<bool>,
+    /// Tokens of all groups one after the other, those of equal values the same.
     tokens: Vec<Token>,
+    /// Of groups whose first row had other bits these.
+    first_seen: HashMap<usize, Box<[Token]>>,
     /// Hash of each group.
     hashes: Vec<u64>,
     /// Numbers of groups by their hashes; [`EMPTY`] where there is none. A power of two of them.
@@ -31,11 +38,12 @@ pub fn hash(tokens: &[Token]) -> u64 {
 }
 
 impl Groups {
-    /// No groups yet, of `width` keys each.
-    pub fn new(width: usize) -> Self {
+    /// No groups yet; `floats` says of each key whether it is a float.
+    pub fn new(floats: Vec<bool>) -> Self {
         Groups {
-            width,
+            floats,
             tokens: Vec::new(),
+            first_seen: HashMap::new(),
             hashes: Vec::new(),
             table: vec![EMPTY; 64],
         }
@@ -48,24 +56,56 @@ impl Groups {
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        *self = Groups::new(self.width);
+        *self = Groups::new(std::mem::take(&mut self.floats));
     }
 
     /// Bytes that they take.
     pub fn memory(&self) -> usize {
-        self.tokens.len() * size_of::<Token>() + self.hashes.len() * 8 + self.table.len() * 4
+        let first_seen = self.first_seen.len() * (48 + self.floats.len() * size_of::<Token>());
+        self.tokens.len() * size_of::<Token>()
+            + self.hashes.len() * 8
+            + self.table.len() * 4
+            + first_seen
     }
 
-    /// The tokens of a group.
-    pub fn tokens(&self, group: usize) -> &[Token] {
-        let start = group * self.width;
-        self.tokens
-            .get(start..start + self.width)
-            .unwrap_or_default()
+    /// The tokens of a group, as they were first seen.
+    pub fn key(&self, group: usize) -> &[Token] {
+        match self.first_seen.get(&group) {
+            Some(tokens) => tokens,
+            None => self.tokens(group),
+        }
     }
 
-    /// The number of the group of a key, a new one if need be.
-    pub fn find(&mut self, tokens: &[Token], hash: u64) -> usize {
+    fn tokens(&self, group: usize) -> &[Token] {
+        let width = self.floats.len();
+        let start = group * width;
+        self.tokens.get(start..start + width).unwrap_or_default()
+    }
+
+    /// A key as all that are equal to it look.
+    pub fn canonical<'a>(&self, key: &'a [Token]) -> Cow<'a, [Token]> {
+        let mut same = Cow::Borrowed(key);
+        for (at, float) in self.floats.iter().enumerate() {
+            let Some((bits, null)) = key.get(at).copied().filter(|_| *float) else {
+                continue;
+            };
+            let equal = if null {
+                bits
+            } else {
+                canonical(f64::from_bits(bits as u64))
+            };
+            if equal != bits
+                && let Some(token) = same.to_mut().get_mut(at)
+            {
+                token.0 = equal;
+            }
+        }
+        same
+    }
+
+    /// The number of the group of a key, a new one if need be; `tokens` is the [`canonical`](Self::canonical) form of `key`,
+    /// and of that the hash.
+    pub fn find(&mut self, tokens: &[Token], key: &[Token], hash: u64) -> usize {
         let mask = self.table.len() - 1;
         let mut at = hash as usize & mask;
         loop {
@@ -83,6 +123,9 @@ impl Groups {
         let group = self.hashes.len();
         self.hashes.push(hash);
         self.tokens.extend_from_slice(tokens);
+        if tokens != key {
+            self.first_seen.insert(group, key.into());
+        }
         if let Some(slot) = self.table.get_mut(at) {
             *slot = group as u32;
         }
@@ -115,15 +158,31 @@ mod tests {
 
     #[test]
     fn every_key_has_one_group() {
-        let mut groups = Groups::new(2);
+        let mut groups = Groups::new(vec![false; 2]);
         for round in 0..3 {
             for i in 0..10_000i64 {
                 let key = [(i % 100, false), (i / 100, i % 7 == 0)];
-                let group = groups.find(&key, hash(&key));
+                let group = groups.find(&key, &key, hash(&key));
                 assert_eq!(group as i64, i, "round {round}");
-                assert_eq!(groups.tokens(group), key);
+                assert_eq!(groups.key(group), key);
             }
         }
         assert_eq!(groups.len(), 10_000);
+    }
+
+    #[test]
+    fn equal_floats_are_of_one_group_that_shows_the_first() {
+        let float = |value: f64| [(value.to_bits() as i64, false)];
+        let mut groups = Groups::new(vec![true]);
+        let mut group_of = |key: [Token; 1]| {
+            let same = groups.canonical(&key);
+            let group = groups.find(&same, &key, hash(&same));
+            (group, groups.key(group).to_vec())
+        };
+        assert_eq!(group_of(float(-0.0)), (0, float(-0.0).to_vec()));
+        assert_eq!(group_of(float(0.0)), (0, float(-0.0).to_vec()));
+        assert_eq!(group_of([(0, true)]), (1, vec![(0, true)]));
+        assert_eq!(group_of(float(f64::NAN)).0, 2);
+        assert_eq!(group_of(float(-f64::NAN)).0, 2);
     }
 }

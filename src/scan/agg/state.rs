@@ -332,7 +332,7 @@ impl Engine {
                 put(&mut to.current, 0u32.to_le_bytes());
                 let mut count = 0u32;
                 // At least one of them, however long the key is.
-                while let Some(value) = values.next() {
+                for value in values.by_ref() {
                     put_value(&mut to.current, *value, class, &self.strings);
                     count += 1;
                     if to.current.len() >= MESSAGE {
