@@ -29,9 +29,12 @@ CREATE TABLE varve.chunk_history (
     chunk        oid PRIMARY KEY,
     bytes_before bigint NOT NULL,
     frozen_at    timestamptz NOT NULL,
+    tier         text NOT NULL CHECK (tier IN ('warm', 'cold')),
     verified_at  timestamptz
 );
-COMMENT ON TABLE varve.chunk_history IS 'What chunks took before they were first frozen, and when they were last verified';
+COMMENT ON TABLE varve.chunk_history IS
+    'What chunks took before they were first frozen, the tier they were last brought to, and when they were last verified';
+COMMENT ON COLUMN varve.chunk_history.tier IS 'The tier of a chunk without segments; those that it has tell their own';
 
 GRANT USAGE ON SCHEMA varve TO PUBLIC;
 GRANT SELECT ON varve.managed, varve.chunk_history TO PUBLIC;

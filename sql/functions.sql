@@ -13,7 +13,7 @@ COMMENT ON FUNCTION varve.disable(regclass) IS
 CREATE FUNCTION varve.set_tier(chunk regclass, tier text, codec text DEFAULT 'auto')
     RETURNS text LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_set_tier';
 COMMENT ON FUNCTION varve.set_tier(regclass, text, text) IS
-    'Brings one chunk into a tier: hot (heap) or warm (columnar segments); returns the tier';
+    'Brings one chunk into a tier: hot (heap), warm (columnar segments, to be read fast) or cold (to be small); returns the tier';
 
 CREATE FUNCTION varve.segment_table(chunk regclass)
     RETURNS regclass LANGUAGE c STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'segment_table_wrapper';

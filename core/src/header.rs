@@ -3,7 +3,7 @@
 use crate::bitmap::Bitmap;
 use crate::column::Kind;
 use crate::error::CoreError;
-use crate::paged::Zone;
+use crate::paged::{Effort, Zone};
 use crate::wire::{Reader, len_u32, seal, unseal};
 use sha2::{Digest, Sha256};
 
@@ -13,6 +13,7 @@ pub const MAX_ROWS: u32 = 65_536;
 const MAGIC: [u8; 2] = *b"vS";
 const VERSION: u8 = 2;
 const FLAG_ORIGINS: u8 = 1;
+const FLAG_SMALL: u8 = 2;
 
 /// What a segment says of itself; its columns follow each other in its body.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +37,8 @@ pub struct SegmentHeader {
     pub location: u32,
     /// How many segments were written together with this one, itself included: numbers from 0 on. 0: not known.
     pub siblings: u32,
+    /// What its columns were encoded for. Decoding does not look at it.
+    pub effort: Effort,
 }
 
 /// One column of a segment.
@@ -116,11 +119,13 @@ impl SegmentHeader {
     /// [`CoreError::Invalid`] where [`validate`](Self::validate) says so.
     pub fn to_bytes(&self) -> Result<Vec<u8>, CoreError> {
         self.validate()?;
-        let flags = if self.origins.is_some() {
-            FLAG_ORIGINS
-        } else {
-            0
+        let mut flags = match self.effort {
+            Effort::Fast => 0,
+            Effort::Small => FLAG_SMALL,
         };
+        if self.origins.is_some() {
+            flags |= FLAG_ORIGINS;
+        }
         let mut out = Vec::new();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[VERSION, flags]);
@@ -167,7 +172,7 @@ impl SegmentHeader {
             return Err(CoreError::unsupported(format!("segment version {version}")));
         }
         let flags = reader.u8()?;
-        if flags & !FLAG_ORIGINS != 0 {
+        if flags & !(FLAG_ORIGINS | FLAG_SMALL) != 0 {
             return Err(CoreError::unsupported(format!("segment flags {flags:#x}")));
         }
         let rows = reader.u32()?;
@@ -216,6 +221,10 @@ impl SegmentHeader {
             raw_bytes,
             location,
             siblings,
+            effort: match flags & FLAG_SMALL {
+                0 => Effort::Fast,
+                _ => Effort::Small,
+            },
         };
         header
             .validate()

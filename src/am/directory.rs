@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
 use varve_core::header::{ColumnEntry, SegmentHeader};
-use varve_core::paged::{PAGE_ROWS, Page};
+use varve_core::paged::{Effort, PAGE_ROWS, Page};
 
 /// One segment: its header and where its columns are.
 #[derive(Debug)]
@@ -221,6 +221,16 @@ pub fn try_load(companion: &Companion, snapshot: pg_sys::Snapshot) -> Result<Dir
     match failed.or_else(|| missing_sibling(&found)) {
         Some(damage) => Err(damage),
         None => Ok(found.into_values().collect()),
+    }
+}
+
+/// What the segments of a directory were encoded for: to be small where all of them are; `None` without any.
+pub fn effort(segments: &Directory) -> Option<Effort> {
+    let small = |s: &Rc<SegmentRef>| s.header.effort == Effort::Small;
+    match segments.as_slice() {
+        [] => None,
+        all if all.iter().all(small) => Some(Effort::Small),
+        _ => Some(Effort::Fast),
     }
 }
 

@@ -12,10 +12,11 @@ use super::unique;
 use super::writer::SegmentBuilder;
 use crate::heap_call;
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::tuple;
+use crate::pg::{snapshot, tuple};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use varve_core::paged::Effort;
 
 thread_local! {
     /// Tables written by the running transaction.
@@ -85,6 +86,7 @@ fn gather(rel: pg_sys::Relation) -> Gathered {
         .map(|c| tombstone::own_targets(&c))
         .unwrap_or_default();
     let desc = relation::tupdesc(rel);
+    let effort = effort(rel);
     let mut done: Gathered = Vec::new();
     // SAFETY: heap's own scan under the active snapshot; the slot is dropped after it.
     unsafe {
@@ -105,7 +107,7 @@ fn gather(rel: pg_sys::Relation) -> Gathered {
                 continue;
             }
             if done.last().is_none_or(|(b, _)| b.full()) {
-                done.push((SegmentBuilder::new(desc, &[], true), Vec::new()));
+                done.push((SegmentBuilder::new(desc, &[], true, effort), Vec::new()));
             }
             pg_sys::slot_getsomeattrs_int(slot, (*desc).natts);
             let natts = relation::natts(desc);
@@ -122,6 +124,15 @@ fn gather(rel: pg_sys::Relation) -> Gathered {
         pg_sys::ExecDropSingleTupleTableSlot(slot);
     }
     done
+}
+
+/// What new segments are encoded for: a cold chunk stays cold. Damage is for those to find who read the rows.
+fn effort(rel: pg_sys::Relation) -> Effort {
+    let latest = snapshot::Registered::latest();
+    companion::of(rel)
+        .and_then(|c| directory::try_load(&c, latest.get()).ok())
+        .and_then(|segments| directory::effort(&segments))
+        .unwrap_or(Effort::Fast)
 }
 
 /// Whether somebody else may hold a lock on the row.

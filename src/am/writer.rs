@@ -23,6 +23,7 @@ pub struct Encoded {
 impl Encoded {
     /// Encodes columns (attribute number, values) of a segment whose rows ascend by the attributes `order`.
     pub fn new(
+        effort: Effort,
         rows: u32,
         raw_bytes: u64,
         order: &[u16],
@@ -32,7 +33,7 @@ impl Encoded {
         let mut bytes = Vec::new();
         for (attnum, column) in columns {
             pgrx::check_for_interrupts!();
-            let encoded = encode(&column);
+            let encoded = encode(&column, effort);
             entries.push(entry(attnum, &column, &encoded));
             bytes.push(encoded.bytes);
         }
@@ -49,6 +50,7 @@ impl Encoded {
                 origins: None,
                 sha256,
                 raw_bytes,
+                effort,
             },
             columns: bytes,
         }
@@ -86,9 +88,9 @@ pub fn entry(attnum: u16, column: &Column, encoded: &EncodedColumn) -> ColumnEnt
     }
 }
 
-/// Encodes a column for reading.
-pub fn encode(column: &Column) -> EncodedColumn {
-    paged::encode(column, Effort::Fast).unwrap_or_else(|e| fail(&e.to_string()))
+/// Encodes a column.
+pub fn encode(column: &Column, effort: Effort) -> EncodedColumn {
+    paged::encode(column, effort).unwrap_or_else(|e| fail(&e.to_string()))
 }
 
 /// Gathers rows and encodes them.
@@ -99,6 +101,7 @@ pub struct SegmentBuilder {
     origins: Vec<u64>,
     keep_origins: bool,
     order: Vec<u16>,
+    effort: Effort,
 }
 
 fn fail(message: &str) -> ! {
@@ -113,7 +116,7 @@ fn fail(message: &str) -> ! {
 impl SegmentBuilder {
     /// An empty segment of a row shape, for rows that ascend by the attributes `order`. `keep_origins` stores where each
     /// row came from.
-    pub fn new(desc: pg_sys::TupleDesc, order: &[u16], keep_origins: bool) -> Self {
+    pub fn new(desc: pg_sys::TupleDesc, order: &[u16], keep_origins: bool, effort: Effort) -> Self {
         let columns = builder::builders(desc, MAX_ROWS as usize).unwrap_or_else(|e| fail(&e));
         SegmentBuilder {
             desc,
@@ -122,6 +125,7 @@ impl SegmentBuilder {
             origins: Vec::new(),
             keep_origins,
             order: order.to_vec(),
+            effort,
         }
     }
 
@@ -163,7 +167,7 @@ impl SegmentBuilder {
 
     /// Encodes what was gathered and starts over.
     pub fn finish(&mut self) -> Encoded {
-        let fresh = SegmentBuilder::new(self.desc, &self.order, self.keep_origins);
+        let fresh = SegmentBuilder::new(self.desc, &self.order, self.keep_origins, self.effort);
         let done = std::mem::replace(self, fresh);
         let rows = done.rows;
         let raw_bytes = done
@@ -177,7 +181,7 @@ impl SegmentBuilder {
             .into_iter()
             .enumerate()
             .filter_map(|(i, builder)| Some((i as u16 + 1, builder?.finish())));
-        let mut encoded = Encoded::new(rows, raw_bytes, &done.order, columns);
+        let mut encoded = Encoded::new(done.effort, rows, raw_bytes, &done.order, columns);
         encoded.header.origins = done.keep_origins.then_some(done.origins);
         encoded
     }

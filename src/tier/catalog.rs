@@ -1,5 +1,6 @@
 //! Typed access to varve's own tables.
 
+use super::level::Tier;
 use super::order::RowOrder;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot;
@@ -153,8 +154,9 @@ pub fn forget_relation(oid: pg_sys::Oid) {
     }
 }
 
-/// Records what a chunk takes before its first freeze, and clears what is known of chunks that are gone.
-pub fn remember_size(chunk: pg_sys::Oid, bytes: i64) {
+/// Records what a chunk takes before its first freeze and which tier it goes to, and clears what is known of chunks that
+/// are gone.
+pub fn remember_size(chunk: pg_sys::Oid, bytes: i64, tier: Tier) {
     as_owner(|| {
         must(Spi::run_with_args(
             "DELETE FROM varve.chunk_history h WHERE NOT EXISTS \
@@ -162,12 +164,33 @@ pub fn remember_size(chunk: pg_sys::Oid, bytes: i64) {
             &[],
         ));
         must(Spi::run_with_args(
-            "INSERT INTO varve.chunk_history (chunk, bytes_before, frozen_at) \
-             VALUES ($1, $2, pg_catalog.now()) ON CONFLICT (chunk) DO UPDATE \
-             SET frozen_at = excluded.frozen_at",
-            &[chunk.into(), bytes.into()],
+            "INSERT INTO varve.chunk_history (chunk, bytes_before, frozen_at, tier) \
+             VALUES ($1, $2, pg_catalog.now(), $3) ON CONFLICT (chunk) DO UPDATE \
+             SET frozen_at = excluded.frozen_at, tier = excluded.tier",
+            &[chunk.into(), bytes.into(), tier.name().into()],
         ));
     });
+}
+
+/// Records which tier a frozen chunk goes to.
+pub fn remember_tier(chunk: pg_sys::Oid, tier: Tier) {
+    as_owner(|| {
+        must(Spi::run_with_args(
+            "UPDATE varve.chunk_history SET tier = $2 WHERE chunk OPERATOR(pg_catalog.=) $1 AND tier OPERATOR(pg_catalog.<>) $2",
+            &[chunk.into(), tier.name().into()],
+        ));
+    });
+}
+
+/// The tier that a frozen chunk was last brought to.
+pub fn last_tier(chunk: pg_sys::Oid) -> Option<Tier> {
+    as_owner(|| {
+        spi::read_one::<String>(
+            "SELECT tier FROM varve.chunk_history WHERE chunk OPERATOR(pg_catalog.=) $1",
+            &[chunk.into()],
+        )
+    })
+    .and_then(|name| Tier::from_name(&name))
 }
 
 /// Forgets a chunk that is hot again.

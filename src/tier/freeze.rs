@@ -20,6 +20,7 @@ use crate::pg::{snapshot, tuple};
 use pgrx::pg_sys;
 use pgrx::pg_sys::HTSV_Result;
 use std::collections::HashSet;
+use varve_core::paged::Effort;
 
 /// Words of a page's bitmap of encoded line pointers (at most 291 on a page).
 const PAGE_WORDS: usize = 5;
@@ -87,8 +88,8 @@ impl Pages {
     }
 }
 
-/// Freezes a table of access method heap or varve. The caller has checked privileges and that the table may be frozen.
-pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
+/// Freezes a table of access method heap or varve; what is frozen already is encoded anew. The caller has checked privileges and that the table may be frozen.
+pub fn freeze(oid: pg_sys::Oid, order: &RowOrder, effort: Effort) -> Report {
     let table = OpenRel::table(oid, pg_sys::ShareUpdateExclusiveLock);
     let old = table.as_ptr();
     super::check_not_in_use(old, c"freeze");
@@ -127,7 +128,7 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder) -> Report {
     let transient = OpenRel::table(new_oid, pg_sys::AccessExclusiveLock);
     let new = transient.as_ptr();
     let to = companion::create(new, oid);
-    let (mut encoded, keys) = encode(old, source, &to);
+    let (mut encoded, keys) = encode(old, source, &to, effort);
     if logged {
         // The commit's flush, under the exclusive lock, then finds little left to write.
         // SAFETY: writes WAL out up to the end of the last record of ours.
@@ -321,7 +322,12 @@ impl<'a> Source<'a> {
 
 /// Encodes rows in their order and stores their columns; headers follow under the lock. Also returns where each row came
 /// from, segment by segment.
-fn encode(rel: pg_sys::Relation, source: Source, to: &Companion) -> (Vec<Encoded>, Vec<Vec<u64>>) {
+fn encode(
+    rel: pg_sys::Relation,
+    source: Source,
+    to: &Companion,
+    effort: Effort,
+) -> (Vec<Encoded>, Vec<Vec<u64>>) {
     let writer = BodyWriter::new(to.segments, true);
     let mut segments: Vec<Encoded> = Vec::new();
     let mut keys: Vec<Vec<u64>> = Vec::new();
@@ -335,9 +341,10 @@ fn encode(rel: pg_sys::Relation, source: Source, to: &Companion) -> (Vec<Encoded
         keys.push(origins);
     };
     if let Some(gather) = source.gather {
-        gather.encode(close);
+        gather.encode(effort, close);
     } else if let Some(mut sorter) = source.sorter {
-        let mut builder = SegmentBuilder::new(relation::tupdesc(rel), sorter.columns(), false);
+        let mut builder =
+            SegmentBuilder::new(relation::tupdesc(rel), sorter.columns(), false, effort);
         let mut here = Vec::new();
         sorter.drain(|values, nulls, key| {
             if builder.full() {

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use varve_core::bitmap::Bitmap;
 use varve_core::column::{Column, Values};
 use varve_core::header::MAX_ROWS;
+use varve_core::paged::Effort;
 
 /// Rows by columns, in the order in which they came.
 pub struct Gather {
@@ -105,7 +106,7 @@ impl Gather {
     }
 
     /// Sorts the rows and encodes them, segment by segment, handing each to `f` with the origins of its rows.
-    pub fn encode(self, mut f: impl FnMut(Encoded, Vec<u64>)) {
+    pub fn encode(self, effort: Effort, mut f: impl FnMut(Encoded, Vec<u64>)) {
         let attnums: Vec<u16> = self.order.iter().map(|s| s.attnum as u16).collect();
         let columns: Vec<(u16, Column)> = self
             .columns
@@ -125,7 +126,13 @@ impl Gather {
                 .map(|(attnum, column)| (*attnum, pick(column, now)))
                 .collect();
             let raw_bytes = picked.iter().map(|(_, c)| size(c) as u64).sum();
-            let encoded = Encoded::new(now.len() as u32, raw_bytes, &attnums, picked.into_iter());
+            let encoded = Encoded::new(
+                effort,
+                now.len() as u32,
+                raw_bytes,
+                &attnums,
+                picked.into_iter(),
+            );
             let origins = now
                 .iter()
                 .filter_map(|row| self.origins.get(*row as usize))

@@ -1,6 +1,7 @@
 //! What chunks look like: the function behind the view `varve.chunks`.
 
 use super::catalog;
+use super::level::Tier;
 use crate::am::{companion, directory};
 use crate::heap_call;
 use crate::pg::relation::{self, OpenRel};
@@ -91,21 +92,29 @@ fn stats(chunk: pg_sys::Oid) -> Option<Stats> {
         pg_sys::pg_class_aclcheck(chunk, pg_sys::GetUserId(), pg_sys::ACL_SELECT.into())
             == pg_sys::AclResult::ACLCHECK_OK
     };
+    let latest = snapshot::Registered::latest();
+    let tier = |segments: Option<&directory::Directory>| match segments {
+        Some(segments) => Tier::of_frozen(chunk, segments).name(),
+        None => "damaged",
+    };
     if !readable {
-        let tier = if frozen_part.is_some() { "warm" } else { "hot" };
+        let tier = match &frozen_part {
+            Some(c) => tier(directory::try_load(c, latest.get()).ok().as_ref()),
+            None => Tier::Hot.name(),
+        };
         let bytes = catalog::total_bytes(chunk) + frozen_part.as_ref().map_or(0, companion_bytes);
         return Some((tier.into(), None, None, None, bytes, None));
     }
-    let latest = snapshot::Registered::latest();
     let delta = delta_rows(rel, latest.get(), i64::MAX);
     let mut bytes = catalog::total_bytes(chunk);
     let Some(c) = frozen_part else {
-        return Some(("hot".into(), Some(delta), Some(delta), Some(0), bytes, None));
+        let hot = Tier::Hot.name().into();
+        return Some((hot, Some(delta), Some(delta), Some(0), bytes, None));
     };
     bytes += companion_bytes(&c);
     let Ok(segments) = directory::try_load(&c, latest.get()) else {
         // What a damaged segment holds nobody knows; varve.verify says what is wrong.
-        return Some(("damaged".into(), None, Some(delta), None, bytes, None));
+        return Some((tier(None).into(), None, Some(delta), None, bytes, None));
     };
     let thawed = directory::tombstones(&c, latest.get());
     let frozen: i64 = segments
@@ -118,7 +127,7 @@ fn stats(chunk: pg_sys::Oid) -> Option<Stats> {
     let sum = varve_core::combine_sha256(segments.iter().map(|s| s.header.sha256));
     let sum = sum.iter().map(|b| format!("{b:02x}")).collect();
     Some((
-        "warm".into(),
+        tier(Some(&segments)).into(),
         Some(frozen + delta),
         Some(delta),
         Some(segments.len() as i32),

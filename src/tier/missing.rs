@@ -8,6 +8,7 @@ use crate::pg::relation;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use varve_core::header::{ColumnEntry, SegmentSum};
+use varve_core::paged::Effort;
 
 fn fail(detail: &str) -> ! {
     crate::am::error::raise(
@@ -19,7 +20,12 @@ fn fail(detail: &str) -> ! {
 }
 
 /// The encoded column of an attribute that rows from before `ADD COLUMN` lack: its missing value, or NULL.
-fn missing(desc: pg_sys::TupleDesc, attnum: i32, rows: u32) -> (ColumnEntry, Vec<u8>) {
+fn missing(
+    desc: pg_sys::TupleDesc,
+    attnum: i32,
+    rows: u32,
+    effort: Effort,
+) -> (ColumnEntry, Vec<u8>) {
     let attr = relation::attribute(desc, attnum as usize - 1);
     let mut builder = ColumnBuilder::new(attr, rows as usize).unwrap_or_else(|e| fail(&e));
     let mut null = true;
@@ -35,7 +41,7 @@ fn missing(desc: pg_sys::TupleDesc, attnum: i32, rows: u32) -> (ColumnEntry, Vec
         }
     }
     let column = builder.finish();
-    let encoded = writer::encode(&column);
+    let encoded = writer::encode(&column, effort);
     (
         writer::entry(attnum as u16, &column, &encoded),
         encoded.bytes,
@@ -74,7 +80,7 @@ pub fn columns(
                 .position(|(e, _)| i32::from(e.attnum) == attnum);
             match found {
                 Some(at) => stored.swap_remove(at),
-                None => missing(desc, attnum, segment.header.rows),
+                None => missing(desc, attnum, segment.header.rows, segment.header.effort),
             }
         })
         .collect()

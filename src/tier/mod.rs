@@ -2,7 +2,8 @@
 //!
 //! - [`freeze`], [`rewrite`], [`carry`]: exchanging a chunk's storage; [`lock`], [`conflict`]: its lock and its word to standbys.
 //! - [`gather`], [`order`], [`missing`]: the order of rows, and columns that a segment lacks.
-//! - [`enable`], [`set_tier`], [`inspect`], [`verify`]: SQL functions; [`catalog`]: the tables behind them.
+//! - [`enable`], [`set_tier`], [`inspect`], [`verify`]: SQL functions; [`level`]: the tiers; [`catalog`]: the tables behind
+//!   them.
 //! - [`extension`]: DROP EXTENSION.
 
 pub mod carry;
@@ -13,6 +14,7 @@ pub mod extension;
 pub mod freeze;
 pub mod gather;
 pub mod inspect;
+pub mod level;
 pub mod lock;
 pub mod missing;
 pub mod order;

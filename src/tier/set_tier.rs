@@ -1,13 +1,15 @@
 //! `varve.set_tier`: one chunk from tier to tier.
 
+use super::level::Tier;
 use super::{catalog, freeze, lock, rewrite};
 use crate::am::error::{gone, null_argument, raise};
-use crate::am::{companion, unique};
+use crate::am::{companion, directory, unique};
 use crate::pg::function::Args;
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::spi;
+use crate::pg::{snapshot, spi};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use varve_core::paged::Effort;
 
 /// What a table must be to have tiers.
 pub fn check_table(oid: pg_sys::Oid) {
@@ -148,7 +150,7 @@ fn is_hypertable(oid: pg_sys::Oid) -> bool {
     ).unwrap_or(false)
 }
 
-/// Codecs that later tiers will offer; the warm tier chooses each column's itself.
+/// Codecs that may be asked for one day; the tiers that there are choose each column's themselves.
 const CODECS: [&str; 7] = ["auto", "none", "lz4", "zstd", "gzip", "zlib", "lzma"];
 
 fn check_codec(codec: &str) {
@@ -160,7 +162,7 @@ fn check_codec(codec: &str) {
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("codec \"{codec}\" is not supported for this tier"),
             None,
-            Some("The warm tier chooses each column's codec itself: codec => 'auto'.".into()),
+            Some("The warm and the cold tier choose each column's codec themselves: codec => 'auto'.".into()),
         );
     }
     raise(
@@ -171,21 +173,25 @@ fn check_codec(codec: &str) {
     )
 }
 
-fn check_tier(tier: &str) {
+/// The tiers that there are, for hints.
+const TIERS: &str = "Tiers are hot, warm and cold.";
+
+fn check_tier(tier: &str) -> Tier {
     match tier {
-        "warm" | "hot" => {}
-        "cold" | "archived" => raise(
+        "archived" => raise(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("tier \"{tier}\" is not supported by this version of varve"),
             None,
-            Some("Tiers are hot and warm.".into()),
+            Some(TIERS.into()),
         ),
-        _ => raise(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("unknown tier \"{tier}\""),
-            None,
-            Some("Tiers are hot and warm.".into()),
-        ),
+        _ => Tier::from_name(tier).unwrap_or_else(|| {
+            raise(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("unknown tier \"{tier}\""),
+                None,
+                Some(TIERS.into()),
+            )
+        }),
     }
 }
 
@@ -203,7 +209,7 @@ fn check_tiers(args: &Args) -> pg_sys::Datum {
     pg_sys::Datum::null()
 }
 
-/// Brings a chunk into a tier; returns the tier. Moving to the tier it has is a no-op, but that new rows of a warm
+/// Brings a chunk into a tier; returns the tier. Moving to the tier it has is a no-op, but that new rows of a frozen
 /// chunk are frozen too.
 fn set_tier(args: &Args) -> pg_sys::Datum {
     super::check_writable(c"varve.set_tier()");
@@ -225,19 +231,19 @@ fn set_tier(args: &Args) -> pg_sys::Datum {
     if let Some(codec) = args.get::<&str>(2) {
         check_codec(codec);
     }
-    check_tier(tier);
-    if tier == "warm" {
-        to_warm(oid);
-    } else {
-        to_hot(oid);
+    let tier = check_tier(tier);
+    match tier.effort() {
+        Some(effort) => to_frozen(oid, tier, effort),
+        None => to_hot(oid),
     }
-    tier.into_datum().unwrap_or_else(|| args.null())
+    tier.name().into_datum().unwrap_or_else(|| args.null())
 }
 
 crate::sql_function!(varve_set_tier, pg_finfo_varve_set_tier, set_tier);
 crate::sql_function!(varve_check_tiers, pg_finfo_varve_check_tiers, check_tiers);
 
-fn to_warm(oid: pg_sys::Oid) {
+/// Freezes what is not frozen yet; everything, where what is frozen is of another tier.
+fn to_frozen(oid: pg_sys::Oid, tier: Tier, effort: Effort) {
     let name = relation::qualified_name(oid);
     check_freezable(oid);
     let root = catalog::root_of(oid);
@@ -246,13 +252,20 @@ fn to_warm(oid: pg_sys::Oid) {
         // Held to the end: VACUUM, DDL and a second freeze keep out; readers and writers do not notice.
         let table =
             OpenRel::try_open(oid, pg_sys::ShareUpdateExclusiveLock).unwrap_or_else(|| gone(&name));
-        if companion::of(table.as_ptr()).is_none() {
-            catalog::remember_size(oid, catalog::total_bytes(oid));
-        } else if super::inspect::all_frozen(table.as_ptr()) {
-            return;
+        match companion::of(table.as_ptr()) {
+            None => catalog::remember_size(oid, catalog::total_bytes(oid), tier),
+            Some(c) => {
+                let latest = snapshot::Registered::latest();
+                let segments = directory::load(table.as_ptr(), &c, latest.get());
+                let same = directory::effort(&segments).is_none_or(|now| now == effort);
+                catalog::remember_tier(oid, tier);
+                if same && super::inspect::all_frozen(table.as_ptr()) {
+                    return;
+                }
+            }
         }
     }
-    let report = freeze::freeze(oid, &order);
+    let report = freeze::freeze(oid, &order, effort);
     if report.delta > 0 {
         pgrx::ereport!(
             PgLogLevel::NOTICE,
@@ -262,7 +275,10 @@ fn to_warm(oid: pg_sys::Oid) {
                 report.delta,
                 relation::qualified_name(oid)
             ),
-            "They were written by this transaction or during the freeze, or a snapshot older than them is in use; set_tier(…, 'warm') later freezes them."
+            format!(
+                "They were written by this transaction or during the freeze, or a snapshot older than them is in use; set_tier(…, '{}') later freezes them.",
+                tier.name()
+            )
         );
     }
 }

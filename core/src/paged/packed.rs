@@ -7,7 +7,8 @@ use pco::{ChunkConfig, PagingSpec};
 use super::kernels::Block;
 use crate::error::CoreError;
 
-const LEVEL: usize = 8;
+/// Of 12. The next ones take several times as long for a thousandth.
+const LEVEL: usize = 10;
 
 /// What all pages share, and the pages.
 pub(crate) struct Packed {

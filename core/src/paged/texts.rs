@@ -36,7 +36,7 @@ impl TextWriter {
             data: Vec::new(),
             zstd: Compressor::new(match effort {
                 Effort::Fast => 3,
-                Effort::Small => 15,
+                Effort::Small => 19,
             })?,
             effort,
             tally: Tally::default(),
