@@ -16,8 +16,8 @@ BEGIN
     RETURN format('%s rows the same', total);
 END $$;
 
--- Multiplies the rows of a table with a key "id" of less than 1000, copies it to NAME_v, and takes that to warm, hot,
--- warm and hot again, comparing after each step. NAME_v stays, frozen.
+-- Multiplies the rows of a table with a key "id" of less than 1000, copies it to NAME_v, and takes that to warm, cold, hot,
+-- cold and warm again, comparing after each step. NAME_v stays, frozen.
 CREATE PROCEDURE testing.round_trip(source regclass, copies int, INOUT result text DEFAULT NULL) LANGUAGE plpgsql AS $$
 DECLARE
     target text := source::text || '_v';
@@ -32,12 +32,8 @@ BEGIN
     EXECUTE format('INSERT INTO %s SELECT * FROM %s', target, source);
     COMMIT;
     result := testing.same(source, target::regclass);
-    FOREACH step IN ARRAY '{warm,hot,warm,hot,warm}'::text[] LOOP
-        IF step = 'warm' THEN
-            PERFORM testing.freeze(target::regclass);
-        ELSE
-            PERFORM testing.thaw(target::regclass);
-        END IF;
+    FOREACH step IN ARRAY '{warm,cold,hot,cold,warm}'::text[] LOOP
+        PERFORM testing.to_tier(target::regclass, step);
         COMMIT;
         IF NOT testing.intact(target::regclass) THEN
             result := result || '; ' || step || ': DAMAGED';

@@ -8,14 +8,19 @@ GRANT USAGE ON SCHEMA testing TO PUBLIC;
 
 -- Freezes a table, or all leaves of it, and insists that nothing but "stay" rows are left in the delta: a suite that
 -- thinks its rows frozen when they are not would prove nothing.
-CREATE FUNCTION testing.freeze(target regclass, stay bigint DEFAULT 0) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION testing.freeze(target regclass, stay bigint DEFAULT 0, tier text DEFAULT 'warm') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     c regclass;
+    now record;
     left_over bigint := 0;
 BEGIN
     FOR c IN SELECT chunk FROM varve.chunk_ranges(target) ORDER BY chunk::text LOOP
-        PERFORM varve.set_tier(c, 'warm');
-        left_over := left_over + (SELECT delta_rows FROM varve.chunk_stats(c));
+        PERFORM varve.set_tier(c, freeze.tier);
+        SELECT s.tier, s.delta_rows INTO now FROM varve.chunk_stats(c) s;
+        left_over := left_over + now.delta_rows;
+        IF now.tier <> freeze.tier THEN
+            RAISE EXCEPTION '% is % instead of %', c, now.tier, freeze.tier;
+        END IF;
     END LOOP;
     IF left_over <> stay THEN
         RAISE EXCEPTION '% rows of % are not frozen instead of %', left_over, target, stay;
@@ -35,6 +40,17 @@ BEGIN
         END IF;
     END LOOP;
     RETURN 'hot';
+END $$;
+
+-- Brings a table, or all leaves of it, into a tier, with all of its rows.
+CREATE FUNCTION testing.to_tier(target regclass, tier text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    IF tier = 'hot' THEN
+        PERFORM testing.thaw(target);
+    ELSE
+        PERFORM testing.freeze(target, tier => to_tier.tier);
+    END IF;
+    RETURN tier;
 END $$;
 
 -- Whether exactly so many rows are frozen (live rows in segments).

@@ -9,7 +9,6 @@ use crate::queries::Query;
 use crate::server::Server;
 use crate::{Result, Side};
 use postgres::Client;
-use postgres::error::SqlState;
 use std::time::Instant;
 use varve_demo::show::{self, Align::Left, Align::Right};
 
@@ -48,6 +47,8 @@ pub struct Report<'a> {
     server: &'a Server,
     options: &'a Options,
     loaded: &'a Loaded,
+    /// How fast warm tables went cold.
+    cooled: Vec<(&'static str, Rate)>,
     /// Peaks of memory: what it was, and how much.
     peaks: Vec<(String, Peak)>,
     /// What went wrong: other answers, errors.
@@ -60,6 +61,7 @@ impl<'a> Report<'a> {
             server,
             options,
             loaded,
+            cooled: Vec::new(),
             peaks: Vec::new(),
             failures: Vec::new(),
         }
@@ -160,7 +162,6 @@ impl<'a> Report<'a> {
         let mut heap = self.server.connect(Side::Heap)?;
         let mut varve = self.server.connect(Side::Varve)?;
         let mut rows = Vec::new();
-        let mut cold_missing = false;
         for target in self.targets() {
             let table = target.table;
             let before = heap.query_one(
@@ -183,10 +184,9 @@ impl<'a> Report<'a> {
             };
             add("warm", rows_and_bytes(&mut varve, table)?, target.warm);
             if self.options.only.is_none() {
-                match self.cold(table)? {
-                    Some(figures) => add("cold", figures, target.cold),
-                    None => cold_missing = true,
-                }
+                let (figures, rate) = self.cold(table)?;
+                add("cold", figures, target.cold);
+                self.cooled.push((table, rate));
             }
         }
         let head = [
@@ -200,27 +200,37 @@ impl<'a> Report<'a> {
             ("met", Left),
         ];
         show::table(&head, &rows, None);
-        if cold_missing {
-            show::say("COLD is not measured: this version of varve does not have it");
-        }
         Ok(())
     }
 
-    /// Rows and bytes of a table with all chunks cold, in a transaction that is rolled back; none without the tier.
-    fn cold(&mut self, table: &str) -> Result<Option<(i64, i64)>> {
+    /// Rows and bytes of a table with all chunks cold, and how fast they went there from warm; in a transaction that is
+    /// rolled back.
+    fn cold(&self, table: &str) -> Result<((i64, i64), Rate)> {
         let mut client = self.server.connect(Side::Varve)?;
         let chunks = chunks(&mut client, table)?;
+        let bar = show::progress(chunks.len() as u64, &format!("chunks of {table} to cold"));
+        let watch = Watch::begin(backend(&mut client)?);
         let mut transaction = client.transaction()?;
+        let begin = Instant::now();
         for chunk in &chunks {
-            let sql = "SELECT varve.set_tier($1::text::regclass, 'cold')";
-            match transaction.execute(sql, &[chunk]) {
-                Err(e) if e.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => return Ok(None),
-                result => result?,
-            };
+            transaction.execute(
+                "SELECT varve.set_tier($1::text::regclass, 'cold')",
+                &[chunk],
+            )?;
+            bar.inc(1);
         }
-        let figures = rows_and_bytes(&mut transaction, table)?;
+        let took = begin.elapsed();
+        bar.finish_and_clear();
+        let peak = watch.end();
+        let sql = "SELECT count(*) FROM varve.chunks WHERE hypertable = $1::text::regclass \
+                   AND (tier <> 'cold' OR delta_rows > 0)";
+        let other: i64 = transaction.query_one(sql, &[&table])?.get(0);
+        if other > 0 {
+            return Err(format!("{other} chunks of {table} did not go cold").into());
+        }
+        let (rows, bytes) = rows_and_bytes(&mut transaction, table)?;
         transaction.rollback()?;
-        Ok(Some(figures))
+        Ok(((rows, bytes), Rate { rows, took, peak }))
     }
 
     /// How fast tables freeze, and how fast a chunk thaws.
@@ -247,6 +257,11 @@ impl<'a> Report<'a> {
             };
             let what = format!("freeze {}{earlier}", target.table);
             add(&what, rate, Some(target.freeze));
+            self.peaks.push((what, rate.peak));
+        }
+        for (table, rate) in std::mem::take(&mut self.cooled) {
+            let what = format!("{table} from warm to cold");
+            add(&what, rate, None);
             self.peaks.push((what, rate.peak));
         }
         if self.options.only.is_none() {

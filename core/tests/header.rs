@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use varve_core::paged::{Bounds, Sum, Zone};
-use varve_core::{Bitmap, ColumnEntry, Kind, SegmentHeader, segment_sha256};
+use varve_core::paged::{Bounds, Effort, Sum, Zone};
+use varve_core::{Bitmap, ColumnEntry, CoreError, Kind, SegmentHeader, segment_sha256};
 
 fn column(attnum: u16, rows: u32) -> ColumnEntry {
     let (kind, bounds, sum) = match attnum % 3 {
@@ -65,6 +65,7 @@ fn header(rows: u32, columns: u16, origins: bool) -> SegmentHeader {
         raw_bytes: 123_456,
         location: 42,
         siblings: 9,
+        effort: Effort::Fast,
     }
 }
 
@@ -76,9 +77,14 @@ fn headers_come_back() {
         (100, 5, false),
         (65_536, 40, true),
     ] {
-        let header = header(rows, columns, origins);
-        let bytes = header.to_bytes().unwrap();
-        assert_eq!(SegmentHeader::from_bytes(&bytes), Ok(header));
+        for effort in [Effort::Fast, Effort::Small] {
+            let header = SegmentHeader {
+                effort,
+                ..header(rows, columns, origins)
+            };
+            let bytes = header.to_bytes().unwrap();
+            assert_eq!(SegmentHeader::from_bytes(&bytes), Ok(header));
+        }
     }
 }
 
@@ -118,8 +124,11 @@ fn every_changed_byte_and_every_length_is_noticed() {
     assert!(SegmentHeader::from_bytes(&[bytes.as_slice(), &[0]].concat()).is_err());
 }
 
-/// Bytes of version 2, which must be read for ever.
-const GOLDEN: &str = include_str!("golden/header-v2.txt");
+/// Bytes of version 2, which must be read for ever: of a warm segment and of a cold one.
+const GOLDEN: [(Effort, &str); 2] = [
+    (Effort::Fast, include_str!("golden/header-v2.txt")),
+    (Effort::Small, include_str!("golden/header-v2-cold.txt")),
+];
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -127,15 +136,38 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn golden_bytes_are_read_and_written() {
-    let header = header(10, 3, true);
-    let golden: Vec<u8> = GOLDEN
-        .trim()
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect();
-    assert_eq!(hex(&header.to_bytes().unwrap()), GOLDEN.trim());
-    assert_eq!(SegmentHeader::from_bytes(&golden).as_ref(), Ok(&header));
+    for (effort, golden) in GOLDEN {
+        let header = SegmentHeader {
+            effort,
+            ..header(10, 3, true)
+        };
+        let bytes: Vec<u8> = golden
+            .trim()
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect();
+        assert_eq!(hex(&header.to_bytes().unwrap()), golden.trim());
+        assert_eq!(SegmentHeader::from_bytes(&bytes).as_ref(), Ok(&header));
+    }
+}
+
+#[test]
+fn flags_of_later_versions_are_refused() {
+    let bytes = header(10, 3, false).to_bytes().unwrap();
+    for bit in 0..8 {
+        let mut body = bytes[..bytes.len() - 8].to_vec();
+        body[3] = 1 << bit;
+        let sum = xxhash_rust::xxh3::xxh3_64(&body);
+        body.extend_from_slice(&sum.to_le_bytes());
+        let read = SegmentHeader::from_bytes(&body);
+        match bit {
+            // Origins, which are missing.
+            0 => assert!(matches!(read, Err(CoreError::Corrupt { .. }))),
+            1 => assert_eq!(read.unwrap().effort, Effort::Small),
+            _ => assert!(matches!(read, Err(CoreError::Unsupported { .. }))),
+        }
+    }
 }
 
 proptest! {

@@ -220,7 +220,7 @@ SELECT varve.set_tier('t', 'lukewarm');
 SELECT varve.set_tier('t', NULL);
 SELECT varve.set_tier(NULL, 'warm');
 SELECT varve.set_tier('t', 'warm', 'rot13');
-SELECT varve.set_tier('t', 'cold');
+SELECT varve.set_tier('t', 'archived');
 SELECT varve.set_tier('pg_class', 'warm');
 CREATE VIEW a_view AS SELECT 1 AS a;
 SELECT varve.set_tier('a_view', 'warm');

@@ -1,4 +1,4 @@
--- Every type that a table can hold comes back bit for bit: warm, hot, and warm again.
+-- Every type that a table can hold comes back bit for bit: warm, cold, hot, and back.
 CREATE SCHEMA types;
 SET search_path = types, public;
 

@@ -14,6 +14,9 @@ pub const HOURS: i32 = 3 * 7 * 24;
 /// Puts every chunk of `bars` into the warm tier.
 pub const FREEZE: &str = "SELECT varve.set_tier(c, 'warm') FROM show_chunks('bars') c";
 
+/// Puts every chunk of `bars` into the cold tier.
+pub const COLD: &str = "SELECT varve.set_tier(c, 'cold') FROM show_chunks('bars') c";
+
 /// Puts every chunk of `bars` into the hot tier.
 pub const THAW: &str = "SELECT varve.set_tier(c, 'hot') FROM show_chunks('bars') c";
 

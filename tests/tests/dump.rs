@@ -35,6 +35,8 @@ fn start() -> (Cluster, Client) {
         .unwrap();
     client
         .batch_execute("SELECT varve.set_tier(c, 'hot') FROM show_chunks('bars', newer_than => timestamptz '2024-01-15') c;
+                        SELECT varve.set_tier(c, 'cold') FROM show_chunks('bars', older_than => timestamptz '2024-01-08') c;
+                        SELECT varve.set_tier('parts_0', 'cold');
                         DELETE FROM plain WHERE id % 10 = 5; UPDATE parts SET v = 0 WHERE id = 7")
         .unwrap();
     (cluster, client)

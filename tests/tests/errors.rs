@@ -160,12 +160,12 @@ fn tiers_and_codecs_that_there_are_not() {
         ("'lukewarm'", "22023"),
         ("''", "22023"),
         ("'WARM'", "22023"),
-        ("'cold'", "0A000"),
         ("'archived'", "0A000"),
         ("'warm', codec => 'rot13'", "22023"),
         ("'warm', codec => ''", "22023"),
         ("'hot', codec => 'rot13'", "22023"),
         ("'warm', codec => 'zstd'", "0A000"),
+        ("'cold', codec => 'lzma'", "0A000"),
     ];
     let mut cases: Vec<(String, &str)> = tail.iter().map(|(t, c)| (on_chunk(t), *c)).collect();
     cases.push(("CALL varve.set_tiers('bars', 'lukewarm')".into(), "22023"));

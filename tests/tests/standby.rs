@@ -4,7 +4,7 @@
 use postgres::Client;
 use varve_tests::cluster::{Cluster, Stop};
 use varve_tests::session::{Session, simple};
-use varve_tests::twin::{self, FREEZE, THAW, both};
+use varve_tests::twin::{self, COLD, FREEZE, THAW, both};
 use varve_tests::wait;
 
 /// Primary, standby and a client of each. The standby gives queries that stand in replay's way half a second.
@@ -58,6 +58,9 @@ fn the_standby_follows_and_can_take_over() {
             "INSERT INTO {t} SELECT symbol, ts, 0 FROM {t} WHERE symbol = 4 ON CONFLICT (symbol, ts) DO UPDATE SET note = 'upserted'",
         ),
         both("SELECT FROM {t} WHERE symbol = 5 FOR UPDATE"),
+        COLD.into(),
+        both("UPDATE {t} SET close = close + 1 WHERE symbol = 7; DELETE FROM {t} WHERE symbol = 8 AND volume IS NULL"),
+        COLD.into(),
         format!("BEGIN; {}{FREEZE}; ROLLBACK", both("DELETE FROM {t}")),
         "VACUUM bars".into(),
         FREEZE.into(),
@@ -67,6 +70,7 @@ fn the_standby_follows_and_can_take_over() {
         both("ALTER TABLE {t} ADD COLUMN extra int DEFAULT 7"),
         "VACUUM FULL bars".into(),
         FREEZE.into(),
+        COLD.into(),
     ];
     for step in &steps {
         simple(&mut client, step).unwrap_or_else(|e| panic!("{step}: {e:?}"));

@@ -180,7 +180,7 @@ pub fn setting(who: Who, rng: &mut Rng) -> Step {
 /// A move of one chunk, or of all, to a tier, on the varve side.
 pub fn tier(shapes: &[Shape], rng: &mut Rng) -> Step {
     let shape = rng.pick(shapes);
-    let tier = if rng.chance(75) { "warm" } else { "hot" };
+    let tier = *rng.pick(&["warm", "warm", "cold", "hot"]);
     let n = rng.below(5);
     let which = if rng.chance(50) {
         format!(" ORDER BY c.chunk::text OFFSET {n} LIMIT 1")
