@@ -9,7 +9,7 @@ CREATE FUNCTION varve.enable(target regclass, segment_by name[] DEFAULT NULL, or
     RETURNS void LANGUAGE sql AS '';
 CREATE FUNCTION varve.disable(target regclass) RETURNS void LANGUAGE sql AS '';
 CREATE FUNCTION varve.set_tier(chunk regclass, tier text) RETURNS text LANGUAGE sql AS 'SELECT tier';
-CREATE FUNCTION testing.freeze(target regclass, stay bigint DEFAULT 0, tier text DEFAULT 'warm') RETURNS text LANGUAGE sql AS $$SELECT 'frozen'$$;
+CREATE FUNCTION testing.freeze(target regclass, stay bigint DEFAULT 0, into_tier text DEFAULT 'warm') RETURNS text LANGUAGE sql AS $$SELECT 'frozen'$$;
 CREATE FUNCTION testing.thaw(target regclass) RETURNS text LANGUAGE sql AS $$SELECT 'hot'$$;
 CREATE FUNCTION testing.to_tier(target regclass, tier text) RETURNS text LANGUAGE sql AS 'SELECT tier';
 CREATE FUNCTION testing.frozen(target regclass, expected bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true';

@@ -8,18 +8,18 @@ GRANT USAGE ON SCHEMA testing TO PUBLIC;
 
 -- Freezes a table, or all leaves of it, and insists that nothing but "stay" rows are left in the delta: a suite that
 -- thinks its rows frozen when they are not would prove nothing.
-CREATE FUNCTION testing.freeze(target regclass, stay bigint DEFAULT 0, tier text DEFAULT 'warm') RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION testing.freeze(target regclass, stay bigint DEFAULT 0, into_tier text DEFAULT 'warm') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     c regclass;
     now record;
     left_over bigint := 0;
 BEGIN
     FOR c IN SELECT chunk FROM varve.chunk_ranges(target) ORDER BY chunk::text LOOP
-        PERFORM varve.set_tier(c, freeze.tier);
+        PERFORM varve.set_tier(c, into_tier);
         SELECT s.tier, s.delta_rows INTO now FROM varve.chunk_stats(c) s;
         left_over := left_over + now.delta_rows;
-        IF now.tier <> freeze.tier THEN
-            RAISE EXCEPTION '% is % instead of %', c, now.tier, freeze.tier;
+        IF now.tier <> into_tier THEN
+            RAISE EXCEPTION '% is % instead of %', c, now.tier, into_tier;
         END IF;
     END LOOP;
     IF left_over <> stay THEN
@@ -48,7 +48,7 @@ BEGIN
     IF tier = 'hot' THEN
         PERFORM testing.thaw(target);
     ELSE
-        PERFORM testing.freeze(target, tier => to_tier.tier);
+        PERFORM testing.freeze(target, into_tier => to_tier.tier);
     END IF;
     RETURN tier;
 END $$;
