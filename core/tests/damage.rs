@@ -65,16 +65,20 @@ fn decode_safely(bytes: &[u8], index_len: usize) -> bool {
     }
 }
 
-#[test]
-fn all_codecs_are_among_the_samples() {
-    let mut seen: Vec<_> = all_samples()
+fn codecs_of(samples: &[(Vec<u8>, usize)]) -> Vec<&'static str> {
+    let mut seen: Vec<_> = samples
         .iter()
         .map(|(bytes, len)| codec_name(ColumnIndex::parse(&bytes[..*len]).unwrap().codec()))
         .collect();
     seen.sort_unstable();
     seen.dedup();
+    seen
+}
+
+#[test]
+fn all_codecs_are_among_the_samples() {
     assert_eq!(
-        seen,
+        codecs_of(all_samples()),
         [
             "constant",
             "decimal",
@@ -87,6 +91,12 @@ fn all_codecs_are_among_the_samples() {
             "zstd"
         ]
     );
+    let cold = samples_of(&[Effort::Small]);
+    let codecs = codecs_of(&cold);
+    for codec in ["constant", "dictionary", "pco", "raw", "zstd"] {
+        assert!(codecs.contains(&codec), "{codec} is not among {codecs:?}");
+    }
+    assert!(cold.iter().all(|sample| all_samples().contains(sample)));
 }
 
 #[test]

@@ -195,8 +195,11 @@ fn small_is_not_larger() {
     let (mut fast, mut small) = (0, 0);
     for rows in [20, 1_000, 10_000] {
         for (name, values) in textures(rows).into_iter().chain(more_textures(rows)) {
-            let [of_fast, of_small] =
-                EFFORTS.map(|effort| paged_round_trip(&column(values.clone()), effort).bytes.len());
+            let [of_fast, of_small] = EFFORTS.map(|effort| {
+                paged_round_trip(&column(values.clone()), effort)
+                    .bytes
+                    .len()
+            });
             println!("{rows} {name}: {of_fast} bytes, small {of_small}");
             // A dictionary is kept where it costs little more than what it saves in reading.
             assert!(of_small <= of_fast + of_fast / 8, "{rows} {name}");

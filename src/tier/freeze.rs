@@ -88,7 +88,8 @@ impl Pages {
     }
 }
 
-/// Freezes a table of access method heap or varve; what is frozen already is encoded anew. The caller has checked privileges and that the table may be frozen.
+/// Freezes a table of access method heap or varve; what is frozen already is encoded anew. The caller has checked
+/// privileges and that the table may be frozen.
 pub fn freeze(oid: pg_sys::Oid, order: &RowOrder, effort: Effort) -> Report {
     let table = OpenRel::table(oid, pg_sys::ShareUpdateExclusiveLock);
     let old = table.as_ptr();

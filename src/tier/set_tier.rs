@@ -290,10 +290,10 @@ fn to_hot(oid: pg_sys::Oid) {
             OpenRel::try_open(oid, pg_sys::ShareUpdateExclusiveLock).unwrap_or_else(|| gone(&name));
         companion::of(table.as_ptr()).is_some()
     };
-    if !frozen {
-        return;
+    if frozen {
+        lock::exclusively(oid);
+        rewrite::thaw_all(oid);
     }
-    lock::exclusively(oid);
-    rewrite::thaw_all(oid);
+    // TRUNCATE and rewriting ALTER TABLE make a chunk hot without a word of its history.
     catalog::forget_size(oid);
 }

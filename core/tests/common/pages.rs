@@ -270,14 +270,19 @@ pub fn more_textures(rows: usize) -> Vec<(&'static str, Values)> {
 /// Small encoded columns of every kind and encoding, with and without NULLs: bytes and length of
 /// the index.
 pub fn samples() -> Vec<(Vec<u8>, usize)> {
+    samples_of(&EFFORTS)
+}
+
+/// The same of some efforts only.
+pub fn samples_of(efforts: &[Effort]) -> Vec<(Vec<u8>, usize)> {
     let mut samples = Vec::new();
     for rows in [0, 1, 9, 300] {
         for (_, values) in textures(rows).into_iter().chain(more_textures(rows)) {
             for validity in [None, validity(rows, |i| i % 4 == 1)] {
-                for effort in EFFORTS {
+                for effort in efforts {
                     let values = values.clone();
                     let validity = validity.clone();
-                    let encoded = encode(&Column { validity, values }, effort).unwrap();
+                    let encoded = encode(&Column { validity, values }, *effort).unwrap();
                     samples.push((encoded.bytes, encoded.index_len as usize));
                 }
             }
