@@ -16,6 +16,12 @@ CREATE FUNCTION differ() RETURNS bigint LANGUAGE sql AS $$ SELECT count(*) FROM 
 -- Warm to cold is smaller; all tiers of one table at once.
 CALL varve.set_tiers('m', 'warm');
 CREATE TABLE warm AS SELECT chunk, bytes_now, sha256 FROM varve.chunks WHERE hypertable = 'm'::regclass;
+-- Cancelled on the way, the chunk is what it was.
+SET statement_timeout = '5ms';
+SELECT varve.set_tier(min(c::text)::regclass, 'cold') FROM show_chunks('m') c;
+RESET statement_timeout;
+SELECT * FROM state;
+SELECT n.sha256 = w.sha256 AS the_same FROM warm w JOIN varve.chunks n USING (chunk) ORDER BY n.range_start;
 SELECT varve.set_tier(min(c::text)::regclass, 'cold') FROM show_chunks('m') c;
 SELECT * FROM state;
 SELECT differ();
@@ -109,6 +115,9 @@ CREATE ROLE varve_cold_other;
 GRANT USAGE ON SCHEMA cold TO varve_cold_other;
 SET ROLE varve_cold_other;
 SELECT DISTINCT tier, rows FROM varve.chunks WHERE hypertable = 'cold.m'::regclass;
+-- … but takes it nowhere.
+SELECT varve.set_tier('cold.e', 'cold');
+CALL varve.set_tiers('cold.m', 'warm');
 RESET ROLE;
 DROP OWNED BY varve_cold_other;
 DROP ROLE varve_cold_other;
@@ -116,6 +125,19 @@ DROP ROLE varve_cold_other;
 -- No codec but the tier's own choice, yet.
 SELECT varve.set_tier('e', 'cold', codec => 'zstd');
 SELECT varve.set_tier('e', 'archived');
+
+-- By age; those that are left out keep their tier.
+CALL varve.set_tiers('m', 'hot', older_than => now() - '2025-01-12 12:00', newer_than => now() - '2025-01-01');
+CALL varve.set_tiers('m', 'warm', older_than => now() - '2025-01-26', newer_than => now() - '2025-01-15');
+SELECT * FROM state;
+CALL varve.set_tiers('m', 'cold', older_than => now() - '2025-01-20', newer_than => now() - '2025-01-01');
+SELECT * FROM state;
+SELECT differ();
+SELECT varve.disable('m');
+SELECT differ();
+SELECT count(*) FROM varve.chunks WHERE hypertable = 'm'::regclass;
+SELECT DISTINCT a.amname FROM show_chunks('m') c JOIN pg_class r ON r.oid = c JOIN pg_am a ON a.oid = r.relam;
+SELECT count(*) FROM varve.chunk_history h JOIN files f ON h.chunk = f.c;
 
 SET client_min_messages = warning;
 DROP SCHEMA cold CASCADE;

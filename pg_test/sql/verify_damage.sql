@@ -141,11 +141,10 @@ END $$;
 SELECT * FROM report;
 SELECT outcome();
 
--- Wherever a byte changes, verify notices, and a read gives the right rows or an error.
-CREATE TABLE small (id int PRIMARY KEY, v text, w float8);
-INSERT INTO small SELECT i, 'v' || i % 5, i / 3.0 FROM generate_series(1, 200) i;
-SELECT testing.freeze('small');
-DO $$
+-- Wherever a byte changes, verify notices, and a read gives the right rows or an error; in the cold tier too.
+CREATE TABLE small (id int PRIMARY KEY, v text, w float8, x float8, y text);
+INSERT INTO small SELECT i, 'v' || i % 5, i / 3.0, (i * 7919 % 1009) / 100.0, 'order ' || i * 7919 % 10007 || ' filled at the market' FROM generate_series(1, 100) i;
+CREATE PROCEDURE flip(masks int[]) LANGUAGE plpgsql AS $$
 DECLARE
     segments regclass := varve.segment_table('small');
     good text := (SELECT md5(string_agg(s::text, ',' ORDER BY id)) FROM small s);
@@ -156,7 +155,7 @@ DECLARE
     wrong int := 0;
     other text;
 BEGIN
-    FOR r IN EXECUTE format('SELECT item, position, mask FROM %s, generate_series(0, length(data) - 1) position, unnest(''{1,128,255}''::int[]) mask', segments) LOOP
+    FOR r IN EXECUTE format('SELECT item, position, mask FROM %s, generate_series(0, length(data) - 1) position, unnest($1) mask', segments) USING masks LOOP
         BEGIN
             EXECUTE format('UPDATE %s SET data = set_byte(data, %s, get_byte(data, %2$s) # %s) WHERE item = %s', segments, r.position, r.mask, r.item);
             tried := tried + 1;
@@ -176,6 +175,10 @@ BEGIN
     END LOOP;
     RAISE NOTICE '% tried, % unnoticed, % read wrongly, other errors: %', CASE WHEN tried > 500 THEN 'enough' ELSE tried::text END, unnoticed, wrong, other;
 END $$;
+SELECT testing.to_tier('small', 'warm');
+CALL flip('{1,128}');
+SELECT testing.to_tier('small', 'cold');
+CALL flip('{255}');
 
 -- A chunk that is damaged beyond reading can still be dropped, truncated and verified.
 SELECT damage('UPDATE @ SET data = ''garbage''');

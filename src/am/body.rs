@@ -11,6 +11,7 @@ use crate::pg::memory::for_this_call;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::tuple;
 use pgrx::pg_sys;
+use std::cell::Cell;
 use std::ops::Range;
 
 /// Bytes of a body in one row: what a heap page holds beside its own header, the row's, and the two numbers.
@@ -51,6 +52,8 @@ pub struct BodyWriter {
     options: i32,
     cid: pg_sys::CommandId,
     bulk: pg_sys::BulkInsertState,
+    /// Blocks up to the last one that got a row.
+    used: Cell<u32>,
 }
 
 impl BodyWriter {
@@ -79,6 +82,7 @@ impl BodyWriter {
             options: options as i32,
             cid,
             bulk,
+            used: Cell::new(0),
         }
     }
 
@@ -110,6 +114,7 @@ impl BodyWriter {
                 self.info,
             );
             let (block, _) = tuple::tid_parts(&(*row).t_self);
+            self.used.set(self.used.get().max(block.saturating_add(1)));
             pg_sys::heap_freetuple(row);
             pg_sys::pfree(data.cast_mut_ptr());
             block
@@ -159,6 +164,18 @@ impl BodyWriter {
         let pieces: Vec<&[u8]> = bytes.chunks(PIECE).collect();
         for (n, piece) in pieces.iter().enumerate().rev() {
             self.insert(segment, header_item(n), piece);
+        }
+    }
+}
+
+impl BodyWriter {
+    /// Ends the writing of a table that this transaction made, and gives back the blocks at its end that got no row: it
+    /// grows by up to 64 at once.
+    pub fn finish_new(self) {
+        let rel = self.table.as_ptr();
+        if relation::blocks(rel) > self.used.get() {
+            // SAFETY: an open table that nobody else knows; the block that the writer holds pinned is not among those.
+            unsafe { pg_sys::RelationTruncate(rel, self.used.get()) }
         }
     }
 }

@@ -88,9 +88,12 @@ pub fn entry(attnum: u16, column: &Column, encoded: &EncodedColumn) -> ColumnEnt
     }
 }
 
-/// Encodes a column.
+/// Encodes a column; can be cancelled.
 pub fn encode(column: &Column, effort: Effort) -> EncodedColumn {
-    paged::encode(column, effort).unwrap_or_else(|e| fail(&e.to_string()))
+    let mut pause = || {
+        pgrx::check_for_interrupts!();
+    };
+    paged::encode_pausing(column, effort, &mut pause).unwrap_or_else(|e| fail(&e.to_string()))
 }
 
 /// Gathers rows and encodes them.

@@ -359,6 +359,7 @@ fn encode(
             close(builder.finish(), here);
         }
     }
+    writer.finish_new();
     (segments, keys)
 }
 

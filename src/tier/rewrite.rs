@@ -117,6 +117,7 @@ pub fn carry_over(
         writer::store_header(&header, &writer, segment.number);
         pgrx::check_for_interrupts!();
     }
+    writer.finish_new();
     let mut carry = Carry::begin(old, new, cutoffs, &graves.recent);
     for block in 0..relation::blocks(old) {
         pgrx::check_for_interrupts!();

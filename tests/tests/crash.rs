@@ -9,7 +9,7 @@ use std::time::Duration;
 use varve_tests::cluster::Cluster;
 use varve_tests::random::Random;
 use varve_tests::session::{Session, simple};
-use varve_tests::twin::{self, FREEZE, HOURS, SYMBOLS, THAW, both};
+use varve_tests::twin::{self, COLD, FREEZE, HOURS, SYMBOLS, THAW, both};
 
 /// fsync protects from a crash of the machine, which is not what happens here.
 const SETTINGS: &[&str] = &[
@@ -56,6 +56,9 @@ fn committed_steps_survive_a_crash_after_each() {
         ("checkpoint", "CHECKPOINT".into()),
         ("row locks", both(LOCK)),
         ("freeze a third time", FREEZE.to_string()),
+        ("warm to cold", COLD.to_string()),
+        ("update of cold rows", both(UPDATE)),
+        ("cold again", COLD.to_string()),
         (
             "savepoint",
             format!(
@@ -73,7 +76,8 @@ fn committed_steps_survive_a_crash_after_each() {
         ),
         ("thaw", THAW.to_string()),
         ("upsert after the thaw", both(UPSERT)),
-        ("freeze of what was thawed", FREEZE.to_string()),
+        ("cold from hot", COLD.to_string()),
+        ("warm from cold", FREEZE.to_string()),
     ];
     for (name, sql) in &steps {
         // VACUUM and CHECKPOINT refuse to run in a transaction block.
@@ -91,6 +95,7 @@ fn a_transaction_that_was_open_leaves_nothing() {
     let (cluster, mut client) = start();
     let moments = [
         ("an open freeze", FREEZE.to_string()),
+        ("an open move to cold", COLD.to_string()),
         (
             "an open update and freeze",
             format!("{} {FREEZE}", both(UPDATE)),
@@ -222,7 +227,7 @@ fn a_crash_at_any_moment_of_freezing_and_writing() {
             if freezer.done() {
                 freezer.finish().unwrap();
                 tier += 1;
-                freezer.start(if tier % 4 == 3 { THAW } else { FREEZE });
+                freezer.start([FREEZE, COLD, FREEZE, THAW][tier % 4]);
             }
             if writer.done() {
                 // A deadlock between the two is theirs to lose; anything else is an error.

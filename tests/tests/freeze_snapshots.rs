@@ -66,6 +66,10 @@ fn an_older_snapshot_sees_the_same_rows_after_a_freeze() {
             take(&expected);
             set_tier(&mut client, "warm");
             take(&expected);
+            if number % 3 < 2 {
+                set_tier(&mut client, "cold");
+                take(&expected);
+            }
             if number % 2 == 1 {
                 set_tier(&mut client, "hot");
                 take(&expected);
@@ -173,7 +177,7 @@ fn a_write_on_an_older_snapshot_fails_where_the_row_was_changed() {
 #[test]
 fn a_freeze_rolled_back_leaves_no_trace() {
     let (_cluster, mut client) = start();
-    for tier in ["warm", "hot", "warm"] {
+    for tier in ["warm", "cold", "hot", "cold", "warm"] {
         for change in CHANGES {
             let before = simple(&mut client, ALL).unwrap();
             client.batch_execute("BEGIN").unwrap();

@@ -159,7 +159,7 @@ fn lock_waits(cluster: &Cluster, chunk: &str, stop: &AtomicBool) -> Vec<Duration
 
 #[test]
 fn no_update_is_lost_and_nobody_waits_long() {
-    const FREEZES: usize = 5;
+    const TIERS: [&str; 6] = ["warm", "warm", "cold", "cold", "warm", "cold"];
     let rows = rows();
     let (cluster, mut client, chunk) = start(rows);
     let stop = AtomicBool::new(false);
@@ -178,13 +178,15 @@ fn no_update_is_lost_and_nobody_waits_long() {
             })
             .collect();
         let waits = scope.spawn(|| lock_waits(&cluster, &chunk, &stop));
-        let freezing = (0..FREEZES).try_for_each(|_| {
+        let freezing = TIERS.into_iter().try_for_each(|tier| {
             let begin = Instant::now();
             simple(
                 &mut client,
-                &format!("SELECT varve.set_tier('{chunk}', 'warm')"),
+                &format!("SELECT varve.set_tier('{chunk}', '{tier}')"),
             )?;
-            freezes.push(begin.elapsed());
+            freezes.push((tier, begin.elapsed()));
+            let now = simple(&mut client, "SELECT DISTINCT tier FROM varve.chunks")?;
+            assert_eq!(now, [tier]);
             // The next freeze has to find changes to freeze.
             std::thread::sleep(Duration::from_millis(300));
             Ok(())
@@ -249,11 +251,7 @@ fn several_sessions_freeze_the_same_chunk() {
     for round in 0..4 {
         let mut sessions: Vec<Session> = (0..4).map(|_| Session::new(&cluster).unwrap()).collect();
         for (number, session) in sessions.iter_mut().enumerate() {
-            let tier = if (round + number) % 4 == 3 {
-                "hot"
-            } else {
-                "warm"
-            };
+            let tier = ["warm", "cold", "warm", "hot"][(round + number) % 4];
             session.start(&format!("SELECT varve.set_tier('{chunk}', '{tier}')"));
         }
         for session in &mut sessions {

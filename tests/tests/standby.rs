@@ -59,7 +59,9 @@ fn the_standby_follows_and_can_take_over() {
         ),
         both("SELECT FROM {t} WHERE symbol = 5 FOR UPDATE"),
         COLD.into(),
-        both("UPDATE {t} SET close = close + 1 WHERE symbol = 7; DELETE FROM {t} WHERE symbol = 8 AND volume IS NULL"),
+        both(
+            "UPDATE {t} SET close = close + 1 WHERE symbol = 7; DELETE FROM {t} WHERE symbol = 8 AND volume IS NULL",
+        ),
         COLD.into(),
         format!("BEGIN; {}{FREEZE}; ROLLBACK", both("DELETE FROM {t}")),
         "VACUUM bars".into(),

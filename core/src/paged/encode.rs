@@ -34,6 +34,19 @@ pub struct EncodedColumn {
 /// [`CoreError::Invalid`] for more than [`MAX_ROWS`] rows, more than [`MAX_DECODED_BYTES`] of
 /// values, or a column whose parts disagree in length.
 pub fn encode(column: &Column, effort: Effort) -> Result<EncodedColumn, CoreError> {
+    encode_pausing(column, effort, &mut || {})
+}
+
+/// Encodes a column like [`encode`], and calls `pause` every now and then, at least once for each page of bytes: those
+/// may be long. It may unwind.
+///
+/// # Errors
+/// Those of [`encode`].
+pub fn encode_pausing(
+    column: &Column,
+    effort: Effort,
+    pause: &mut dyn FnMut(),
+) -> Result<EncodedColumn, CoreError> {
     let layout = Layout::new(check(column)?, column.validity.as_ref());
     let (numbers, zones) = match &column.values {
         Values::I8(values) => integers(&layout.keep(values), &layout, effort)?,
@@ -42,7 +55,7 @@ pub fn encode(column: &Column, effort: Effort) -> Result<EncodedColumn, CoreErro
         Values::I64(values) => integers(&layout.keep(values), &layout, effort)?,
         Values::F32(values) => reals(&layout.keep(values), &layout, effort)?,
         Values::F64(values) => reals(&layout.keep(values), &layout, effort)?,
-        Values::Fixed { .. } | Values::Bytes { .. } => strings(column, &layout, effort)?,
+        Values::Fixed { .. } | Values::Bytes { .. } => strings(column, &layout, effort, pause)?,
     };
     finish(column.kind(), &layout, numbers, &zones, effort)
 }
@@ -141,6 +154,7 @@ fn strings(
     column: &Column,
     layout: &Layout,
     effort: Effort,
+    pause: &mut dyn FnMut(),
 ) -> Result<(Numbers, Zones), CoreError> {
     let values: Vec<&[u8]> = (0..layout.rows)
         .filter_map(|i| column.bytes_at(i))
@@ -149,7 +163,7 @@ fn strings(
     if let Some((dictionary, codes)) = dictionary::build(values.iter().copied())? {
         let dictionary_len = dictionary.stored_len()?;
         let coded = coded(dictionary, &codes, layout, effort)?;
-        let plain = estimate(&values, with_lengths, effort)?;
+        let plain = estimate(&values, with_lengths, effort, pause)?;
         // Codes are worth some bytes: they are faster to decode, and conditions and groups look at
         // them instead of the values.
         let worth = match effort {
@@ -164,6 +178,7 @@ fn strings(
     let mut pages = Vec::with_capacity(layout.pages.len());
     let mut zones = Vec::with_capacity(layout.pages.len());
     for page in &layout.pages {
+        pause();
         let values = values.get(page.dense.clone()).unwrap_or_default();
         pages.push(writer.write(values.iter().copied(), with_lengths)?);
         zones.push(match (values.iter().min(), values.iter().max()) {
@@ -203,13 +218,19 @@ fn coded(
 }
 
 /// About how many bytes values take without a dictionary, from up to three pages of them.
-fn estimate(values: &[&[u8]], with_lengths: bool, effort: Effort) -> Result<usize, CoreError> {
+fn estimate(
+    values: &[&[u8]],
+    with_lengths: bool,
+    effort: Effort,
+    pause: &mut dyn FnMut(),
+) -> Result<usize, CoreError> {
     let mut writer = TextWriter::new(effort)?;
     let pages = values.chunks(PAGE_ROWS);
     let step = (pages.len() / 3).max(1);
     let mut sampled = 0;
     let mut bytes = 0;
     for page in pages.step_by(step) {
+        pause();
         sampled += page.len();
         bytes += writer.write(page.iter().copied(), with_lengths)?.len();
     }

@@ -32,7 +32,7 @@ mod zones;
 
 pub use codec::codec_name;
 pub use dictionary::Dictionary;
-pub use encode::{EncodedColumn, encode};
+pub use encode::{EncodedColumn, encode, encode_pausing};
 pub use index::ColumnIndex;
 pub use page::{Page, PageValues};
 pub use whole::decode_all;

@@ -23,9 +23,22 @@ pub(crate) struct TextWriter {
     ints: IntWriter,
     lengths: Vec<i64>,
     data: Vec<u8>,
-    zstd: Compressor,
+    zstd: Vec<Compressor>,
     effort: Effort,
     tally: Tally,
+}
+
+/// From so many bytes on, a page is compressed at the first level only: the higher ones take seconds for it, in which
+/// nobody can cancel them.
+const LONG_PAGE: usize = 1 << 20;
+
+/// Levels of zstd to be tried. Neither of the two is the shorter one for all texts; the highest ones of zstd take three
+/// times as long for a hundredth.
+fn levels(effort: Effort) -> &'static [i32] {
+    match effort {
+        Effort::Fast => &[3],
+        Effort::Small => &[12, 15],
+    }
 }
 
 impl TextWriter {
@@ -34,10 +47,10 @@ impl TextWriter {
             ints: IntWriter::new(),
             lengths: Vec::with_capacity(PAGE_ROWS),
             data: Vec::new(),
-            zstd: Compressor::new(match effort {
-                Effort::Fast => 3,
-                Effort::Small => 19,
-            })?,
+            zstd: levels(effort)
+                .iter()
+                .map(|level| Compressor::new(*level))
+                .collect::<Result<_, _>>()?,
             effort,
             tally: Tally::default(),
         })
@@ -62,7 +75,7 @@ impl TextWriter {
         if with_lengths {
             self.ints.write(&self.lengths, &mut out);
         }
-        let packed = self.zstd.compress(&self.data)?;
+        let packed = self.compress()?;
         let worth = match self.effort {
             Effort::Fast => self.data.len() / 20 * 17,
             Effort::Small => self.data.len(),
@@ -77,6 +90,22 @@ impl TextWriter {
             self.tally.add(Codec::Raw);
         }
         Ok(out)
+    }
+
+    /// The shortest of what the levels make of the page.
+    fn compress(&mut self) -> Result<Vec<u8>, CoreError> {
+        let most = match self.data.len() {
+            ..LONG_PAGE => self.zstd.len(),
+            _ => 1,
+        };
+        let mut best = Vec::new();
+        for zstd in self.zstd.iter_mut().take(most) {
+            let packed = zstd.compress(&self.data)?;
+            if best.is_empty() || packed.len() < best.len() {
+                best = packed;
+            }
+        }
+        Ok(best)
     }
 
     pub(crate) fn tally(self) -> Tally {
