@@ -1,5 +1,6 @@
 //! Cursors: fetched to and fro, and rows changed where one stands.
 
+use super::analytic;
 use super::rng::Rng;
 use super::shape::Shape;
 use super::step::{Step, Who};
@@ -12,12 +13,29 @@ pub struct Cursor {
     pub name: String,
     /// Whether its rows come in a total order; if not, only complete fetches can be compared.
     pub ordered: bool,
+    /// Whether it outlives its transaction.
+    pub hold: bool,
 }
 
 /// Opens a scroll cursor.
 pub fn declare(who: Who, number: u64, shapes: &[Shape], rng: &mut Rng) -> (Cursor, Step) {
-    let shape = rng.pick(shapes);
     let name = format!("c{number}");
+    let hold = rng.chance(15);
+    let held = if hold { " WITH HOLD" } else { "" };
+    if rng.chance(40) {
+        let answer = analytic::query(shapes, rng);
+        if answer.digits.is_none() {
+            let sql = format!("DECLARE {name} SCROLL CURSOR{held} FOR {}", answer.sql);
+            let ordered = answer.ordered;
+            let cursor = Cursor {
+                name,
+                ordered,
+                hold,
+            };
+            return (cursor, Step::new(who, sql));
+        }
+    }
+    let shape = rng.pick(shapes);
     let ordered = rng.chance(65);
     let order = if ordered {
         format!(" ORDER BY {}", shape.order(""))
@@ -25,11 +43,18 @@ pub fn declare(who: Who, number: u64, shapes: &[Shape], rng: &mut Rng) -> (Curso
         String::new()
     };
     let sql = format!(
-        "DECLARE {name} SCROLL CURSOR FOR SELECT t.* FROM {} t WHERE {}{order}",
+        "DECLARE {name} SCROLL CURSOR{held} FOR SELECT t.* FROM {} t WHERE {}{order}",
         shape.name,
         condition(shape, rng)
     );
-    (Cursor { name, ordered }, Step::new(who, sql))
+    (
+        Cursor {
+            name,
+            ordered,
+            hold,
+        },
+        Step::new(who, sql),
+    )
 }
 
 /// Fetches from an open cursor.

@@ -150,33 +150,6 @@ pub fn vacuum(shapes: &[Shape], alone: bool, rng: &mut Rng) -> Step {
         .any_error()
 }
 
-/// A setting that changes plans.
-pub fn setting(who: Who, rng: &mut Rng) -> Step {
-    let sql = *rng.pick(&[
-        "SET enable_seqscan = off",
-        "SET enable_indexscan = off",
-        "SET enable_bitmapscan = off",
-        "SET enable_hashjoin = off",
-        "SET enable_nestloop = off",
-        "SET enable_hashagg = off",
-        "SET plan_cache_mode = force_generic_plan",
-        "SET plan_cache_mode = force_custom_plan",
-        "SET debug_parallel_query = on",
-        "SET min_parallel_table_scan_size = 0",
-        "SET parallel_setup_cost = 0",
-        "SET parallel_tuple_cost = 0",
-        "RESET enable_seqscan",
-        "RESET enable_indexscan",
-        "RESET enable_bitmapscan",
-        "RESET enable_hashjoin",
-        "RESET enable_nestloop",
-        "RESET plan_cache_mode",
-        "RESET debug_parallel_query",
-        "DISCARD PLANS",
-    ]);
-    Step::new(who, sql)
-}
-
 /// A move of one chunk, or of all, to a tier, on the varve side.
 pub fn tier(shapes: &[Shape], rng: &mut Rng) -> Step {
     let shape = rng.pick(shapes);

@@ -4,7 +4,7 @@ use super::cursor::{self, Cursor};
 use super::rng::Rng;
 use super::shape::{Shape, added, shapes};
 use super::step::{Step, Who};
-use super::{ddl, dml, query, upsert};
+use super::{ddl, dml, query, settings, tick, upsert};
 use std::collections::{BTreeSet, VecDeque};
 
 /// What is known of a session.
@@ -40,14 +40,23 @@ impl Session {
         };
         match word(0).as_str() {
             "BEGIN" if !failed => {
+                let cursor = self.cursor.take();
                 *self = Session {
+                    cursor,
                     open: true,
                     serializable: sql.contains("SERIALIZABLE"),
                     steady: !sql.contains("COMMITTED"),
                     ..Session::default()
                 };
             }
-            "COMMIT" => *self = Session::default(),
+            "COMMIT" => {
+                let held = self.cursor.take();
+                let held = held.filter(|c| c.hold && !failed && !self.aborted);
+                *self = Session {
+                    cursor: held,
+                    ..Session::default()
+                };
+            }
             "ROLLBACK" if word(1) != "TO" => *self = Session::default(),
             "SAVEPOINT" if !failed => self.savepoints.push(word(1)),
             "ROLLBACK" if !failed => {
@@ -103,7 +112,12 @@ impl Generator {
     /// Rows to begin with.
     pub fn load(&mut self) -> Vec<Step> {
         let mut steps = Vec::new();
-        for shape in &self.shapes {
+        for _ in 0..4 {
+            if let Some(shape) = tick::large(&self.shapes) {
+                steps.push(tick::bulk(Who::Main, shape, &mut self.rng));
+            }
+        }
+        for shape in tick::small(&self.shapes) {
             for _ in 0..3 {
                 let one = std::slice::from_ref(shape);
                 steps.push(dml::any(Who::Main, one, &mut self.rng));
@@ -226,22 +240,26 @@ impl Generator {
             return self.in_transaction();
         }
         let alone = !self.second.open;
-        match rng.weighted(&[18, 40, 22, 2, 2, 6, 1, 4, 3, 3, 2, 8]) {
+        match rng.weighted(&[18, 40, 36, 2, 2, 7, 1, 4, 3, 4, 2, 8]) {
             0 => vec![begin(Who::Main, !self.second.serializable, rng)],
-            1 => vec![dml::any(Who::Main, &self.shapes, rng)],
+            1 => vec![write(Who::Main, &self.shapes, rng)],
             2 => vec![query::any(Who::Main, &self.shapes, rng)],
-            3 => vec![query::lock(Who::Main, &self.shapes, rng)],
+            3 => vec![query::lock(Who::Main, tick::small(&self.shapes), rng)],
             4 => ddl::definition(&self.shapes, rng),
             5 => vec![ddl::tier(&self.shapes, rng)],
             6 if rng.chance(25) => vec![ddl::truncate(&self.shapes, rng)],
             7 => vec![ddl::vacuum(&self.shapes, alone, rng)],
             8 => vec![ddl::upkeep(&self.shapes, rng)],
-            9 => vec![ddl::setting(Who::Main, rng)],
+            9 => vec![settings::setting(Who::Main, rng)],
             // An upsert leaves rows alone that it need not change; the heap's INSERT locks them, and so meets others.
-            11 if alone => upsert::any(Who::Main, &self.shapes, rng),
+            11 if alone => upsert::any(Who::Main, tick::small(&self.shapes), rng),
             _ => {
                 let mut steps = vec![begin(Who::Main, false, rng)];
-                steps.extend(cursor::current_of(Who::Main, &self.shapes, rng));
+                steps.extend(cursor::current_of(
+                    Who::Main,
+                    tick::small(&self.shapes),
+                    rng,
+                ));
                 steps.push(Step::new(Who::Main, "COMMIT"));
                 steps
             }
@@ -253,7 +271,7 @@ impl Generator {
         let alone = !self.second.open;
         let session = &mut self.main;
         let leave = 4 + session.age / 4;
-        match rng.weighted(&[leave, leave / 2, 9, 6, 3, 38, 18, 4, 3, 4, 1, 2, 1, 5, 2, 5]) {
+        match rng.weighted(&[leave, leave / 2, 9, 6, 3, 38, 30, 4, 3, 4, 1, 2, 2, 8, 2, 5]) {
             0 => vec![Step::new(Who::Main, "COMMIT")],
             1 => vec![Step::new(Who::Main, "ROLLBACK")],
             2 => {
@@ -273,13 +291,13 @@ impl Generator {
                 )]
             }
             6 => vec![query::any(Who::Main, &self.shapes, rng)],
-            7 => vec![query::lock(Who::Main, &self.shapes, rng)],
+            7 => vec![query::lock(Who::Main, tick::small(&self.shapes), rng)],
             // An index is in use where a cursor reads through it, which no plan has to do.
             8 if !session.cursors => ddl::definition(&self.shapes, rng),
             9 => vec![ddl::tier(&self.shapes, rng)],
             10 if rng.chance(25) => vec![ddl::truncate(&self.shapes, rng)],
             11 if !session.cursors => vec![ddl::upkeep(&self.shapes, rng)],
-            12 => vec![ddl::setting(Who::Main, rng)],
+            12 => vec![settings::setting(Who::Main, rng)],
             13 => {
                 if let Some(cursor) = &session.cursor {
                     return cursor::fetch(Who::Main, cursor, rng);
@@ -290,9 +308,11 @@ impl Generator {
                 session.cursors = true;
                 vec![step]
             }
-            15 if alone && !session.steady => upsert::any(Who::Main, &self.shapes, rng),
-            14 => cursor::current_of(Who::Main, &self.shapes, rng),
-            _ => vec![dml::any(Who::Main, &self.shapes, rng)],
+            15 if alone && !session.steady => {
+                upsert::any(Who::Main, tick::small(&self.shapes), rng)
+            }
+            14 => cursor::current_of(Who::Main, tick::small(&self.shapes), rng),
+            _ => vec![write(Who::Main, &self.shapes, rng)],
         }
     }
 
@@ -306,7 +326,7 @@ impl Generator {
         if !session.open {
             return match rng.below(4) {
                 0 => vec![query::any(Who::Second, &self.shapes, rng)],
-                1 => vec![dml::any(Who::Second, &self.shapes, rng)],
+                1 => vec![write(Who::Second, &self.shapes, rng)],
                 // A snapshot without a lock on any table, so that tables can be frozen under it.
                 2 => vec![
                     Step::new(Who::Second, "BEGIN ISOLATION LEVEL REPEATABLE READ"),
@@ -320,8 +340,8 @@ impl Generator {
             0 => vec![Step::new(Who::Second, "COMMIT")],
             1 => vec![Step::new(Who::Second, "ROLLBACK")],
             2 => vec![query::any(Who::Second, &self.shapes, rng)],
-            3 => vec![query::lock(Who::Second, &self.shapes, rng)],
-            4 => vec![dml::any(Who::Second, &self.shapes, rng)],
+            3 => vec![query::lock(Who::Second, tick::small(&self.shapes), rng)],
+            4 => vec![write(Who::Second, &self.shapes, rng)],
             _ => {
                 if let Some(cursor) = &session.cursor {
                     return cursor::fetch(Who::Second, cursor, rng);
@@ -332,6 +352,14 @@ impl Generator {
                 vec![step]
             }
         }
+    }
+}
+
+/// A statement that writes, now and then to the large table.
+fn write(who: Who, shapes: &[Shape], rng: &mut Rng) -> Step {
+    match tick::large(shapes) {
+        Some(large) if rng.chance(14) => tick::change(who, large, rng),
+        _ => dml::any(who, tick::small(shapes), rng),
     }
 }
 

@@ -10,6 +10,7 @@
 //! `VARVE_SHADOW_AVOID` (pieces of SQL with `;` between: statements that contain one are left out, to look past a
 //! difference that is known).
 
+pub mod analytic;
 pub mod cursor;
 pub mod ddl;
 pub mod dml;
@@ -18,9 +19,11 @@ pub mod pair;
 pub mod query;
 pub mod reduce;
 pub mod rng;
+pub mod settings;
 pub mod shape;
 pub mod step;
 pub mod text;
+pub mod tick;
 pub mod upsert;
 pub mod value;
 
@@ -51,7 +54,7 @@ pub struct Found {
 }
 
 const COLUMNS: &str = "SELECT attrelid::regclass, attname, format_type(atttypid, atttypmod) FROM pg_attribute
-    WHERE attrelid = ANY (ARRAY['bars','item','line','gen','slot','log','part','many']::regclass[]) AND attname ~ '^x[0-9]$'
+    WHERE attrelid = ANY (ARRAY['bars','item','line','gen','slot','log','part','many','tick']::regclass[]) AND attname ~ '^x[0-9]$'
     ORDER BY 1, attnum";
 
 /// Runs `statements` statements from `seed`; an error is a difference, or a failure of the set-up.

@@ -1,5 +1,6 @@
 //! Statements that read, and those that lock.
 
+use super::analytic;
 use super::rng::Rng;
 use super::shape::{Column, Shape};
 use super::step::{Step, Who};
@@ -7,6 +8,9 @@ use super::text::{condition, int_column, on_column, other, point, range};
 
 /// A random query.
 pub fn any(who: Who, shapes: &[Shape], rng: &mut Rng) -> Step {
+    if rng.chance(60) {
+        return analytic::any(who, shapes, rng);
+    }
     let shape = rng.pick(shapes);
     match rng.weighted(&[16, 12, 8, 10, 8, 6, 6, 5, 4, 4, 4]) {
         0 => plain(who, shape, rng),

@@ -63,6 +63,8 @@ pub struct Shape {
     pub hypertable: bool,
     /// Whether key columns may be NULL (and then equal NULL).
     pub null_keys: bool,
+    /// Whether it has rows for several pages a chunk, too many to change at random or to join with everything.
+    pub large: bool,
 }
 
 impl Shape {
@@ -111,7 +113,9 @@ impl Shape {
 
     /// Where a row of alias `t` lies. An upsert makes chunks in another order than an INSERT does, so they have no names.
     pub fn origin(&self) -> &'static str {
-        if self.hypertable {
+        if self.large {
+            "t.tableoid <> 'tick'::regclass"
+        } else if self.hypertable {
             "t.tableoid <> 'bars'::regclass"
         } else {
             "t.tableoid::regclass"
@@ -134,6 +138,12 @@ pub const SETUP: &[&str] = &[
     "CREATE TABLE bars (symbol text, ts timestamptz, open float8, close float8, volume int, note text,
        PRIMARY KEY (symbol, ts))",
     "SELECT create_hypertable('bars', by_range('ts', interval '7 days'))",
+    "CREATE TABLE tick (symbol text, ts timestamptz, price float8, qty int, size smallint, volume bigint, rate real,
+       flag bool, mood mood, fee numeric(12,2), venue text, day date, note text, PRIMARY KEY (symbol, ts))",
+    "SELECT create_hypertable('tick', by_range('ts', interval '10 days'))",
+    "CREATE TABLE dim (word text PRIMARY KEY, num int, sector text, since timestamptz)",
+    "INSERT INTO dim SELECT w, 2 * n, CASE n % 3 WHEN 0 THEN 'soft' WHEN 1 THEN 'hard' END, '2024-01-01 00:00+00'::timestamptz + n * interval '50 hours'
+       FROM unnest(ARRAY['ash','Birch','cedar','elm','fir','','yew','oak']) WITH ORDINALITY AS u (w, n)",
     "CREATE TABLE item (id int PRIMARY KEY, grp int, name text, qty int CHECK (qty >= -5000), price numeric(12,2),
        touched int NOT NULL DEFAULT 0)",
     "CREATE TABLE item_audit (op text, old jsonb, new jsonb)",
@@ -171,6 +181,7 @@ pub const SETUP: &[&str] = &[
 /// Puts the tables under varve's care; on the varve side only.
 pub const ENABLE: &[&str] = &[
     "SELECT varve.enable('bars')",
+    "SELECT varve.enable('tick')",
     "SELECT varve.enable('item')",
     "SELECT varve.enable('line')",
     "SELECT varve.enable('gen', order_by => '{a,id}')",
@@ -184,6 +195,7 @@ pub const ENABLE: &[&str] = &[
 /// All tables whose contents are compared.
 pub const TABLES: &[&str] = &[
     "bars",
+    "tick",
     "item",
     "item_audit",
     "item_statements",
@@ -220,6 +232,7 @@ fn shape(
         identity: false,
         hypertable: false,
         null_keys: false,
+        large: false,
     }
 }
 
@@ -312,7 +325,35 @@ pub fn shapes() -> Vec<Shape> {
         &["(k)"],
         None,
     );
-    vec![bars, item, line, r#gen, slot, log, part, many()]
+    vec![bars, item, line, r#gen, slot, log, part, many(), tick()]
+}
+
+/// A large hypertable, the last of all.
+fn tick() -> Shape {
+    use Role::{Key, Plain};
+    let mut tick = shape(
+        "tick",
+        vec![
+            column("symbol", Kind::Word, 0, Key),
+            column("ts", Kind::Bar, 0, Key),
+            column("price", Kind::Double, 5, Plain),
+            column("qty", Kind::Int(0, 99), 10, Plain),
+            column("size", Kind::Small, 10, Plain),
+            column("volume", Kind::Int(0, 9999), 10, Plain),
+            column("rate", Kind::Real, 10, Plain),
+            column("flag", Kind::Bool, 10, Plain),
+            column("mood", Kind::Mood, 10, Plain),
+            column("fee", Kind::Decimal, 10, Plain),
+            column("venue", Kind::Word, 10, Plain),
+            column("day", Kind::Date, 10, Plain),
+            column("note", Kind::Text, 80, Plain),
+        ],
+        &["(symbol, ts)"],
+        Some("tick_ts_idx"),
+    );
+    tick.hypertable = true;
+    tick.large = true;
+    tick
 }
 
 fn many() -> Shape {

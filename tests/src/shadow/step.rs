@@ -40,6 +40,8 @@ pub struct Step {
     /// Whether the error must be the same one. Not so where several rows can fail for different reasons, since the
     /// order in which they are met is nobody's promise.
     pub strict: bool,
+    /// Set where floats need to agree in so many digits only.
+    pub digits: Option<u32>,
     /// Tables whose contents are compared afterwards.
     pub tables: Vec<String>,
     /// Whether it may meet a unique key, and so wait for whoever has taken a row with that key out of its segment.
@@ -58,6 +60,7 @@ impl Step {
             copy: None,
             compare: Compare::Rows,
             strict: true,
+            digits: None,
             tables: Vec::new(),
             meets_keys: false,
             varve_only: false,

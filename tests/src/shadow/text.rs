@@ -156,9 +156,14 @@ pub fn assignments(shape: &Shape, rng: &mut Rng) -> String {
     list.join(", ")
 }
 
-/// Another table, for joins.
+/// Another table, for joins: not a large one.
 pub fn other<'a>(shapes: &'a [Shape], rng: &mut Rng) -> &'a Shape {
-    rng.pick(shapes)
+    loop {
+        let shape = rng.pick(shapes);
+        if !shape.large {
+            return shape;
+        }
+    }
 }
 
 /// A column of whole numbers in a small range, which every table has.
