@@ -153,13 +153,22 @@ pub fn vacuum(shapes: &[Shape], alone: bool, rng: &mut Rng) -> Step {
 /// A move of one chunk, or of all, to a tier, on the varve side.
 pub fn tier(shapes: &[Shape], rng: &mut Rng) -> Step {
     let shape = rng.pick(shapes);
-    let tier = *rng.pick(&["warm", "warm", "cold", "hot"]);
+    let tier = if rng.chance(85) {
+        *rng.pick(&["warm", "warm", "cold"])
+    } else {
+        "hot"
+    };
     let n = rng.below(5);
     let which = if rng.chance(50) {
         format!(" ORDER BY c.chunk::text OFFSET {n} LIMIT 1")
     } else {
         String::new()
     };
+    moved(shape, tier, &which)
+}
+
+/// A move of the chunks that `which` leaves.
+pub fn moved(shape: &Shape, tier: &str, which: &str) -> Step {
     let mut step = Step::new(
         Who::Main,
         format!("SELECT varve.set_tier(c.chunk, '{tier}') FROM (SELECT c.chunk FROM varve.chunk_ranges('{}') c{which}) c", shape.name),

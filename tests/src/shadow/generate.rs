@@ -124,6 +124,11 @@ impl Generator {
                 steps.push(dml::bulk(Who::Main, shape, &mut self.rng).touching(shape.touched()));
             }
         }
+        for shape in &self.shapes {
+            if self.rng.chance(80) {
+                steps.push(ddl::moved(shape, "warm", ""));
+            }
+        }
         steps
     }
 

@@ -56,6 +56,9 @@ const BUNDLES: &[&str] = &[
     // Groups in order, and groups that do not fit.
     "SET enable_hashagg = off; SET enable_sort = on",
     "SET enable_hashagg = on; SET work_mem = '64kB'; SET hash_mem_multiplier = 1",
+    // Nothing but grouping by columns, where that can be done.
+    "SET enable_hashagg = off; SET enable_sort = off; SET varve.enable_columnar_aggregate = on",
+    "SET enable_hashagg = off; SET enable_sort = off; SET work_mem = '64kB'",
     // Frozen rows by columns again.
     "SET varve.enable_columnar_scan = on; SET varve.enable_columnar_aggregate = on",
     "RESET ALL",

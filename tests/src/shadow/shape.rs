@@ -97,6 +97,31 @@ impl Shape {
             .collect()
     }
 
+    /// The table as if it had only those columns whose values are numbers, times, or strings that compare byte by byte.
+    pub fn plain_types(&self) -> Shape {
+        let mut shape = self.clone();
+        shape.columns.retain(|c| {
+            matches!(
+                c.kind,
+                Kind::Int(..)
+                    | Kind::Small
+                    | Kind::Big
+                    | Kind::Real
+                    | Kind::Double
+                    | Kind::Wild
+                    | Kind::Bool
+                    | Kind::Text
+                    | Kind::Word
+                    | Kind::Date
+                    | Kind::TimeOfDay
+                    | Kind::Timestamp
+                    | Kind::Instant
+                    | Kind::Bar
+            )
+        });
+        shape
+    }
+
     /// A total order, as the list of ORDER BY, of rows of alias `t`.
     pub fn order(&self, direction: &str) -> String {
         let columns: Vec<&Column> = if self.keyed() {

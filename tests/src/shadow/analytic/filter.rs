@@ -46,6 +46,20 @@ pub fn simple(shape: &Shape, rng: &mut Rng) -> String {
     }
 }
 
+/// A condition that can be evaluated on whole pages.
+pub fn by_columns(shape: &Shape, rng: &mut Rng) -> String {
+    let column = rng.pick(&shape.columns);
+    match rng.below(8) {
+        0 | 1 => range(shape, rng),
+        2 => on_column(shape, rng),
+        3 => list(column, rng),
+        4 => between(column, rng),
+        5 => recent(shape, rng),
+        6 => format!("({} OR {})", range(shape, rng), on_column(shape, rng)),
+        _ => format!("{} AND {}", range(shape, rng), on_column(shape, rng)),
+    }
+}
+
 /// `IN`, `= ANY` and their negations.
 fn list(column: &Column, rng: &mut Rng) -> String {
     let name = &column.name;

@@ -31,6 +31,9 @@ fn having(shape: &Shape, rng: &mut Rng) -> String {
 
 /// GROUP BY, or one row for everything.
 pub fn grouped(shape: &Shape, rng: &mut Rng) -> Answer {
+    if rng.chance(60) {
+        return by_columns(shape, rng);
+    }
     let name = shape.name;
     let filter = filter::maybe(shape, rng);
     if rng.chance(25) {
@@ -84,6 +87,40 @@ pub fn grouped(shape: &Shape, rng: &mut Rng) -> Answer {
         ordered: !rolled,
         digits: sums.digits,
     }
+}
+
+/// The same, such as can be grouped by columns as a whole.
+fn by_columns(shape: &Shape, rng: &mut Rng) -> Answer {
+    let shape = &shape.plain_types();
+    let name = shape.name;
+    let filter = if rng.chance(35) {
+        String::new()
+    } else {
+        format!(" WHERE {}", filter::by_columns(shape, rng))
+    };
+    if rng.chance(30) {
+        let sums = sums::by_columns(shape, &[], rng);
+        let sql = format!("SELECT {} FROM {name} t{filter}", sums.calls.join(", "));
+        return Answer::ordered(sql).about(sums.digits);
+    }
+    let keys = keys::several(shape, rng);
+    let sums = sums::by_columns(shape, &keys, rng);
+    let n = keys.len();
+    let by: Vec<String> = (1..=n).map(|i| i.to_string()).collect();
+    let having = if rng.chance(15) {
+        format!(" HAVING count(*) > {}", rng.below(20))
+    } else {
+        String::new()
+    };
+    let sql = format!(
+        "SELECT {}, {} FROM {name} t{filter} GROUP BY {}{having} ORDER BY {}{}",
+        keys.join(", "),
+        sums.calls.join(", "),
+        by.join(", "),
+        keys::order(1..=n, rng),
+        limit(rng)
+    );
+    Answer::ordered(sql).about(sums.digits)
 }
 
 /// DISTINCT, and aggregates of it.

@@ -33,15 +33,60 @@ impl Sums {
 pub fn several(shape: &Shape, keys: &[String], rng: &mut Rng) -> Sums {
     let mut sums = Sums::default();
     for _ in 0..1 + rng.below(5) {
-        let before = sums.calls.len();
         one(shape, keys, &mut sums, rng);
-        if rng.chance(18)
-            && let Some(call) = sums.calls.get_mut(before)
-        {
-            call.push_str(&format!(" FILTER (WHERE {})", filter::simple(shape, rng)));
-        }
+        filtered(&mut sums, filter::simple(shape, rng), rng);
     }
     sums
+}
+
+/// The same, such as can be computed by columns.
+pub fn by_columns(shape: &Shape, keys: &[String], rng: &mut Rng) -> Sums {
+    let mut sums = Sums::default();
+    for _ in 0..1 + rng.below(5) {
+        let column = rng.pick(&shape.columns);
+        let n = format!("t.{}", column.name);
+        let name = *rng.pick(&["sum", "avg", "min", "max"]);
+        match (rng.below(10), column.kind) {
+            (0, _) => sums.push("count(*)".into()),
+            (1, _) => sums.push(format!("count({n})")),
+            (2, _) => sums.push(format!("count(DISTINCT {n})")),
+            (3, _) => bookend(shape, keys, &mut sums, rng),
+            (4, _) => spread(shape, &mut sums, rng),
+            (5, _) => floats(shape, &mut sums, rng),
+            (_, Kind::Bool) => {
+                let name = *rng.pick(&["bool_and", "bool_or", "every"]);
+                sums.push(format!("{name}({n})"));
+            }
+            (_, Kind::Text | Kind::Word) => {
+                let name = *rng.pick(&["min", "max"]);
+                sums.push(format!("{name}({n} COLLATE \"C\")"));
+            }
+            (_, Kind::Int(..) | Kind::Small | Kind::Big | Kind::Double) => {
+                sums.push(format!("{name}({n})"));
+            }
+            (_, Kind::Real) => {
+                sums.about(SINGLE);
+                sums.push(format!("{name}({n})"));
+            }
+            (_, Kind::Wild) => {
+                sums.about(DOUBLE);
+                sums.push(format!("{name}({n})"));
+            }
+            _ => extreme(column, &mut sums, rng),
+        }
+        filtered(&mut sums, filter::by_columns(shape, rng), rng);
+    }
+    sums
+}
+
+/// Gives the last call a FILTER, now and then.
+fn filtered(sums: &mut Sums, condition: String, rng: &mut Rng) {
+    if rng.chance(18)
+        && let Some(call) = sums.calls.last_mut()
+        && !call.contains(" FILTER ")
+    {
+        call.push_str(&format!(" FILTER (WHERE {condition})"));
+    }
 }
 
 fn one(shape: &Shape, keys: &[String], sums: &mut Sums, rng: &mut Rng) {
