@@ -60,6 +60,10 @@ soak: install ## Runs the shadow test for long: heap and varve side by side (STA
 	VARVE_SHADOW_STATEMENTS=$(or $(STATEMENTS),20000) $(if $(SEED),VARVE_SHADOW_SEED=$(SEED)) \
 	    cargo test --locked --package varve-tests --test shadow -- --nocapture
 
+.PHONY: fuzz
+fuzz: ## Fuzzes what decodes bytes from disk (SECONDS=600 for all targets together, TARGET=)
+	@tools/fuzz.sh $(or $(SECONDS),600) $(TARGET)
+
 .PHONY: regress
 regress: install ## Runs PostgreSQL's own tests on varve (SRC=src/test of its sources, SUITE=, FREEZE=, ONLY=)
 	@test -n "$(SRC)" || { echo 'Name the folder src/test of a PostgreSQL source tree: make regress SRC=DIR' >&2; exit 2; }

@@ -22,7 +22,8 @@ pub(crate) fn unseal(bytes: &[u8]) -> Result<&[u8], CoreError> {
         .ok_or_else(|| CoreError::corrupt("too short to hold a checksum"))?;
     let (body, sum) = bytes.split_at(split);
     let found = xxh3_64(body);
-    if sum != found.to_le_bytes() {
+    // A fuzzer does not find checksums; what it is after lies behind them.
+    if sum != found.to_le_bytes() && !cfg!(fuzzing) {
         return Err(CoreError::corrupt(format!(
             "checksum does not match {} bytes (computed {found:016x})",
             body.len()

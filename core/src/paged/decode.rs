@@ -32,7 +32,9 @@ impl ColumnIndex {
                 len.unwrap_or_default()
             )));
         }
-        if !bytes.is_empty() && self.page_sum(page) != Some(page_checksum(bytes)) {
+        // As in `wire::unseal`, fuzzers get behind the checksum.
+        let is_right = || self.page_sum(page) == Some(page_checksum(bytes));
+        if !bytes.is_empty() && !cfg!(fuzzing) && !is_right() {
             return Err(CoreError::corrupt(format!(
                 "checksum does not match the {} bytes of page {page}",
                 bytes.len()
