@@ -36,7 +36,7 @@ fn words(shape: &Shape, word: &Column, rng: &mut Rng) -> Answer {
         _ => format!(" WHERE {}", filter::simple(shape, rng)),
     };
     let int = &int_column(shape, rng).name;
-    let key = keys::key(shape, rng);
+    let key = keys::timeless(shape, rng);
     match rng.below(4) {
         0 => Answer::rows(format!(
             "SELECT d.sector, {key}, count(*), count(t.{int}), sum(t.{int}) FROM {name} t {kind} dim d ON d.word = t.{word}{filter} GROUP BY 1, 2"
@@ -76,7 +76,7 @@ fn times(shape: &Shape, word: &Column, time: &Column, shapes: &[Shape], rng: &mu
             with.name
         )),
         1 => Answer::ordered(format!(
-            "SELECT t.{word}, time_bucket('1 day', t.{time}), count(*), sum(u.{their_int}), max(t.{int}) FROM {name} t JOIN {} u ON u.{their_word} = t.{word} AND u.{their_time} = t.{time} WHERE {span} GROUP BY 1, 2 ORDER BY 1, 2",
+            "SELECT t.{word}, t.{time}::date, count(*), sum(u.{their_int}), max(t.{int}) FROM {name} t JOIN {} u ON u.{their_word} = t.{word} AND u.{their_time} = t.{time} WHERE {span} GROUP BY 1, 2 ORDER BY 1, 2",
             with.name
         )),
         _ => Answer::rows(format!(
@@ -92,7 +92,7 @@ fn on_numbers(shape: &Shape, shapes: &[Shape], rng: &mut Rng) -> Answer {
     let mine = &int_column(shape, rng).name;
     let theirs = &int_column(with, rng).name;
     let (inner, outer) = (range(shape, rng), range(with, rng));
-    let key = keys::key(shape, rng);
+    let key = keys::timeless(shape, rng);
     Answer::rows(format!(
         "SELECT {key}, count(*), count(u.{theirs}), sum(t.{mine}) FROM (SELECT * FROM {} t WHERE {inner}) t {kind} (SELECT * FROM {} t WHERE {outer}) u ON t.{mine} = u.{theirs} GROUP BY 1",
         shape.name, with.name
@@ -199,7 +199,7 @@ pub fn with(shape: &Shape, rng: &mut Rng) -> Answer {
             "WITH RECURSIVE r (v) AS ((SELECT t.{column} FROM {name} t WHERE t.{column} IS NOT NULL ORDER BY 1 LIMIT 1) UNION ALL SELECT (SELECT t.{column} FROM {name} t WHERE t.{column} > r.v ORDER BY 1 LIMIT 1) FROM r WHERE r.v IS NOT NULL) SELECT v, (SELECT count(*) FROM {name} t WHERE t.{column} = r.v) FROM r ORDER BY 1"
         ));
     }
-    let key = keys::key(shape, rng);
+    let key = keys::timeless(shape, rng);
     let filter = filter::maybe(shape, rng);
     let sql = format!(
         "WITH g AS {once}(SELECT {key} AS k, count(*) AS n, sum(t.{int}) AS s FROM {name} t{filter} GROUP BY 1)"
