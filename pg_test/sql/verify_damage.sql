@@ -148,6 +148,12 @@ CREATE PROCEDURE flip(masks int[]) LANGUAGE plpgsql AS $$
 DECLARE
     segments regclass := varve.segment_table('small');
     good text := (SELECT md5(string_agg(s::text, ',' ORDER BY id)) FROM small s);
+    -- Whole segments, groups, some rows: what is answered from headers, by columns, and after a filter.
+    queries text[] := ARRAY['SELECT format(''%s %s %s'', count(*), sum(w), max(id)) FROM small',
+        'SELECT string_agg(format(''%s %s %s'', v, n, m), '','' ORDER BY v) FROM (SELECT v, count(*) AS n, min(w) AS m FROM small GROUP BY v) g',
+        'SELECT format(''%s %s'', count(*), sum(id)) FROM small WHERE w > 20 AND v = ''v3'''];
+    answers text[] := '{}';
+    query text;
     answer text;
     r record;
     tried int := 0;
@@ -155,6 +161,10 @@ DECLARE
     wrong int := 0;
     other text;
 BEGIN
+    FOREACH query IN ARRAY queries LOOP
+        EXECUTE query INTO answer;
+        answers := answers || answer;
+    END LOOP;
     FOR r IN EXECUTE format('SELECT item, position, mask FROM %s, generate_series(0, length(data) - 1) position, unnest($1) mask', segments) USING masks LOOP
         BEGIN
             EXECUTE format('UPDATE %s SET data = set_byte(data, %s, get_byte(data, %2$s) # %s) WHERE item = %s', segments, r.position, r.mask, r.item);
@@ -168,6 +178,16 @@ BEGIN
             WHEN OTHERS THEN
                 other := format('%s at byte %s of item %s: %s', SQLSTATE, r.position, r.item, SQLERRM);
             END;
+            FOR i IN 1 .. cardinality(queries) LOOP
+                BEGIN
+                    EXECUTE queries[i] INTO answer;
+                    wrong := wrong + (answer <> answers[i])::int;
+                EXCEPTION WHEN data_corrupted THEN
+                    NULL;
+                WHEN OTHERS THEN
+                    other := format('%s at byte %s of item %s: %s', SQLSTATE, r.position, r.item, SQLERRM);
+                END;
+            END LOOP;
             RAISE EXCEPTION USING ERRCODE = 'XX999';
         EXCEPTION WHEN SQLSTATE 'XX999' THEN
             NULL;
