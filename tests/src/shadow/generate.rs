@@ -245,7 +245,7 @@ impl Generator {
             return self.in_transaction();
         }
         let alone = !self.second.open;
-        match rng.weighted(&[18, 40, 36, 2, 2, 7, 1, 4, 3, 4, 2, 8]) {
+        match rng.weighted(&[18, 40, 60, 2, 2, 7, 1, 4, 3, 4, 2, 8]) {
             0 => vec![begin(Who::Main, !self.second.serializable, rng)],
             1 => vec![write(Who::Main, &self.shapes, rng)],
             2 => vec![query::any(Who::Main, &self.shapes, rng)],
@@ -276,7 +276,7 @@ impl Generator {
         let alone = !self.second.open;
         let session = &mut self.main;
         let leave = 4 + session.age / 4;
-        match rng.weighted(&[leave, leave / 2, 9, 6, 3, 38, 30, 4, 3, 4, 1, 2, 2, 8, 2, 5]) {
+        match rng.weighted(&[leave, leave / 2, 9, 6, 3, 38, 42, 4, 3, 4, 1, 2, 2, 8, 2, 5]) {
             0 => vec![Step::new(Who::Main, "COMMIT")],
             1 => vec![Step::new(Who::Main, "ROLLBACK")],
             2 => {

@@ -3,6 +3,7 @@
 use super::{Answer, filter, keys, sums};
 use crate::shadow::rng::Rng;
 use crate::shadow::shape::Shape;
+use crate::shadow::value::Kind;
 
 /// LIMIT and OFFSET, often none.
 pub fn limit(rng: &mut Rng) -> String {
@@ -103,6 +104,11 @@ fn by_columns(shape: &Shape, rng: &mut Rng) -> Answer {
         let sql = format!("SELECT {} FROM {name} t{filter}", sums.calls.join(", "));
         return Answer::ordered(sql).about(sums.digits);
     }
+    if rng.chance(15)
+        && let Some(answer) = first_groups(shape, &filter, rng)
+    {
+        return answer;
+    }
     let keys = keys::several(shape, rng);
     let sums = sums::by_columns(shape, &keys, rng);
     let n = keys.len();
@@ -121,6 +127,32 @@ fn by_columns(shape: &Shape, rng: &mut Rng) -> Answer {
         limit(rng)
     );
     Answer::ordered(sql).about(sums.digits)
+}
+
+/// The first or last groups by a key that is never NULL.
+fn first_groups(shape: &Shape, filter: &str, rng: &mut Rng) -> Option<Answer> {
+    if !shape.keyed() || shape.null_keys {
+        return None;
+    }
+    let all = shape.keys();
+    let column = *rng.pick(&all);
+    let key = match column.kind {
+        Kind::Bar => *rng.pick(&["time_bucket('1 day', $)", "time_bucket('3 hours', $)", "$"]),
+        Kind::Int(..) => *rng.pick(&["time_bucket(7, $)", "$"]),
+        _ => return None,
+    };
+    let keys = [key.replace('$', &format!("t.{}", column.name))];
+    let sums = sums::by_columns(shape, &keys, rng);
+    let sql = format!(
+        "SELECT {}, {} FROM {} t{filter} GROUP BY 1 ORDER BY 1{} LIMIT {}{}",
+        keys[0],
+        sums.calls.join(", "),
+        shape.name,
+        rng.pick(&["", " DESC"]),
+        1 + rng.below(9),
+        rng.pick(&["", "", " OFFSET 2"]),
+    );
+    Some(Answer::ordered(sql).about(sums.digits))
 }
 
 /// DISTINCT, and aggregates of it.

@@ -23,6 +23,7 @@ pub mod window;
 use super::rng::Rng;
 use super::shape::Shape;
 use super::step::{Step, Who};
+use super::tick;
 
 /// A query, and what of its answer counts.
 pub struct Answer {
@@ -69,8 +70,11 @@ impl Answer {
 
 /// A random query.
 pub fn query(shapes: &[Shape], rng: &mut Rng) -> Answer {
-    let shape = rng.pick(shapes);
-    match rng.weighted(&[30, 8, 8, 10, 14, 8, 8, 8, 10]) {
+    let shape = match tick::large(shapes) {
+        Some(large) if rng.chance(30) => large,
+        _ => rng.pick(shapes),
+    };
+    match rng.weighted(&[36, 8, 8, 10, 14, 8, 8, 8, 10]) {
         0 => group::grouped(shape, rng),
         1 => group::distinct(shape, rng),
         2 => group::distinct_on(shape, rng),
