@@ -49,10 +49,11 @@ const BUNDLES: &[&str] = &[
     "SET enable_hashjoin = off; SET enable_mergejoin = on; SET enable_nestloop = off",
     "SET enable_hashjoin = on; SET enable_mergejoin = off; SET enable_nestloop = off",
     "RESET enable_hashjoin; RESET enable_mergejoin; RESET enable_nestloop",
-    // Parallel plans wherever there can be one.
+    // Parallel plans wherever there can be one. The leader takes part: without it, a parallel ChunkAppend of
+    // TimescaleDB's that excludes chunks while it runs reads none of them (on heap, too).
     "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 2",
-    "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET parallel_leader_participation = off; SET varve.enable_columnar_aggregate = off",
-    "RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size; RESET max_parallel_workers_per_gather; RESET parallel_leader_participation",
+    "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 3; SET varve.enable_columnar_aggregate = off",
+    "RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size; RESET max_parallel_workers_per_gather",
     // Groups in order, and groups that do not fit.
     "SET enable_hashagg = off; SET enable_sort = on",
     "SET enable_hashagg = on; SET work_mem = '64kB'; SET hash_mem_multiplier = 1",
