@@ -100,7 +100,8 @@ impl Columns {
         self.rows.len()
     }
 
-    fn attribute(&self, attnum: i16) -> &'static pg_sys::FormData_pg_attribute {
+    /// An attribute of the table.
+    pub fn attribute(&self, attnum: i16) -> &'static pg_sys::FormData_pg_attribute {
         relation::attribute(self.desc, attnum as usize - 1)
     }
 

@@ -1,10 +1,13 @@
 //! Delivering the rows of a scan in an order: sorted segments as they lie, or group by group the other way round, and
 //! rows of the delta, which are sorted, in their places between them.
 
-use super::node::{Batch, copy_row};
+use super::eval::{Bits, NO_ROWS, and, and_not, first_rows};
+use super::node::{Batch, copy_row, positions};
 use super::order::{self, Order};
 use super::pages::{Pages, Selection};
+use crate::am::datum::DatumColumn;
 use crate::am::directory::SegmentRef;
+use crate::am::zone::{Comparable, Comparison, Probe, Verdict, judge, of_attribute};
 use crate::pg::relation;
 use pgrx::pg_sys;
 use std::cmp::Ordering;
@@ -14,7 +17,18 @@ use std::rc::Rc;
 struct Span {
     segment: Rc<SegmentRef>,
     page: usize,
-    rows: Vec<u16>,
+    rows: Bits,
+}
+
+impl Span {
+    /// The same page with other rows; `None` without any.
+    fn part(&self, rows: Bits) -> Option<Span> {
+        (rows != NO_ROWS).then(|| Span {
+            segment: self.segment.clone(),
+            page: self.page,
+            rows,
+        })
+    }
 }
 
 /// A scan in an order.
@@ -24,8 +38,8 @@ pub struct Ordered {
     needed: Vec<i16>,
     /// The group at hand; the span to be delivered next is the last one.
     group: Vec<Span>,
-    /// Rows that were read and belong to the next group.
-    ahead: Option<Span>,
+    /// Rows that were read and belong to the next group, and that one's key.
+    ahead: Option<(Span, Key)>,
     batch: Option<Batch>,
     /// Whether a frozen row lies in the scan slot, to be delivered or not before rows of the delta.
     head: bool,
@@ -280,7 +294,11 @@ impl Ordered {
             match self.group.pop() {
                 Some(span) => {
                     let selection = pages.revisit(&span.segment, span.page);
-                    let rows = span.rows;
+                    let mut rows = positions(&span.rows);
+                    if self.order.first_only {
+                        let first = if forward { rows.first() } else { rows.last() };
+                        rows = first.copied().into_iter().collect();
+                    }
                     let batch = Batch::of_rows(pages, &selection, rows, &self.needed, forward);
                     self.batch = Some(batch);
                 }
@@ -295,28 +313,30 @@ impl Ordered {
     fn next_group(&mut self, pages: &mut Pages) -> bool {
         // The straight columns ascend in the segments: mirrored, the groups come the other way round.
         let forward = !self.order.mirrored;
-        let Some(first) = self.ahead.take().or_else(|| next_span(pages, forward)) else {
-            return false;
-        };
-        let edge = |span: &Span| {
-            if forward {
-                span.rows.first().copied()
-            } else {
-                span.rows.last().copied()
+        let (mut span, key) = match self.ahead.take() {
+            Some(ahead) => ahead,
+            None => {
+                let Some(span) = next_span(pages, forward) else {
+                    return false;
+                };
+                let key = self.key(pages, &span, forward);
+                (span, key)
             }
         };
-        let Some(start) = edge(&first) else {
-            return false;
-        };
-        let key = Key::new(self, pages, &first, start);
-        let mut span = first;
         loop {
             let (mine, rest) = self.split(pages, span, &key, forward);
             if let Some(mine) = mine {
-                self.group.push(mine);
+                // Of the pages of a group the first to be delivered does where no more than its first row is wanted.
+                if self.order.first_only && !self.order.is_plain() {
+                    self.group.clear();
+                }
+                if !self.order.first_only || !self.order.is_plain() || self.group.is_empty() {
+                    self.group.push(mine);
+                }
             }
-            if rest.is_some() {
-                self.ahead = rest;
+            if let Some(rest) = rest {
+                let key = self.key(pages, &rest, forward);
+                self.ahead = Some((rest, key));
                 break;
             }
             match next_span(pages, forward) {
@@ -339,87 +359,128 @@ impl Ordered {
         key: &Key,
         forward: bool,
     ) -> (Option<Span>, Option<Span>) {
-        let count = span.rows.len();
+        match self.verdict(pages, &span, key) {
+            Verdict::Always => return (Some(span), None),
+            Verdict::Never => return (None, Some(span)),
+            Verdict::Maybe => {}
+        }
+        let rows = positions(&span.rows);
+        let count = rows.len();
         let nth = |n: usize| {
             let at = if forward { n } else { count - 1 - n };
-            span.rows.get(at).copied().unwrap_or(0)
+            rows.get(at).copied().unwrap_or(0)
         };
         // How many of its rows, from the edge that comes first, are of the group.
         let mut low = 0;
         let mut high = count;
-        if count > 0 && key.matches(self, pages, &span, nth(count - 1)) {
-            low = count;
-        } else {
-            while low < high {
-                let middle = (low + high) / 2;
-                if key.matches(self, pages, &span, nth(middle)) {
-                    low = middle + 1;
-                } else {
-                    high = middle;
-                }
+        if count > 0 && self.matches(pages, &span, nth(count - 1), key) {
+            return (Some(span), None);
+        }
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.matches(pages, &span, nth(middle), key) {
+                low = middle + 1;
+            } else {
+                high = middle;
             }
         }
-        let part = |rows: &[u16]| {
-            (!rows.is_empty()).then(|| Span {
-                segment: span.segment.clone(),
-                page: span.page,
-                rows: rows.to_vec(),
-            })
-        };
+        // The first row of the other group, or the last one where pages are read backward.
+        let edge = usize::from(nth(low));
+        let before = first_rows(if forward { edge } else { edge + 1 });
+        let mut lower = span.rows;
+        and(&mut lower, &before);
+        let (lower, upper) = (span.part(lower), span.part(and_not(&span.rows, &before)));
         if forward {
-            let (mine, rest) = span.rows.split_at(low);
-            (part(mine), part(rest))
+            (lower, upper)
         } else {
-            let (rest, mine) = span.rows.split_at(count - low);
-            (part(mine), part(rest))
+            (upper, lower)
         }
+    }
+
+    fn straight(&self) -> &[i16] {
+        self.order
+            .columns
+            .get(..self.order.straight)
+            .unwrap_or_default()
+    }
+
+    /// Whether the rows of a span are of a group, as far as zones tell.
+    fn verdict(&self, pages: &mut Pages, span: &Span, key: &Key) -> Verdict {
+        pages.revisit(&span.segment, span.page);
+        pages.with_columns(span.segment.number, |columns| {
+            let mut all = Verdict::Always;
+            for (attnum, probe) in self.straight().iter().zip(&key.probes) {
+                let zone = columns.zone(*attnum)?;
+                let verdict = match (probe, zone) {
+                    (Some(probe), Some(zone)) => match judge(&zone, Comparison::Equal, probe) {
+                        Verdict::Always if zone.nulls > 0 => Verdict::Maybe,
+                        verdict => verdict,
+                    },
+                    _ => Verdict::Maybe,
+                };
+                match verdict {
+                    Verdict::Never => return Ok(Verdict::Never),
+                    Verdict::Maybe => all = Verdict::Maybe,
+                    Verdict::Always => {}
+                }
+            }
+            Ok(all)
+        })
     }
 
     /// The values of the straight columns in a row of a span.
-    fn straight_values(
-        &self,
-        pages: &mut Pages,
-        span: &Span,
-        row: u16,
-    ) -> Vec<crate::am::datum::DatumColumn> {
+    fn straight_values(&self, pages: &mut Pages, span: &Span, row: u16) -> Vec<DatumColumn> {
         pages.revisit(&span.segment, span.page);
-        let columns = self
-            .order
-            .columns
-            .get(..self.order.straight)
-            .unwrap_or_default();
-        pages.with_columns(span.segment.number, |c| {
-            columns
+        pages.with_columns(span.segment.number, |columns| {
+            self.straight()
                 .iter()
-                .map(|attnum| c.datums(*attnum, &[row]))
+                .map(|attnum| columns.datums(*attnum, &[row]))
                 .collect()
         })
     }
-}
 
-/// The values of the straight columns of a group.
-struct Key(Vec<crate::am::datum::DatumColumn>);
-
-impl Key {
-    fn new(ordered: &Ordered, pages: &mut Pages, span: &Span, row: u16) -> Self {
-        Key(ordered.straight_values(pages, span, row))
-    }
-
-    fn matches(&self, ordered: &mut Ordered, pages: &mut Pages, span: &Span, row: u16) -> bool {
-        let values = ordered.straight_values(pages, span, row);
-        self.0
+    /// The key of the group that a span begins with.
+    fn key(&self, pages: &mut Pages, span: &Span, forward: bool) -> Key {
+        let rows = positions(&span.rows);
+        let first = if forward { rows.first() } else { rows.last() };
+        let values = self.straight_values(pages, span, first.copied().unwrap_or(0));
+        let probes = self
+            .straight()
             .iter()
             .zip(&values)
-            .zip(&mut ordered.sorts)
+            .map(
+                |(attnum, value)| match of_attribute(pages.attribute(*attnum)) {
+                    (Comparable::No, _) => None,
+                    // SAFETY: a value of the attribute's type.
+                    (_, kind) => unsafe { Some(kind?.probe(value.get(0)?)) },
+                },
+            )
+            .collect();
+        Key { values, probes }
+    }
+
+    /// Whether a row of a span is of a group.
+    fn matches(&mut self, pages: &mut Pages, span: &Span, row: u16, key: &Key) -> bool {
+        let values = self.straight_values(pages, span, row);
+        key.values
+            .iter()
+            .zip(&values)
+            .zip(&mut self.sorts)
             // SAFETY: values of the column that the comparison is for.
             .all(|((a, b), sort)| unsafe { compare(a.get(0), b.get(0), sort) }.is_eq())
     }
 }
 
+/// The values of the straight columns of a group, and as zones are asked for them.
+struct Key {
+    values: Vec<DatumColumn>,
+    probes: Vec<Option<Probe>>,
+}
+
 fn next_span(pages: &mut Pages, forward: bool) -> Option<Span> {
     let selection: Selection = pages.next(forward, None)?;
     Some(Span {
-        rows: super::node::positions(&selection.rows),
+        rows: selection.rows,
         segment: selection.segment,
         page: selection.page,
     })

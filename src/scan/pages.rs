@@ -324,6 +324,11 @@ impl Pages {
         }
     }
 
+    /// An attribute of the relation.
+    pub fn attribute(&self, attnum: i16) -> &'static pg_sys::FormData_pg_attribute {
+        self.columns.attribute(attnum)
+    }
+
     /// Goes back to a page that was given before, whatever comes next.
     pub fn revisit(&mut self, segment: &Rc<SegmentRef>, page: usize) -> Selection {
         self.columns.revisit(segment, page);
