@@ -150,7 +150,15 @@ mod tests {
             ] {
                 let mut found = Vec::new();
                 reader.read(location, range.clone(), &mut found).unwrap();
-                assert_eq!(found, bytes[range]);
+                assert_eq!(found, bytes[range.clone()]);
+                let mut scratch = vec![1, 2, 3];
+                let found =
+                    reader.with_range(location, range.clone(), &mut scratch, <[u8]>::to_vec);
+                assert_eq!(found.unwrap(), bytes[range]);
+            }
+            for range in [3 * PIECE + 50..3 * PIECE + 101, 3 * PIECE..4 * PIECE + 1] {
+                let beyond = reader.with_range(location, range, &mut Vec::new(), <[u8]>::to_vec);
+                assert!(beyond.unwrap_err().contains("too short"));
             }
             let beyond = reader.read(location, 0..bytes.len() + 1, &mut Vec::new());
             assert!(beyond.unwrap_err().contains("too short"));

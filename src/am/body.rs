@@ -8,6 +8,7 @@
 
 use super::companion::{self, Companion};
 use crate::pg::memory::for_this_call;
+use crate::pg::page;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::tuple;
 use pgrx::pg_sys;
@@ -22,8 +23,6 @@ pub const NO_BLOCK: u32 = u32::MAX;
 
 /// Bytes before a header's own: its length.
 const LENGTH: usize = 4;
-
-const LP_NORMAL: u32 = 1;
 
 /// Item of the `n`th piece of a header.
 fn header_item(piece: usize) -> i32 {
@@ -231,6 +230,31 @@ impl BodyReader {
         Ok(())
     }
 
+    /// Calls `f` with a range of a body, which lies in a buffer locked meanwhile or was put together in `scratch`; says
+    /// what is wrong as [`BodyReader::read`] does.
+    pub fn with_range<T>(
+        &self,
+        location: Location,
+        range: Range<usize>,
+        scratch: &mut Vec<u8>,
+        mut f: impl FnMut(&[u8]) -> T,
+    ) -> Result<T, String> {
+        let piece = range.start / PIECE;
+        let start = piece * PIECE;
+        if range.end <= start + PIECE {
+            let within = range.start - start..range.end.max(range.start) - start;
+            let done = self.with_piece(location, piece, |bytes| {
+                bytes.get(within.clone()).map(&mut f)
+            });
+            if let Some(Some(result)) = done {
+                return Ok(result);
+            }
+        }
+        scratch.clear();
+        self.read(location, range, scratch)?;
+        Ok(f(scratch))
+    }
+
     fn with_piece<T>(
         &self,
         location: Location,
@@ -260,23 +284,11 @@ impl BodyReader {
         unsafe {
             let buffer = pg_sys::ReadBuffer(self.table.as_ptr(), block);
             pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
-            let page = pg_sys::BufferGetPage(buffer);
-            let mut result = None;
-            if !pg_sys::PageIsNew(page) {
-                let whole = std::slice::from_raw_parts(page.cast::<u8>(), pg_sys::BLCKSZ as usize);
-                for offset in 1..=pg_sys::PageGetMaxOffsetNumber(page) {
-                    let line = *pg_sys::PageGetItemId(page, offset);
-                    if line.lp_flags() != LP_NORMAL {
-                        continue;
-                    }
-                    let start = line.lp_off() as usize;
-                    let row = whole.get(start..start + line.lp_len() as usize);
-                    if let Some(bytes) = row.and_then(|r| data_of(r, segment, item)) {
-                        result = Some(f(bytes));
-                        break;
-                    }
-                }
-            }
+            let start = pg_sys::BufferGetPage(buffer).cast::<u8>();
+            let whole = std::slice::from_raw_parts(start, pg_sys::BLCKSZ as usize);
+            let result = page::rows(whole)
+                .find_map(|row| data_of(row, segment, item))
+                .map(f);
             pg_sys::UnlockReleaseBuffer(buffer);
             result
         }

@@ -357,12 +357,11 @@ fn decode(
             .index
             .page_range(page)
             .ok_or("it has fewer pages than the segment")?;
-        bytes.clear();
         let range = column.start + range.start..column.start + range.end;
-        reader.read(segment.location(), range, bytes)?;
-        column
-            .index
-            .decode(page, bytes, scratch)
+        reader
+            .with_range(segment.location(), range, bytes, |bytes| {
+                column.index.decode(page, bytes, scratch)
+            })?
             .map_err(|e| e.to_string())?;
         DatumColumn::from_page(attr, scratch, None, || column.dictionary(attr))
     })

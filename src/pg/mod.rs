@@ -6,6 +6,7 @@
 //! - [`memory`]: memory of single calls.
 //! - [`heap`]: heap's own table access method, called behind a guard.
 //! - [`list`]: lists of nodes and integers.
+//! - [`page`]: rows as they lie in a heap page.
 //! - [`relation`]: opening, closing and naming relations.
 //! - [`tuple`]: item pointers, tuple headers and datums.
 //! - [`snapshot`]: snapshots that are released on every way out.
@@ -16,6 +17,7 @@ pub mod guard;
 pub mod heap;
 pub mod list;
 pub mod memory;
+pub mod page;
 pub mod relation;
 pub mod snapshot;
 pub mod spi;

@@ -160,14 +160,12 @@ impl Columns {
             let reader = self
                 .reader
                 .get_or_insert_with(|| BodyReader::new(&segment.companion));
-            self.bytes.clear();
             let range = column.start + range.start..column.start + range.end;
             reader
-                .read(segment.location(), range, &mut self.bytes)
-                .map_err(in_words)?;
-            column
-                .index
-                .decode(self.page, &self.bytes, page)
+                .with_range(segment.location(), range, &mut self.bytes, |bytes| {
+                    column.index.decode(self.page, bytes, page)
+                })
+                .map_err(in_words)?
                 .map_err(|e| in_words(e.to_string()))?;
             if page.rows() != self.rows.len() {
                 return Err(in_words("a page has another number of rows".into()));
