@@ -89,6 +89,22 @@ pub fn verdict(
     }
 }
 
+/// What the zones of the page at hand say of a filter.
+pub fn page_verdict(
+    filter: &Filter,
+    values: &[Resolved],
+    columns: &mut Columns,
+) -> Result<Verdict, String> {
+    let mut failed = Ok(());
+    let said = verdict(filter, values, &mut |attnum| {
+        columns.zone(attnum).unwrap_or_else(|e| {
+            failed = Err(e);
+            None
+        })
+    });
+    failed.map(|()| said)
+}
+
 fn all_rows(zone: &Zone, verdict: Verdict) -> Verdict {
     if verdict == Verdict::Always && zone.nulls > 0 {
         Verdict::Maybe

@@ -1,13 +1,14 @@
 //! Delivering the rows of a scan in an order: sorted segments as they lie, or group by group the other way round, and
 //! rows of the delta, which are sorted, in their places between them.
 
-use super::eval::{Bits, NO_ROWS, and, and_not, first_rows};
+use super::eval::{self, Bits, NO_ROWS, Resolved, and, and_not, first_rows};
+use super::filter::Filter;
 use super::node::{Batch, copy_row, positions};
 use super::order::{self, Order};
 use super::pages::{Pages, Selection};
 use crate::am::datum::DatumColumn;
 use crate::am::directory::SegmentRef;
-use crate::am::zone::{Comparable, Comparison, Probe, Verdict, judge, of_attribute};
+use crate::am::zone::{Comparable, Comparison, Verdict, of_attribute};
 use crate::pg::relation;
 use pgrx::pg_sys;
 use std::cmp::Ordering;
@@ -21,6 +22,24 @@ struct Span {
 }
 
 impl Span {
+    /// Its first row, or its last one.
+    fn edge(&self, first: bool) -> u16 {
+        let words = || self.rows.iter().enumerate();
+        let found = if first {
+            words().find(|(_, word)| **word != 0)
+        } else {
+            words().rfind(|(_, word)| **word != 0)
+        };
+        found.map_or(0, |(at, word)| {
+            let bit = if first {
+                word.trailing_zeros()
+            } else {
+                word.ilog2()
+            };
+            (at * 64) as u16 + bit as u16
+        })
+    }
+
     /// The same page with other rows; `None` without any.
     fn part(&self, rows: Bits) -> Option<Span> {
         (rows != NO_ROWS).then(|| Span {
@@ -294,11 +313,11 @@ impl Ordered {
             match self.group.pop() {
                 Some(span) => {
                     let selection = pages.revisit(&span.segment, span.page);
-                    let mut rows = positions(&span.rows);
-                    if self.order.first_only {
-                        let first = if forward { rows.first() } else { rows.last() };
-                        rows = first.copied().into_iter().collect();
-                    }
+                    let rows = if self.order.first_only {
+                        vec![span.edge(forward)]
+                    } else {
+                        positions(&span.rows)
+                    };
                     let batch = Batch::of_rows(pages, &selection, rows, &self.needed, forward);
                     self.batch = Some(batch);
                 }
@@ -325,15 +344,7 @@ impl Ordered {
         };
         loop {
             let (mine, rest) = self.split(pages, span, &key, forward);
-            if let Some(mine) = mine {
-                // Of the pages of a group the first to be delivered does where no more than its first row is wanted.
-                if self.order.first_only && !self.order.is_plain() {
-                    self.group.clear();
-                }
-                if !self.order.first_only || !self.order.is_plain() || self.group.is_empty() {
-                    self.group.push(mine);
-                }
-            }
+            self.group.extend(mine);
             if let Some(rest) = rest {
                 let key = self.key(pages, &rest, forward);
                 self.ahead = Some((rest, key));
@@ -364,6 +375,9 @@ impl Ordered {
             Verdict::Never => return (None, Some(span)),
             Verdict::Maybe => {}
         }
+        if self.matches(pages, &span, span.edge(!forward), key) {
+            return (Some(span), None);
+        }
         let rows = positions(&span.rows);
         let count = rows.len();
         let nth = |n: usize| {
@@ -373,9 +387,6 @@ impl Ordered {
         // How many of its rows, from the edge that comes first, are of the group.
         let mut low = 0;
         let mut high = count;
-        if count > 0 && self.matches(pages, &span, nth(count - 1), key) {
-            return (Some(span), None);
-        }
         while low < high {
             let middle = (low + high) / 2;
             if self.matches(pages, &span, nth(middle), key) {
@@ -406,25 +417,12 @@ impl Ordered {
 
     /// Whether the rows of a span are of a group, as far as zones tell.
     fn verdict(&self, pages: &mut Pages, span: &Span, key: &Key) -> Verdict {
+        let Some(filter) = &key.filter else {
+            return Verdict::Maybe;
+        };
         pages.revisit(&span.segment, span.page);
         pages.with_columns(span.segment.number, |columns| {
-            let mut all = Verdict::Always;
-            for (attnum, probe) in self.straight().iter().zip(&key.probes) {
-                let zone = columns.zone(*attnum)?;
-                let verdict = match (probe, zone) {
-                    (Some(probe), Some(zone)) => match judge(&zone, Comparison::Equal, probe) {
-                        Verdict::Always if zone.nulls > 0 => Verdict::Maybe,
-                        verdict => verdict,
-                    },
-                    _ => Verdict::Maybe,
-                };
-                match verdict {
-                    Verdict::Never => return Ok(Verdict::Never),
-                    Verdict::Maybe => all = Verdict::Maybe,
-                    Verdict::Always => {}
-                }
-            }
-            Ok(all)
+            eval::page_verdict(filter, &key.probes, columns)
         })
     }
 
@@ -441,22 +439,32 @@ impl Ordered {
 
     /// The key of the group that a span begins with.
     fn key(&self, pages: &mut Pages, span: &Span, forward: bool) -> Key {
-        let rows = positions(&span.rows);
-        let first = if forward { rows.first() } else { rows.last() };
-        let values = self.straight_values(pages, span, first.copied().unwrap_or(0));
-        let probes = self
-            .straight()
-            .iter()
-            .zip(&values)
-            .map(
-                |(attnum, value)| match of_attribute(pages.attribute(*attnum)) {
-                    (Comparable::No, _) => None,
-                    // SAFETY: a value of the attribute's type.
-                    (_, kind) => unsafe { Some(kind?.probe(value.get(0)?)) },
-                },
-            )
-            .collect();
-        Key { values, probes }
+        let values = self.straight_values(pages, span, span.edge(forward));
+        let mut probes = Vec::with_capacity(values.len());
+        let same = |(attnum, value): (&i16, &DatumColumn)| {
+            let attnum = *attnum;
+            let Some(datum) = value.get(0) else {
+                return Some(Filter::Null {
+                    attnum,
+                    wanted: true,
+                });
+            };
+            let (comparable, kind) = of_attribute(pages.attribute(attnum));
+            let kind = kind.filter(|_| comparable != Comparable::No)?;
+            // SAFETY: a value of the attribute's type.
+            probes.push(Resolved::One(unsafe { kind.probe(datum) }));
+            Some(Filter::Compare {
+                attnum,
+                comparison: Comparison::Equal,
+                value: probes.len() - 1,
+            })
+        };
+        let filter: Option<Vec<_>> = self.straight().iter().zip(&values).map(same).collect();
+        Key {
+            filter: filter.map(Filter::And),
+            probes,
+            values,
+        }
     }
 
     /// Whether a row of a span is of a group.
@@ -471,10 +479,12 @@ impl Ordered {
     }
 }
 
-/// The values of the straight columns of a group, and as zones are asked for them.
+/// The values of the straight columns of a group.
 struct Key {
     values: Vec<DatumColumn>,
-    probes: Vec<Option<Probe>>,
+    /// That rows have them, for zones; `None` where zones do not compare with one of the types.
+    filter: Option<Filter>,
+    probes: Vec<Resolved>,
 }
 
 fn next_span(pages: &mut Pages, forward: bool) -> Option<Span> {

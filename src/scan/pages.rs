@@ -454,18 +454,7 @@ impl Pages {
         }
         let mut open = Vec::new();
         for (at, filter) in self.filters.iter().enumerate() {
-            let mut failed = None;
-            let columns = &mut self.columns;
-            let verdict = eval::verdict(filter, &self.values, &mut |attnum| {
-                columns.zone(attnum).unwrap_or_else(|e| {
-                    failed = Some(e);
-                    None
-                })
-            });
-            if let Some(detail) = failed {
-                return Err(detail);
-            }
-            match verdict {
+            match eval::page_verdict(filter, &self.values, &mut self.columns)? {
                 Verdict::Never => {
                     self.counters.pages_skipped += 1;
                     return Ok(None);
