@@ -15,7 +15,7 @@
 use super::kernels::Block;
 use super::layout::Validity;
 use super::simd;
-use super::zone::compare_floats;
+use super::zone::{compare_floats, is_negative_zero};
 use super::{Bounds, PAGE_ROWS, Sum};
 use crate::error::CoreError;
 use crate::wire::Reader;
@@ -205,7 +205,7 @@ pub(crate) fn summarise<T: Real>(values: &[T]) -> (Bounds, Sum) {
         min = if value < min { value } else { min };
         max = if value > max { value } else { max };
         nans += usize::from(value.is_nan());
-        negative_zeros += usize::from(value.to_bits() == (-0.0f64).to_bits());
+        negative_zeros += usize::from(is_negative_zero(value));
         *sum += value;
     };
     for group in groups {

@@ -36,7 +36,7 @@ pub use encode::{EncodedColumn, encode, encode_pausing};
 pub use index::ColumnIndex;
 pub use page::{Page, PageValues};
 pub use whole::decode_all;
-pub use zone::{BOUND_BYTES, Bounds, Sum, Zone};
+pub use zone::{BOUND_BYTES, Bounds, Sum, Zone, is_negative_zero};
 
 /// Rows of every page but the last of a column.
 pub const PAGE_ROWS: usize = 1024;

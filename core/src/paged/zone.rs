@@ -14,6 +14,12 @@ use crate::wire::Reader;
 /// How many bytes of a string stand in a zone.
 pub const BOUND_BYTES: usize = 32;
 
+/// Whether it is -0. As a bound it says that zeros have signs, but not which of them.
+#[inline]
+pub fn is_negative_zero(value: f64) -> bool {
+    value.to_bits() == (-0.0f64).to_bits()
+}
+
 /// Counts, bounds and sum of some rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Zone {
@@ -237,11 +243,10 @@ impl Bounds {
             }
             (Self::Float { min, max }, Self::Float { min: a, max: b }) => {
                 // Of zeros the negative one stays.
-                let negative = |a: f64, b: f64| a == 0.0 && b == 0.0 && a.is_sign_negative();
-                if compare_floats(*a, *min).is_lt() || negative(*a, *min) {
+                if compare_floats(*a, *min).is_lt() || *min == 0.0 && is_negative_zero(*a) {
                     *min = *a;
                 }
-                if compare_floats(*b, *max).is_gt() || negative(*b, *max) {
+                if compare_floats(*b, *max).is_gt() || *max == 0.0 && is_negative_zero(*b) {
                     *max = *b;
                 }
             }

@@ -6,7 +6,7 @@ use crate::am::zone::float_order;
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::ops::Range;
-use varve_core::paged::{Bounds, Sum, Zone};
+use varve_core::paged::{Bounds, Sum, Zone, is_negative_zero};
 
 /// Values of an aggregate's argument in the rows of a block.
 #[derive(Clone, Copy)]
@@ -400,11 +400,6 @@ fn distinct_cell(values: Values, row: usize) -> Cell {
         Data::Ints(_) => values.cell(row),
         Data::Floats(_) => (canonical(values.float(row)), values.is_null(row)),
     }
-}
-
-/// Whether a zone's bound says that zeros have signs, but not which of them.
-pub fn is_negative_zero(bound: f64) -> bool {
-    bound == 0.0 && bound.is_sign_negative()
 }
 
 /// Bits that equal floats have in common.

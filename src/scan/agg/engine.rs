@@ -1,6 +1,6 @@
 //! Grouping and aggregating: blocks and zones go in, groups come out.
 
-use super::accumulate::{Accumulator, Data, Values, is_negative_zero};
+use super::accumulate::{Accumulator, Data, Values};
 use super::block::Block;
 use super::groups::{Groups, Token, hash};
 use super::spec::{Aggregate, Class, Column, Function, Input, Key};
@@ -9,7 +9,7 @@ use crate::pg::relation;
 use pgrx::pg_sys;
 use std::collections::HashMap;
 use std::ops::Range;
-use varve_core::paged::{Bounds, Sum, Zone};
+use varve_core::paged::{Bounds, Sum, Zone, is_negative_zero};
 
 /// An expression of GROUP BY, ready to be evaluated, with what it gave so far.
 struct Evaluated {
@@ -83,7 +83,7 @@ impl Engine {
         context: *mut pg_sys::ExprContext,
     ) -> Self {
         let mut engine = Engine {
-            groups: Groups::new(floats_of(&keys)),
+            groups: Groups::new(keys.iter().map(|k| k.class() == Class::Float).collect()),
             accumulators: aggregates.iter().map(Accumulator::new).collect(),
             evaluated: states
                 .into_iter()
@@ -160,13 +160,7 @@ impl Engine {
     /// it come later.
     pub fn keep_first(&mut self, count: usize, descending: bool) {
         let first = self.first_groups(count, descending);
-        let mut groups = Groups::new(floats_of(&self.keys));
-        for group in &first {
-            let key = self.groups.key(*group);
-            let same = groups.canonical(key);
-            groups.find(&same, key, hash(&same));
-        }
-        self.groups = groups;
+        self.groups.keep(&first);
         self.accumulators.iter_mut().for_each(|a| a.keep(&first));
     }
 
@@ -541,11 +535,6 @@ impl Engine {
         }
         token
     }
-}
-
-/// Which of some keys are floats.
-fn floats_of(keys: &[Key]) -> Vec<bool> {
-    keys.iter().map(|key| key.class() == Class::Float).collect()
 }
 
 /// Where the bucket of a value begins; infinite times are buckets of their own.

@@ -59,6 +59,16 @@ impl Groups {
         *self = Groups::new(std::mem::take(&mut self.floats));
     }
 
+    /// Keeps some groups, in that order, and forgets the others.
+    pub fn keep(&mut self, groups: &[usize]) {
+        let mut kept = Groups::new(self.floats.clone());
+        for group in groups {
+            let hash = self.hashes.get(*group).copied().unwrap_or_default();
+            kept.find(self.tokens(*group), self.key(*group), hash);
+        }
+        *self = kept;
+    }
+
     /// Bytes that they take.
     pub fn memory(&self) -> usize {
         let first_seen = self.first_seen.len() * (48 + self.floats.len() * size_of::<Token>());
@@ -184,5 +194,10 @@ mod tests {
         assert_eq!(group_of([(0, true)]), (1, vec![(0, true)]));
         assert_eq!(group_of(float(f64::NAN)).0, 2);
         assert_eq!(group_of(float(-f64::NAN)).0, 2);
+        groups.keep(&[2, 0]);
+        assert_eq!(groups.len(), 2);
+        assert_eq!(groups.key(1), float(-0.0));
+        let zero = float(0.0);
+        assert_eq!(groups.find(&zero, &zero, hash(&zero)), 1);
     }
 }
