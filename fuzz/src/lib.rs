@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a panic is what a fuzzer looks for")]
 
 pub mod damage;
+#[path = "../../core/tests/common/sound.rs"]
+mod sound;
 pub mod source;
 
-use varve_core::paged::{ColumnIndex, Page, PageValues, decode_all};
+use sound::check_page;
+use varve_core::paged::{ColumnIndex, Page, decode_all};
 use varve_core::{Bitmap, Column, ColumnEntry, Kind, SegmentHeader, Values};
 
 /// Columns of more bytes than that are not decoded as a whole: they may, but it takes long.
@@ -49,49 +52,6 @@ fn expected_bytes(index: &ColumnIndex) -> usize {
         _ => 8,
     };
     width * index.rows()
-}
-
-/// A page must not decode, or hang together.
-fn check_page(index: &ColumnIndex, i: usize, stored: &[u8], page: &mut Page) -> bool {
-    let zone = index.zone(i).unwrap();
-    if index.decode(i, stored, page).is_err() {
-        assert_eq!(page.rows(), 0);
-        return false;
-    }
-    assert_eq!(page.rows(), zone.rows as usize);
-    assert_eq!(page.null_count(), zone.nulls as usize);
-    let nulls = (0..page.rows()).filter(|row| page.is_null(*row)).count();
-    assert_eq!(nulls, page.null_count());
-    let rows = match page.values() {
-        PageValues::Ints(values) => {
-            let fits = |bits: u32| values.iter().all(|v| v >> (bits - 1) == v >> 63);
-            assert!(match index.kind() {
-                Kind::I8 => fits(8),
-                Kind::I16 => fits(16),
-                Kind::I32 => fits(32),
-                kind => kind == Kind::I64,
-            });
-            values.len()
-        }
-        PageValues::F32(values) => values.len(),
-        PageValues::F64(values) => values.len(),
-        PageValues::Codes(codes) => {
-            let distinct = index.dictionary().unwrap().len();
-            assert!(codes.iter().all(|code| (*code as usize) < distinct.max(1)));
-            codes.len()
-        }
-        PageValues::Bytes { offsets, data } => {
-            assert!(offsets.is_sorted());
-            assert_eq!(*offsets.last().unwrap() as usize, data.len());
-            offsets.len() - 1
-        }
-        PageValues::Fixed { len, data } => {
-            assert_eq!(data.len(), len * page.rows());
-            page.rows()
-        }
-    };
-    assert_eq!(rows, page.rows());
-    true
 }
 
 /// A header must be refused, or be valid and come back.

@@ -6,6 +6,7 @@
 )]
 
 pub mod pages;
+pub mod sound;
 
 use proptest::prelude::*;
 use varve_core::{Bitmap, Column, MAX_ROWS, Values};

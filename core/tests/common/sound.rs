@@ -1,0 +1,47 @@
+//! Whether a page of stored bytes that anybody may have written hangs together. The fuzz targets use it too.
+
+use varve_core::Kind;
+use varve_core::paged::{ColumnIndex, Page, PageValues};
+
+/// A page must not decode, or hang together.
+pub fn check_page(index: &ColumnIndex, i: usize, stored: &[u8], page: &mut Page) -> bool {
+    let zone = index.zone(i).unwrap();
+    if index.decode(i, stored, page).is_err() {
+        assert_eq!(page.rows(), 0);
+        return false;
+    }
+    assert_eq!(page.rows(), zone.rows as usize);
+    assert_eq!(page.null_count(), zone.nulls as usize);
+    let nulls = (0..page.rows()).filter(|row| page.is_null(*row)).count();
+    assert_eq!(nulls, page.null_count());
+    let rows = match page.values() {
+        PageValues::Ints(values) => {
+            let fits = |bits: u32| values.iter().all(|v| v >> (bits - 1) == v >> 63);
+            assert!(match index.kind() {
+                Kind::I8 => fits(8),
+                Kind::I16 => fits(16),
+                Kind::I32 => fits(32),
+                kind => kind == Kind::I64,
+            });
+            values.len()
+        }
+        PageValues::F32(values) => values.len(),
+        PageValues::F64(values) => values.len(),
+        PageValues::Codes(codes) => {
+            let distinct = index.dictionary().unwrap().len();
+            assert!(codes.iter().all(|code| (*code as usize) < distinct.max(1)));
+            codes.len()
+        }
+        PageValues::Bytes { offsets, data } => {
+            assert!(offsets.is_sorted());
+            assert_eq!(*offsets.last().unwrap() as usize, data.len());
+            offsets.len() - 1
+        }
+        PageValues::Fixed { len, data } => {
+            assert_eq!(data.len(), len * page.rows());
+            page.rows()
+        }
+    };
+    assert_eq!(rows, page.rows());
+    true
+}
