@@ -165,9 +165,7 @@ impl BodyWriter {
             self.insert(segment, header_item(n), piece);
         }
     }
-}
 
-impl BodyWriter {
     /// Ends the writing of a table that this transaction made, and gives back the blocks at its end that got no row: it
     /// grows by up to 64 at once.
     pub fn finish_new(self) {

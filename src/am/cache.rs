@@ -182,13 +182,12 @@ pub fn column(
     let (entry, start) = segment
         .column(attnum)
         .ok_or("the segment does not have it")?;
-    let mut bytes = Vec::with_capacity(entry.index_len as usize);
-    reader.read(
-        segment.location(),
-        start..start + entry.index_len as usize,
-        &mut bytes,
-    )?;
-    let index = ColumnIndex::parse(&bytes).map_err(|e| e.to_string())?;
+    let range = start..start + entry.index_len as usize;
+    let index = reader
+        .with_range(segment.location(), range, &mut Vec::new(), |bytes| {
+            ColumnIndex::parse(bytes)
+        })?
+        .map_err(|e| e.to_string())?;
     if index.rows() != segment.header.rows as usize || index.kind() != entry.kind {
         return Err("it is not the column that the header lists".into());
     }

@@ -6,6 +6,7 @@
 use super::cache;
 use super::companion::Companion;
 use super::tid::Place;
+use crate::pg::page::LP_NORMAL;
 use crate::pg::relation;
 use crate::pg::tuple;
 use pgrx::pg_sys;
@@ -35,7 +36,6 @@ struct Version {
     hot: bool,
 }
 
-const LP_NORMAL: u32 = 1;
 const LP_REDIRECT: u32 = 2;
 
 fn read_version(rel: pg_sys::Relation, tid: &pg_sys::ItemPointerData) -> Option<Version> {

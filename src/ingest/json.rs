@@ -124,11 +124,11 @@ fn winners(
         ),
         &[json],
     );
-    // SAFETY: an array of int8, as the query says.
     let winners = found
         .first()
         .copied()
         .flatten()
+        // SAFETY: an array of int8, as the query says.
         .and_then(|d| unsafe { Vec::<i64>::from_datum(d, false) })
         .unwrap_or_default();
     let all = found

@@ -7,7 +7,8 @@ use pgrx::pg_sys;
 /// Bytes of the header.
 const HEADER: usize = std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp);
 
-const LP_NORMAL: u32 = 1;
+/// Flags of a line pointer to a row.
+pub const LP_NORMAL: u32 = 1;
 
 /// The rows that line pointers of a page point to, dead and invisible ones too; none where the page is not one.
 pub fn rows(page: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -4,6 +4,7 @@ use crate::am::cache;
 use crate::am::companion::Companion;
 use crate::am::directory::{self, Decoded, SegmentRef};
 use crate::am::tid::{self, Place};
+use crate::pg::page::LP_NORMAL;
 use crate::pg::{ffi, relation, tuple};
 use pgrx::pg_sys;
 use std::collections::HashMap;
@@ -64,8 +65,6 @@ pub struct Version {
     /// What VACUUM would say of it.
     pub state: pg_sys::HTSV_Result::Type,
 }
-
-const LP_NORMAL: u32 = 1;
 
 /// Reads the versions on a page of the delta. `wanted` sees offset, header and state, and says whether to copy the
 /// version.
