@@ -38,6 +38,7 @@ pub(crate) fn len_u32(len: usize) -> Result<u32, CoreError> {
 }
 
 /// A cursor that never reads past the end.
+#[derive(Clone)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }

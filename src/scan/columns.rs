@@ -15,9 +15,18 @@ use varve_core::paged::{Dictionary, Page, Zone};
 struct Slot {
     /// Read from the segment at hand when first asked for.
     cached: Option<Rc<CachedColumn>>,
-    /// The page at hand, where `decoded` is set.
+    /// The page at hand, as far as `decoded` says.
     page: Option<Box<Page>>,
-    decoded: bool,
+    decoded: Decoded,
+}
+
+/// How much of a page is decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Decoded {
+    Nothing,
+    /// Rows that somebody asked for once.
+    Rows,
+    All,
 }
 
 /// A column of the page at hand.
@@ -48,7 +57,7 @@ impl Columns {
             .map(|_| Slot {
                 cached: None,
                 page: None,
-                decoded: false,
+                decoded: Decoded::Nothing,
             })
             .collect();
         Columns {
@@ -75,7 +84,9 @@ impl Columns {
         }
         self.page = page;
         self.rows = segment.page_rows(page);
-        self.slots.iter_mut().for_each(|s| s.decoded = false);
+        self.slots
+            .iter_mut()
+            .for_each(|s| s.decoded = Decoded::Nothing);
     }
 
     /// As [`Columns::enter`], keeping what is decoded where the page is the one at hand.
@@ -141,6 +152,15 @@ impl Columns {
 
     /// A column of the page at hand, decoded.
     pub fn stored(&mut self, attnum: i16) -> Result<Stored<'_>, String> {
+        self.read(attnum, None)
+    }
+
+    /// A column of the page at hand of which only some rows are looked at; they alone are decoded where they are few.
+    pub fn stored_rows(&mut self, attnum: i16, rows: &[u16]) -> Result<Stored<'_>, String> {
+        self.read(attnum, Some(rows))
+    }
+
+    fn read(&mut self, attnum: i16, rows: Option<&[u16]>) -> Result<Stored<'_>, String> {
         let Some(column) = self.cached(attnum)? else {
             let missing = of_missing(self.desc, attnum as usize - 1, 1);
             return Ok(Stored::Missing(missing.nulls > 0));
@@ -152,7 +172,10 @@ impl Columns {
             _ => return Err("no segment is at hand".into()),
         };
         let page = slot.page.get_or_insert_with(|| Box::new(Page::new()));
-        if !slot.decoded {
+        // Who comes back for other rows of a page will come again: all are decoded then.
+        let rows = rows.filter(|_| slot.decoded == Decoded::Nothing);
+        let done = slot.decoded == Decoded::All;
+        if !done {
             let range = column
                 .index
                 .page_range(self.page)
@@ -161,16 +184,22 @@ impl Columns {
                 .reader
                 .get_or_insert_with(|| BodyReader::new(&segment.companion));
             let range = column.start + range.start..column.start + range.end;
-            reader
-                .with_range(segment.location(), range, &mut self.bytes, |bytes| {
-                    column.index.decode(self.page, bytes, page)
-                })
+            let all = reader
+                .with_range(
+                    segment.location(),
+                    range,
+                    &mut self.bytes,
+                    |bytes| match rows {
+                        Some(rows) => column.index.decode_rows(self.page, bytes, rows, page),
+                        None => column.index.decode(self.page, bytes, page).map(|()| true),
+                    },
+                )
                 .map_err(in_words)?
                 .map_err(|e| in_words(e.to_string()))?;
             if page.rows() != self.rows.len() {
                 return Err(in_words("a page has another number of rows".into()));
             }
-            slot.decoded = true;
+            slot.decoded = if all { Decoded::All } else { Decoded::Rows };
             self.decoded += 1;
         }
         let dictionary = slot.cached.as_ref().and_then(|c| c.index.dictionary());
@@ -198,7 +227,7 @@ impl Columns {
         let desc = self.desc;
         let attr = self.attribute(attnum);
         let cached = self.cached(attnum)?;
-        match self.stored(attnum)? {
+        match self.stored_rows(attnum, rows)? {
             Stored::Missing(_) => Ok(DatumColumn::missing(desc, attnum as usize - 1, rows.len())),
             Stored::Page(page, _) => DatumColumn::from_page(attr, page, Some(rows), || {
                 cached.and_then(|c| c.dictionary(attr))

@@ -1,12 +1,13 @@
 //! Reading frozen chunks by columns: planner hooks and executor nodes.
 //!
 //! - [`plan`]: when a columnar scan is offered to the planner, and what it costs.
-//! - [`node`], [`parallel`], [`delta`], [`explain`]: the scan node; [`order`], [`ordered`]: rows in an order.
+//! - [`node`], [`parallel`], [`delta`], [`batch`], [`slot`], [`explain`]: the scan node; [`order`], [`ordered`]: rows in an order.
 //! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
 //! - [`agg`]: grouping and aggregating.
 //! - [`pages`], [`columns`]: the pages that may hold rows of a query, and their columns.
 
 pub mod agg;
+pub mod batch;
 pub mod columns;
 pub mod delta;
 pub mod eval;
@@ -18,4 +19,5 @@ pub mod ordered;
 pub mod pages;
 pub mod parallel;
 pub mod plan;
+pub mod slot;
 pub mod values;

@@ -1,20 +1,20 @@
 //! The columnar scan node: `Custom Scan (VarveScan)`.
 //!
 //! Frozen rows first, page by page: conditions on whole pages, then the columns that are asked for in the rows that are
-//! left. Then the rows of the delta, each tested by the executor. Rows leave in the node's own slot, a virtual one.
+//! left. Then the rows of the delta, each tested by the executor. Rows leave in the node's own slot, which decodes as it is
+//! asked ([`super::slot`]).
 
+use super::batch::Batch;
 use super::delta::Delta;
-use super::eval;
 use super::explain;
 use super::filter::{Compiled, Filter, Scope, Value};
 use super::ordered::Ordered;
-use super::pages::{Counters, HandOut, Pages, Selection};
+use super::pages::{Counters, HandOut, Pages};
 use super::parallel::{self, Shared};
 use super::plan;
+use super::slot;
 use super::values;
 use crate::am::cache;
-use crate::am::datum::DatumColumn;
-use crate::am::tid::{self, Place};
 use crate::pg::{ffi, guard, list, relation};
 use pgrx::pg_sys;
 use std::ptr;
@@ -32,18 +32,6 @@ enum Position {
     Frozen,
     Delta,
     End,
-}
-
-/// Rows of a page, ready to be handed out.
-pub struct Batch {
-    segment: i32,
-    first: u32,
-    rows: Vec<u16>,
-    /// The row handed out last: -1 before the first one.
-    row: isize,
-    /// Whether the slot was cleared of what batches before left in it.
-    fresh: bool,
-    columns: Vec<(usize, DatumColumn)>,
 }
 
 /// What a node does.
@@ -108,6 +96,7 @@ unsafe extern "C-unwind" fn create(plan: *mut pg_sys::CustomScan) -> *mut pg_sys
             (*node).css.ss.ps.type_ = pg_sys::NodeTag::T_CustomScanState;
             (*node).css.flags = (*plan).flags;
             (*node).css.methods = &raw const EXEC_METHODS.0;
+            (*node).css.slotOps = &raw const slot::OPS.0;
             node.cast()
         }
     })
@@ -186,6 +175,7 @@ unsafe extern "C-unwind" fn begin(
                 others: (Counters::default(), 0),
             };
             ours.run = pgrx::PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(run);
+            slot::set_source(ours.css.ss.ss_ScanTupleSlot, ours.run);
         }
     })
 }
@@ -241,14 +231,14 @@ unsafe extern "C-unwind" fn exec(
         // SAFETY: a begun node.
         unsafe {
             let ours = node_of(node);
-            let run = run_of(node);
             loop {
                 reset((*ours.css.ss.ps.ps_ExprContext).ecxt_per_tuple_memory);
                 let epq = (*ours.css.ss.ps.state).es_epq_active;
+                // The slot comes back to the run, for attributes, once the run is left.
                 let found = if epq.is_null() {
-                    run.next(ours)
+                    run_of(node).next(ours)
                 } else {
-                    run.recheck(ours, epq)
+                    run_of(node).recheck(ours, epq)
                 };
                 if !found {
                     return end_of_scan(ours);
@@ -316,6 +306,21 @@ pub unsafe fn finish_row(scan: &mut pg_sys::ScanState) -> Option<*mut pg_sys::Tu
 }
 
 impl Run {
+    /// Puts attributes of the row that was handed out last into the slot that has it.
+    ///
+    /// # Safety
+    /// The node's scan slot, with a row of the node's.
+    pub(super) unsafe fn fill(&mut self, slot: *mut pg_sys::TupleTableSlot, natts: usize) {
+        let batch = match &mut self.ordered {
+            Some(ordered) => ordered.batch(),
+            None => self.batch.as_mut(),
+        };
+        if let (Some(batch), Some(pages)) = (batch, &mut self.pages) {
+            // SAFETY: by contract.
+            unsafe { batch.fill(pages, slot, natts) };
+        }
+    }
+
     /// Puts the next row, in the direction that the executor asks for, into the node's scan slot.
     fn next(&mut self, node: &mut Node) -> bool {
         if !self.started {
@@ -392,7 +397,7 @@ impl Run {
         let Some(selection) = pages.next(forward, hand_out) else {
             return false;
         };
-        self.batch = Some(Batch::new(pages, &selection, &self.needed, forward));
+        self.batch = Some(Batch::new(&selection, &self.needed, forward));
         true
     }
 
@@ -476,19 +481,6 @@ impl Run {
     }
 }
 
-/// The positions of the bits that are set.
-pub fn positions(bits: &eval::Bits) -> Vec<u16> {
-    let mut rows = Vec::with_capacity(eval::count(bits));
-    for (at, word) in bits.iter().enumerate() {
-        let mut rest = *word;
-        while rest != 0 {
-            rows.push((at * 64) as u16 + rest.trailing_zeros() as u16);
-            rest &= rest - 1;
-        }
-    }
-    rows
-}
-
 /// Makes a virtual slot hold the values of another slot's row, which must outlive it.
 ///
 /// # Safety
@@ -515,83 +507,6 @@ unsafe fn filled(slot: *mut pg_sys::TupleTableSlot, natts: usize) {
     unsafe {
         (*slot).tts_flags &= !(pg_sys::TTS_FLAG_EMPTY as u16);
         (*slot).tts_nvalid = natts as i16;
-    }
-}
-
-impl Batch {
-    /// The rows of a page that were chosen, to be handed out in a direction.
-    pub fn new(pages: &mut Pages, selection: &Selection, needed: &[i16], forward: bool) -> Self {
-        let rows = positions(&selection.rows);
-        Self::of_rows(pages, selection, rows, needed, forward)
-    }
-
-    /// Some rows of a page.
-    pub fn of_rows(
-        pages: &mut Pages,
-        selection: &Selection,
-        rows: Vec<u16>,
-        needed: &[i16],
-        forward: bool,
-    ) -> Self {
-        let number = selection.segment.number;
-        let columns = pages.with_columns(number, |columns| {
-            needed
-                .iter()
-                .map(|attnum| Ok((*attnum as usize - 1, columns.datums(*attnum, &rows)?)))
-                .collect::<Result<Vec<_>, String>>()
-        });
-        Batch {
-            segment: number,
-            first: selection.segment.page_rows(selection.page).start,
-            row: if forward { -1 } else { rows.len() as isize },
-            rows,
-            fresh: true,
-            columns,
-        }
-    }
-
-    /// Takes the row handed out last back.
-    pub fn back(&mut self, forward: bool) {
-        self.row += if forward { -1 } else { 1 };
-        self.fresh = true;
-    }
-
-    /// Puts the next row in a direction into a virtual slot, `false` at the end. Attributes that are not needed are NULL.
-    pub fn emit(
-        &mut self,
-        rel: pg_sys::Relation,
-        slot: *mut pg_sys::TupleTableSlot,
-        forward: bool,
-    ) -> bool {
-        let next = if forward { self.row + 1 } else { self.row - 1 };
-        let Some(row) = usize::try_from(next).ok().and_then(|at| self.rows.get(at)) else {
-            return false;
-        };
-        self.row = next;
-        let at = next as usize;
-        // SAFETY: the slot has an entry for each attribute of the relation, and each column a value for each row of the
-        // batch; values live as long as the batch.
-        unsafe {
-            if (*slot).tts_flags & pg_sys::TTS_FLAG_SHOULDFREE as u16 != 0 {
-                pg_sys::ExecClearTuple(slot);
-            }
-            let natts = relation::natts((*slot).tts_tupleDescriptor);
-            if std::mem::take(&mut self.fresh) {
-                std::slice::from_raw_parts_mut((*slot).tts_isnull, natts).fill(true);
-            }
-            for (index, column) in &self.columns {
-                let value = column.get(at);
-                *(*slot).tts_values.add(*index) = value.unwrap_or(pg_sys::Datum::from(0usize));
-                *(*slot).tts_isnull.add(*index) = value.is_none();
-            }
-            filled(slot, natts);
-            (*slot).tts_tid = tid::encode(Place {
-                segment: self.segment,
-                row: self.first + u32::from(*row),
-            });
-            (*slot).tts_tableOid = (*rel).rd_id;
-        }
-        true
     }
 }
 

@@ -1,9 +1,10 @@
 //! Delivering the rows of a scan in an order: sorted segments as they lie, or group by group the other way round, and
 //! rows of the delta, which are sorted, in their places between them.
 
+use super::batch::{Batch, positions};
 use super::eval::{self, Bits, NO_ROWS, Resolved, and, and_not, first_rows};
 use super::filter::Filter;
-use super::node::{Batch, copy_row, positions};
+use super::node::copy_row;
 use super::order::{self, Order};
 use super::pages::{Pages, Selection};
 use crate::am::datum::DatumColumn;
@@ -113,6 +114,7 @@ impl Ordered {
                 .copied()
                 .collect::<Vec<_>>(),
         );
+        needed.sort_unstable();
         Ordered {
             order,
             sorts,
@@ -224,15 +226,19 @@ impl Ordered {
     pub fn next(
         &mut self,
         rel: pg_sys::Relation,
-        pages: Option<&mut Pages>,
+        mut pages: Option<&mut Pages>,
         slot: *mut pg_sys::TupleTableSlot,
     ) -> bool {
         if !self.head && !self.frozen_done {
+            let pages = pages.as_deref_mut();
             self.head = pages.is_some_and(|pages| self.advance_frozen(rel, pages, slot));
             self.frozen_done = !self.head;
         }
         if self.delta_head {
-            let first = !self.head || self.compare_heads(slot).is_gt();
+            let first = match pages {
+                Some(pages) if self.head => self.compare_heads(pages).is_gt(),
+                _ => true,
+            };
             if first {
                 return self.take_delta(rel, slot);
             }
@@ -241,14 +247,20 @@ impl Ordered {
         std::mem::take(&mut self.head)
     }
 
+    /// The rows that are being handed out.
+    pub fn batch(&mut self) -> Option<&mut Batch> {
+        self.batch.as_mut()
+    }
+
     /// How the frozen row in the scan slot lies to the row of the delta.
-    fn compare_heads(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Ordering {
+    fn compare_heads(&mut self, pages: &mut Pages) -> Ordering {
         for (attnum, sort) in self.order.columns.iter().zip(&mut self.sorts) {
             let at = *attnum as usize - 1;
-            // SAFETY: both slots have the relation's row shape and hold a row.
+            let batch = self.batch.as_mut();
+            let frozen = batch.and_then(|batch| batch.value(pages, at));
+            // SAFETY: a slot of the relation's row shape that holds a row; both values are of the column.
             let order = unsafe {
                 pg_sys::slot_getsomeattrs_int(self.delta_slot, i32::from(*attnum));
-                let frozen = value(slot, at);
                 let delta = value(self.delta_slot, at);
                 compare(frozen, delta, sort)
             };
@@ -304,7 +316,7 @@ impl Ordered {
             if self.order.is_plain() && !self.order.first_only {
                 match pages.next(forward, None) {
                     Some(selection) => {
-                        self.batch = Some(Batch::new(pages, &selection, &self.needed, forward));
+                        self.batch = Some(Batch::new(&selection, &self.needed, forward));
                     }
                     None => return false,
                 }
@@ -318,7 +330,7 @@ impl Ordered {
                     } else {
                         positions(&span.rows)
                     };
-                    let batch = Batch::of_rows(pages, &selection, rows, &self.needed, forward);
+                    let batch = Batch::of_rows(&selection, rows, &self.needed, forward);
                     self.batch = Some(batch);
                 }
                 None if self.next_group(pages) => {}

@@ -4,6 +4,7 @@ use super::floats::{self, BITS, DECIMALS, EXCEPTIONS, Real};
 use super::index::{ColumnIndex, Mapping, Packing, page_checksum};
 use super::layout::{self, Validity};
 use super::page::{Buffers, Form, Page};
+use super::pick::Wanted;
 use super::unit::Unit;
 use super::varint::read_usize;
 use super::zones::Zones;
@@ -19,6 +20,31 @@ impl ColumnIndex {
     /// # Errors
     /// [`CoreError::Corrupt`] when the bytes are not those of the page.
     pub fn decode(&self, page: usize, bytes: &[u8], out: &mut Page) -> Result<(), CoreError> {
+        self.decode_for(page, bytes, None, out).map(|_| ())
+    }
+
+    /// As [`decode`](Self::decode), where only the values of some rows are looked at: what those of others are is not said.
+    /// Tells whether all are right nevertheless. The NULLs are known of all rows.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_rows(
+        &self,
+        page: usize,
+        bytes: &[u8],
+        rows: &[u16],
+        out: &mut Page,
+    ) -> Result<bool, CoreError> {
+        self.decode_for(page, bytes, Some(rows), out)
+    }
+
+    fn decode_for(
+        &self,
+        page: usize,
+        bytes: &[u8],
+        wanted: Option<&[u16]>,
+        out: &mut Page,
+    ) -> Result<bool, CoreError> {
         out.rows = 0;
         out.nulls = 0;
         let (rows, nulls) = self
@@ -52,6 +78,17 @@ impl ColumnIndex {
         if nulls == rows && reader.remaining() > 0 {
             return Err(CoreError::corrupt("values where all are NULL"));
         }
+        if let Some(wanted) = wanted {
+            let wanted = Wanted {
+                rows: wanted,
+                validity: (nulls > 0).then_some(&out.validity),
+                present: rows - nulls,
+            };
+            if let Some(form) = wanted.pick(self, reader.clone(), &mut out.buffers)? {
+                (out.form, out.rows, out.nulls) = (form, rows, nulls);
+                return Ok(false);
+            }
+        }
         let target = Target {
             index: self,
             page,
@@ -60,9 +97,8 @@ impl ColumnIndex {
             validity: (nulls > 0).then_some(out.validity),
         };
         out.form = target.decode(reader, &mut out.buffers)?;
-        out.rows = rows;
-        out.nulls = nulls;
-        Ok(())
+        (out.rows, out.nulls) = (rows, nulls);
+        Ok(true)
     }
 }
 

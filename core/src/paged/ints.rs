@@ -190,12 +190,12 @@ pub(crate) fn read(
 ) -> Result<(), CoreError> {
     let tag = reader.u8()?;
     match tag & !PATCHED {
-        FRAME => read_block(reader, tag, count, None, scratch, out),
+        FRAME => read_block(reader, tag, count)?.unpack(count, scratch, out),
         DELTA => {
-            let mut first = 0;
-            read_block(reader, tag, count, Some(&mut first), scratch, out)?;
+            let block = read_block(reader, tag, count)?;
+            block.unpack(count, scratch, out)?;
             if let Some(step) = out.first_mut() {
-                *step = first;
+                *step = block.first;
             }
             simd::sum_up(out);
             Ok(())
@@ -223,18 +223,31 @@ fn read_width(reader: &mut Reader<'_>) -> Result<usize, CoreError> {
     }
 }
 
-fn read_block(
-    reader: &mut Reader<'_>,
-    tag: u8,
-    count: usize,
-    first: Option<&mut i64>,
-    scratch: &mut Scratch,
-    out: &mut Block,
-) -> Result<(), CoreError> {
+/// A frame or a delta as it is stored.
+pub(crate) struct Packed<'a> {
+    /// Numbers are sums of what is packed.
+    pub(crate) delta: bool,
+    /// The first number of a delta.
+    pub(crate) first: i64,
+    pub(crate) reference: u64,
+    /// Below 64.
+    pub(crate) width: usize,
+    patches: Option<Patches<'a>>,
+    /// The block.
+    pub(crate) stored: &'a [u8],
+}
+
+#[derive(Clone, Copy)]
+struct Patches<'a> {
+    positions: &'a [u8],
+    highs: &'a [u8],
+    each: usize,
+}
+
+fn read_block<'a>(reader: &mut Reader<'a>, tag: u8, count: usize) -> Result<Packed<'a>, CoreError> {
     let width = read_width(reader)?;
-    if let Some(first) = first {
-        *first = read_i64(reader)?;
-    }
+    let delta = tag & !PATCHED == DELTA;
+    let first = if delta { read_i64(reader)? } else { 0 };
     let reference = read_i64(reader)?.cast_unsigned();
     let patches = if tag & PATCHED == 0 {
         None
@@ -244,33 +257,83 @@ fn read_block(
         if !(1..=8).contains(&each) {
             return Err(CoreError::corrupt(format!("patches of {each} bytes")));
         }
-        let positions = reader.take(2 * patches)?;
-        Some((positions, each, reader.take(each * patches)?))
+        Some(Patches {
+            positions: reader.take(2 * patches)?,
+            highs: reader.take(each * patches)?,
+            each,
+        })
     };
-    let stored = reader.take(block_len(count, width))?;
-    if count == PAGE_ROWS {
-        simd::load(stored, &mut scratch.words);
-        simd::unpack(width, &scratch.words, reference, out);
-    } else if let Some(out) = out.get_mut(..count) {
-        scratch.stream(stored, reference, width, out);
+    Ok(Packed {
+        delta,
+        first,
+        reference,
+        width,
+        patches,
+        stored: reader.take(block_len(count, width))?,
+    })
+}
+
+/// A page as it is stored, if its numbers can be had one by one.
+pub(crate) fn read_packed<'a>(
+    reader: &mut Reader<'a>,
+    count: usize,
+) -> Result<Option<Packed<'a>>, CoreError> {
+    let tag = reader.u8()?;
+    match tag & !PATCHED {
+        FRAME | DELTA => read_block(reader, tag, count).map(Some),
+        _ => Ok(None),
     }
-    if let Some((positions, each, highs)) = patches {
-        let (positions, _) = positions.as_chunks::<2>();
-        for (position, high) in positions.iter().zip(highs.chunks_exact(each)) {
-            let position = usize::from(u16::from_le_bytes(*position));
+}
+
+impl Packed<'_> {
+    /// The numbers that are packed, with their patches, to the beginning of `out`.
+    fn unpack(
+        &self,
+        count: usize,
+        scratch: &mut Scratch,
+        out: &mut Block,
+    ) -> Result<(), CoreError> {
+        if count == PAGE_ROWS {
+            simd::load(self.stored, &mut scratch.words);
+            simd::unpack(self.width, &scratch.words, self.reference, out);
+        } else if let Some(out) = out.get_mut(..count) {
+            scratch.stream(self.stored, self.reference, self.width, out);
+        }
+        for (position, high) in self.patches() {
             let value = out
                 .get_mut(..count)
                 .and_then(|out| out.get_mut(position))
                 .ok_or_else(|| CoreError::corrupt(format!("a patch of number {position}")))?;
-            let mut bytes = [0; 8];
-            for (byte, stored) in bytes.iter_mut().rev().zip(high.iter().rev()) {
-                *byte = *stored;
-            }
-            let high = i64::from_le_bytes(bytes) >> (64 - 8 * each);
-            *value = value.wrapping_add(high << width);
+            *value = value.wrapping_add(high);
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Positions, and what is to be added to the numbers (or steps) there.
+    pub(crate) fn patches(&self) -> impl Iterator<Item = (usize, i64)> {
+        let Patches {
+            positions,
+            highs,
+            each,
+        } = self.patches.unwrap_or(Patches {
+            positions: &[],
+            highs: &[],
+            each: 8,
+        });
+        let (positions, _) = positions.as_chunks::<2>();
+        let width = self.width;
+        positions
+            .iter()
+            .zip(highs.chunks_exact(each))
+            .map(move |(position, high)| {
+                let mut bytes = [0; 8];
+                for (byte, stored) in bytes.iter_mut().rev().zip(high.iter().rev()) {
+                    *byte = *stored;
+                }
+                let high = i64::from_le_bytes(bytes) >> (64 - 8 * each);
+                (usize::from(u16::from_le_bytes(*position)), high << width)
+            })
+    }
 }
 
 fn read_runs(

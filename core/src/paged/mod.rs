@@ -21,6 +21,7 @@ mod layout;
 mod numbers;
 mod packed;
 mod page;
+mod pick;
 mod plan;
 mod simd;
 mod texts;

@@ -5,6 +5,7 @@ use varve_core::paged::{self, *};
 use varve_core::{Column, Values};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::sound::check_page;
 use super::*;
 
 pub const EFFORTS: [Effort; 2] = [Effort::Fast, Effort::Small];
@@ -43,6 +44,11 @@ pub fn paged_round_trip(column: &Column, effort: Effort) -> EncodedColumn {
         encoded.summary.to_bytes()
     );
     check_zones(&index, &encoded.bytes, column);
+    let mut page = Page::new();
+    for i in 0..index.pages() {
+        let stored = &encoded.bytes[index.page_range(i).unwrap()];
+        assert!(check_page(&index, i, stored, &mut page));
+    }
     encoded
 }
 

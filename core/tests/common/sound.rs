@@ -8,8 +8,11 @@ pub fn check_page(index: &ColumnIndex, i: usize, stored: &[u8], page: &mut Page)
     let zone = index.zone(i).unwrap();
     if index.decode(i, stored, page).is_err() {
         assert_eq!(page.rows(), 0);
+        let mut picked = Page::new();
+        let _ = index.decode_rows(i, stored, &[0, 1, 1_023, u16::MAX], &mut picked);
         return false;
     }
+    check_picked(index, i, stored, page);
     assert_eq!(page.rows(), zone.rows as usize);
     assert_eq!(page.null_count(), zone.nulls as usize);
     let nulls = (0..page.rows()).filter(|row| page.is_null(*row)).count();
@@ -44,4 +47,36 @@ pub fn check_page(index: &ColumnIndex, i: usize, stored: &[u8], page: &mut Page)
     };
     assert_eq!(rows, page.rows());
     true
+}
+
+/// Rows of a page that decodes are the same when they are decoded alone.
+fn check_picked(index: &ColumnIndex, i: usize, stored: &[u8], page: &Page) {
+    let last = page.rows() as u16 - 1;
+    let mut picked = Page::new();
+    for rows in [
+        vec![0],
+        vec![last],
+        vec![last / 3],
+        vec![0, last / 2, last / 2 + 1, last.saturating_sub(1), last],
+        (0..=last).step_by(17).collect(),
+        (0..=last).collect(),
+    ] {
+        index.decode_rows(i, stored, &rows, &mut picked).unwrap();
+        assert_eq!(picked.rows(), page.rows());
+        assert_eq!(picked.validity(), page.validity());
+        for row in rows
+            .iter()
+            .map(|row| usize::from(*row))
+            .filter(|row| *row < page.rows())
+        {
+            let same = match (picked.values(), page.values()) {
+                (PageValues::Ints(a), PageValues::Ints(b)) => a[row] == b[row],
+                (PageValues::F32(a), PageValues::F32(b)) => a[row].to_bits() == b[row].to_bits(),
+                (PageValues::F64(a), PageValues::F64(b)) => a[row].to_bits() == b[row].to_bits(),
+                (PageValues::Codes(a), PageValues::Codes(b)) => a[row] == b[row],
+                (a, b) => a == b,
+            };
+            assert!(same, "row {row} of page {i}");
+        }
+    }
 }
