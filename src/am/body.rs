@@ -186,7 +186,7 @@ impl Drop for BodyWriter {
     }
 }
 
-/// Reads bodies out of a table of segments. Lives no longer than one call of the server's.
+/// Reads bodies out of a table of segments.
 pub struct BodyReader {
     table: OpenRel,
     blocks: u32,

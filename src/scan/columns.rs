@@ -37,6 +37,9 @@ pub enum Stored<'a> {
     Missing(bool),
 }
 
+/// So few rows of a page are worth decoding one by one.
+pub const FEW: usize = 64;
+
 /// Reads and decodes columns of one page after the other.
 pub struct Columns {
     desc: pg_sys::TupleDesc,
@@ -45,6 +48,7 @@ pub struct Columns {
     rows: Range<u32>,
     slots: Vec<Slot>,
     bytes: Vec<u8>,
+    /// Opened with the first column that is read.
     reader: Option<BodyReader>,
     /// Pages of columns that were decoded, for EXPLAIN.
     pub decoded: u64,
@@ -72,7 +76,7 @@ impl Columns {
         }
     }
 
-    /// Goes to a page of a segment. [`Columns::leave`] must be called before the server gets control back.
+    /// Goes to a page of a segment.
     pub fn enter(&mut self, segment: &Rc<SegmentRef>, page: usize) {
         if !self
             .segment
@@ -101,8 +105,8 @@ impl Columns {
         }
     }
 
-    /// Closes what was opened to read.
-    pub fn leave(&mut self) {
+    /// Closes what reading has opened. Called when the node ends, as the executor closes what a node opened.
+    pub fn close(&mut self) {
         self.reader = None;
     }
 
@@ -173,7 +177,7 @@ impl Columns {
         };
         let page = slot.page.get_or_insert_with(|| Box::new(Page::new()));
         // Who comes back for other rows of a page will come again: all are decoded then.
-        let rows = rows.filter(|_| slot.decoded == Decoded::Nothing);
+        let rows = rows.filter(|rows| rows.len() <= FEW && slot.decoded == Decoded::Nothing);
         let done = slot.decoded == Decoded::All;
         if !done {
             let range = column
@@ -233,5 +237,12 @@ impl Columns {
                 cached.and_then(|c| c.dictionary(attr))
             }),
         }
+    }
+}
+
+impl Drop for Columns {
+    fn drop(&mut self) {
+        // Nobody has closed it after an error; the resource owner has, before memory goes.
+        std::mem::forget(self.reader.take());
     }
 }

@@ -4,7 +4,10 @@ use super::columns::{Columns, Stored};
 use super::filter::Filter;
 use crate::am::zone::{Comparison, Probe, Verdict, float_order, judge};
 use std::cmp::Ordering;
-use varve_core::paged::{Dictionary, PAGE_ROWS, Page, PageValues, Zone};
+use varve_core::paged::{
+    Dictionary, PAGE_ROWS, Page, PageValues, Zone, codes_below, floats_below, floats_up_to,
+    ints_below,
+};
 
 /// One bit a row of a page.
 pub type Bits = [u64; PAGE_ROWS / 64];
@@ -230,15 +233,42 @@ fn collect<T: Copy>(values: &[T], test: impl Fn(T) -> bool) -> Bits {
     bits
 }
 
-fn collect_numbers<T: Copy + PartialOrd>(values: &[T], comparison: Comparison, with: T) -> Bits {
+/// The rows that a comparison holds for, given those below the value and those below it or equal to it. Bits beyond the
+/// page's rows may be set.
+fn by_bounds(
+    comparison: Comparison,
+    below: impl FnOnce() -> Bits,
+    up_to: impl FnOnce() -> Bits,
+) -> Bits {
+    const ALL_ROWS: Bits = [u64::MAX; PAGE_ROWS / 64];
     match comparison {
-        Comparison::Less => collect(values, |v| v < with),
-        Comparison::LessEqual => collect(values, |v| v <= with),
-        Comparison::Equal => collect(values, |v| v == with),
-        Comparison::GreaterEqual => collect(values, |v| v >= with),
-        Comparison::Greater => collect(values, |v| v > with),
-        Comparison::NotEqual => collect(values, |v| v != with),
+        Comparison::Less => below(),
+        Comparison::LessEqual => up_to(),
+        Comparison::Equal => and_not(&up_to(), &below()),
+        Comparison::GreaterEqual => and_not(&ALL_ROWS, &below()),
+        Comparison::Greater => and_not(&ALL_ROWS, &up_to()),
+        Comparison::NotEqual => and_not(&ALL_ROWS, &and_not(&up_to(), &below())),
     }
+}
+
+fn collect_ints(values: &[i64], comparison: Comparison, with: i64) -> Bits {
+    let up_to = || match with.checked_add(1) {
+        Some(next) => ints_below(values, next),
+        None => first_rows(values.len()),
+    };
+    by_bounds(comparison, || ints_below(values, with), up_to)
+}
+
+/// Doubles in PostgreSQL's order, in which NaN is above all numbers: it is not below any of them, as the processor says.
+fn collect_doubles(values: &[f64], comparison: Comparison, with: f64) -> Bits {
+    if with.is_nan() {
+        return collect_floats(values, comparison, with);
+    }
+    by_bounds(
+        comparison,
+        || floats_below(values, with),
+        || floats_up_to(values, with),
+    )
 }
 
 /// Floats in PostgreSQL's order. Comparisons with a number go by the hardware's, but that NaN is above it.
@@ -281,8 +311,8 @@ fn compare(
         }
     };
     let mut bits = match (page.values(), probe) {
-        (PageValues::Ints(v), Probe::Int(with)) => collect_numbers(v, comparison, *with),
-        (PageValues::F64(v), Probe::Float(with)) => collect_floats(v, comparison, *with),
+        (PageValues::Ints(v), Probe::Int(with)) => collect_ints(v, comparison, *with),
+        (PageValues::F64(v), Probe::Float(with)) => collect_doubles(v, comparison, *with),
         (PageValues::F32(v), Probe::Float(with)) => collect_floats(v, comparison, *with),
         (PageValues::Codes(codes), Probe::Bytes(with)) => {
             let dictionary = dictionary.ok_or("codes without a dictionary")?;
@@ -309,14 +339,11 @@ fn compare_codes(
     let at = dictionary.lower_bound(with);
     let found = dictionary.find(with).is_some();
     let behind = at + u32::from(found);
-    match comparison {
-        Comparison::Less => collect(codes, |c| c < at),
-        Comparison::LessEqual => collect(codes, |c| c < behind),
-        Comparison::GreaterEqual => collect(codes, |c| c >= at),
-        Comparison::Greater => collect(codes, |c| c >= behind),
-        Comparison::Equal => collect(codes, |c| found & (c == at)),
-        Comparison::NotEqual => collect(codes, |c| !(found & (c == at))),
-    }
+    by_bounds(
+        comparison,
+        || codes_below(codes, at),
+        || codes_below(codes, behind),
+    )
 }
 
 fn each_value(offsets: &[u32], data: &[u8], test: impl Fn(&[u8]) -> bool) -> Bits {

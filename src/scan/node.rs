@@ -189,7 +189,9 @@ unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
             ordered.restart();
         }
         run.batch = None;
-        run.pages = None;
+        if let Some(pages) = &mut run.pages {
+            pages.close();
+        }
     })
 }
 

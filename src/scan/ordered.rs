@@ -387,8 +387,13 @@ impl Ordered {
             Verdict::Never => return (None, Some(span)),
             Verdict::Maybe => {}
         }
-        if self.matches(pages, &span, span.edge(!forward), key) {
-            return (Some(span), None);
+        if let Some(filter) = &key.filter {
+            pages.revisit(&span.segment, span.page);
+            let mut mine = pages.with_columns(span.segment.number, |columns| {
+                eval::rows(filter, &key.probes, columns)
+            });
+            and(&mut mine, &span.rows);
+            return (span.part(mine), span.part(and_not(&span.rows, &mine)));
         }
         let rows = positions(&span.rows);
         let count = rows.len();
@@ -406,6 +411,9 @@ impl Ordered {
             } else {
                 high = middle;
             }
+        }
+        if low == count {
+            return (Some(span), None);
         }
         // The first row of the other group, or the last one where pages are read backward.
         let edge = usize::from(nth(low));

@@ -158,6 +158,11 @@ impl Pages {
         self.at = At::Start;
     }
 
+    /// Closes what reading has opened, when the node ends.
+    pub fn close(&mut self) {
+        self.columns.close();
+    }
+
     /// Goes behind the last page.
     pub fn end(&mut self) {
         self.at = At::End;
@@ -165,14 +170,9 @@ impl Pages {
 
     /// The next page, forward or backward, with rows that satisfy every filter.
     pub fn next(&mut self, forward: bool, hand_out: HandOut) -> Option<Selection> {
-        let rel = self.rel;
-        let leave = Leave(self);
-        match leave.0.step(forward, hand_out) {
+        match self.step(forward, hand_out) {
             Ok(found) => found,
-            Err((segment, detail)) => {
-                leave.0.columns.leave();
-                corrupt(rel, segment, &detail)
-            }
+            Err((segment, detail)) => corrupt(self.rel, segment, &detail),
         }
     }
 
@@ -255,17 +255,12 @@ impl Pages {
         segment: i32,
         f: impl FnOnce(&mut Columns) -> Result<T, String>,
     ) -> T {
-        let rel = self.rel;
-        let leave = Leave(self);
-        let decoded = leave.0.columns.decoded;
-        let result = f(&mut leave.0.columns);
-        leave.0.counters.columns_decoded += leave.0.columns.decoded - decoded;
+        let decoded = self.columns.decoded;
+        let result = f(&mut self.columns);
+        self.counters.columns_decoded += self.columns.decoded - decoded;
         match result {
             Ok(result) => result,
-            Err(detail) => {
-                leave.0.columns.leave();
-                corrupt(rel, segment, &detail)
-            }
+            Err(detail) => corrupt(self.rel, segment, &detail),
         }
     }
 
@@ -303,24 +298,19 @@ impl Pages {
     /// The rows of a page, by the number of its segment in the directory, that satisfy every filter.
     pub fn page(&mut self, index: usize, page: usize) -> Option<Selection> {
         let segment = self.directory.get(index)?.clone();
-        let rel = self.rel;
-        let leave = Leave(self);
-        leave.0.current = Some(Current {
+        self.current = Some(Current {
             index,
             segment: segment.clone(),
             hidden: None,
             counted: false,
         });
-        match leave.0.select(&segment, page) {
+        match self.select(&segment, page) {
             Ok(rows) => Some(Selection {
                 rows: rows?,
                 segment,
                 page,
             }),
-            Err(detail) => {
-                leave.0.columns.leave();
-                corrupt(rel, segment.number, &detail)
-            }
+            Err(detail) => corrupt(self.rel, segment.number, &detail),
         }
     }
 
@@ -486,14 +476,5 @@ impl Pages {
         self.counters.columns_decoded += self.columns.decoded - decoded;
         self.counters.rows_removed += (visible - eval::count(&rows)) as u64;
         Ok((rows != NO_ROWS).then_some(rows))
-    }
-}
-
-/// Closes what was opened to read pages, on every way out.
-struct Leave<'a>(&'a mut Pages);
-
-impl Drop for Leave<'_> {
-    fn drop(&mut self) {
-        self.0.columns.leave();
     }
 }

@@ -191,6 +191,39 @@ impl Blank for f32 {
     }
 }
 
+/// The values for which a test holds, one bit each.
+#[inline(always)]
+fn which<T: Copy>(values: &[T], test: impl Fn(T) -> bool) -> [u64; PAGE_ROWS / 64] {
+    let mut bits = [0; PAGE_ROWS / 64];
+    let (chunks, rest) = values.as_chunks::<64>();
+    let mut words = bits.iter_mut();
+    for (chunk, word) in chunks.iter().zip(words.by_ref()) {
+        let mut found = 0;
+        for (i, value) in chunk.iter().enumerate() {
+            found |= u64::from(test(*value)) << i;
+        }
+        *word = found;
+    }
+    if let Some(word) = words.next() {
+        for (i, value) in rest.iter().enumerate() {
+            *word |= u64::from(test(*value)) << i;
+        }
+    }
+    bits
+}
+
+/// The values below another.
+#[inline(always)]
+pub(crate) fn below<T: Copy + PartialOrd>(values: &[T], with: T) -> [u64; PAGE_ROWS / 64] {
+    which(values, |value| value < with)
+}
+
+/// The values below another, or equal to it.
+#[inline(always)]
+pub(crate) fn up_to<T: Copy + PartialOrd>(values: &[T], with: T) -> [u64; PAGE_ROWS / 64] {
+    which(values, |value| value <= with)
+}
+
 /// Room for the longest stream, and for reading on behind it.
 pub(crate) type Stream = [u8; 8 * PAGE_ROWS + 16];
 

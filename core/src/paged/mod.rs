@@ -23,6 +23,7 @@ mod packed;
 mod page;
 mod pick;
 mod plan;
+mod select;
 mod simd;
 mod texts;
 mod unit;
@@ -36,6 +37,7 @@ pub use dictionary::Dictionary;
 pub use encode::{EncodedColumn, encode, encode_pausing};
 pub use index::ColumnIndex;
 pub use page::{Page, PageValues};
+pub use select::{RowBits, codes_below, floats_below, floats_up_to, ints_below};
 pub use whole::decode_all;
 pub use zone::{BOUND_BYTES, Bounds, Sum, Zone, is_negative_zero};
 

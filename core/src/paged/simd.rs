@@ -10,6 +10,7 @@ use seq_macro::seq;
 use super::PAGE_ROWS;
 use super::kernels::{self, Block, Stream, Words};
 use super::layout::Validity;
+use super::select::RowBits;
 use super::unit::Unit;
 
 /// Whether the processor has what the wide functions are compiled for.
@@ -94,6 +95,26 @@ dispatch!(
     unpack_stream(stream: &Stream, reference: u64, width: usize, out: &mut [i64]),
     kernels::unpack_stream,
     kernels::unpack_stream
+);
+dispatch!(
+    ints_below(values: &[i64], with: i64) -> RowBits,
+    kernels::below,
+    kernels::below
+);
+dispatch!(
+    codes_below(values: &[u32], with: u32) -> RowBits,
+    kernels::below,
+    kernels::below
+);
+dispatch!(
+    floats_below(values: &[f64], with: f64) -> RowBits,
+    kernels::below,
+    kernels::below
+);
+dispatch!(
+    floats_up_to(values: &[f64], with: f64) -> RowBits,
+    kernels::up_to,
+    kernels::up_to
 );
 dispatch!(fit(bits: u32, values: &Block) -> bool, kernels::fit, kernels::fit);
 

@@ -4,74 +4,117 @@ use super::accumulate::{Data, Values};
 use super::spec::{Arithmetic, Class, Column, Operator};
 use super::strings::Strings;
 use crate::pg::tuple;
-use crate::scan::columns::{Columns, Stored};
+use crate::scan::batch::positions;
+use crate::scan::columns::{Columns, FEW, Stored};
 use crate::scan::eval::{Bits, count};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::collections::HashMap;
-use varve_core::paged::PageValues;
+use std::ops::Range;
+use varve_core::paged::{PAGE_ROWS, PageValues};
 
 /// Which rows of a page are in a block.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rows {
     /// From one to another.
     Range(usize, usize),
+    /// Several ranges, and how many rows they have.
+    Ranges(Vec<Range<usize>>, usize),
     /// These.
     List(Vec<u16>),
 }
 
+/// Rows of which fewer than this follow each other are listed one by one.
+const SHORT_RUN: usize = 8;
+
 impl Rows {
     /// The rows whose bits are set.
     pub fn of_bits(bits: &Bits) -> Self {
-        let words = || bits.iter().enumerate().filter(|(_, word)| **word != 0);
-        let first = words()
-            .next()
-            .map_or(0, |(at, word)| at * 64 + word.trailing_zeros() as usize);
-        let end = words()
-            .next_back()
-            .map_or(0, |(at, word)| at * 64 + 64 - word.leading_zeros() as usize);
-        if end - first == count(bits) {
-            return Rows::Range(first, end);
+        let rows = count(bits);
+        // A run begins where a bit is set and the one before is not.
+        let mut before = 0;
+        let mut runs = 0;
+        for word in bits {
+            runs += (word & !(word << 1 | before)).count_ones() as usize;
+            before = word >> 63;
         }
-        let mut rows = Vec::with_capacity(count(bits));
-        for (at, word) in words() {
-            let mut rest = *word;
-            while rest != 0 {
-                rows.push((at * 64) as u16 + rest.trailing_zeros() as u16);
-                rest &= rest - 1;
-            }
+        if runs * SHORT_RUN > rows && runs > 1 {
+            return Rows::List(positions(bits));
         }
-        Rows::List(rows)
+        let mut ranges = Vec::with_capacity(runs);
+        let mut at = 0;
+        while let Some(start) = next(bits, at, true) {
+            let end = next(bits, start, false).unwrap_or(PAGE_ROWS);
+            ranges.push(start..end);
+            at = end;
+        }
+        match ranges.as_slice() {
+            [] => Rows::Range(0, 0),
+            [only] => Rows::Range(only.start, only.end),
+            _ => Rows::Ranges(ranges, rows),
+        }
     }
 
     /// How many.
     pub fn len(&self) -> usize {
         match self {
             Rows::Range(from, to) => to - from,
+            Rows::Ranges(_, rows) => *rows,
             Rows::List(rows) => rows.len(),
         }
     }
 
+    /// Their numbers, where they are so few that they are better decoded one by one.
+    fn few(&self) -> Option<Vec<u16>> {
+        if self.len() > FEW {
+            return None;
+        }
+        let mut rows = Vec::with_capacity(self.len());
+        self.each(|row| rows.push(row as u16));
+        Some(rows)
+    }
+
     fn pick<T: Copy + Default>(&self, from: &[T], to: &mut Vec<T>) {
         to.clear();
-        match self {
-            Rows::Range(start, end) => {
-                to.extend_from_slice(from.get(*start..*end).unwrap_or_default());
-            }
-            Rows::List(rows) => to.extend(
-                rows.iter()
-                    .map(|row| from.get(usize::from(*row)).copied().unwrap_or_default()),
-            ),
-        }
+        self.each_part(from, |part| to.extend_from_slice(part));
         to.resize(self.len(), T::default());
+    }
+
+    /// Calls `f` with values that follow each other, until they were all there.
+    fn each_part<T>(&self, from: &[T], mut f: impl FnMut(&[T])) {
+        match self {
+            Rows::Range(start, end) => f(from.get(*start..*end).unwrap_or_default()),
+            Rows::Ranges(ranges, _) => ranges
+                .iter()
+                .for_each(|range| f(from.get(range.clone()).unwrap_or_default())),
+            Rows::List(rows) => rows
+                .iter()
+                .filter_map(|row| from.get(usize::from(*row)..=usize::from(*row)))
+                .for_each(f),
+        }
     }
 
     fn each(&self, mut f: impl FnMut(usize)) {
         match self {
             Rows::Range(start, end) => (*start..*end).for_each(f),
+            Rows::Ranges(ranges, _) => ranges.iter().cloned().flatten().for_each(f),
             Rows::List(rows) => rows.iter().for_each(|row| f(usize::from(*row))),
         }
     }
+}
+
+/// The first row from `at` on whose bit is set, or is not.
+fn next(bits: &Bits, at: usize, set: bool) -> Option<usize> {
+    let flip = if set { 0 } else { u64::MAX };
+    let mut mask = u64::MAX << (at % 64);
+    for (n, word) in bits.iter().enumerate().skip(at / 64) {
+        let found = (word ^ flip) & mask;
+        if found != 0 {
+            return Some(n * 64 + found.trailing_zeros() as usize);
+        }
+        mask = u64::MAX;
+    }
+    None
 }
 
 /// Values of one column in the rows of a block.
@@ -169,7 +212,11 @@ impl Block {
             return Ok(());
         }
         lane.clear(column.class);
-        let (page, dictionary) = match columns.stored(attnum)? {
+        let stored = match rows.few() {
+            Some(few) => columns.stored_rows(attnum, &few)?,
+            None => columns.stored(attnum)?,
+        };
+        let (page, dictionary) = match stored {
             Stored::Missing(_) => {
                 let value = columns.missing_datum(attnum);
                 // SAFETY: the missing value of an attribute of that class.
@@ -194,17 +241,20 @@ impl Block {
                 let dictionary = dictionary.ok_or("codes without a dictionary")?;
                 let known = self.codes.entry(column.attnum).or_default();
                 known.resize(dictionary.len(), UNKNOWN);
-                rows.each(|row| {
-                    let code = codes.get(row).copied().unwrap_or(0);
-                    lane.ints.push(match known.get_mut(code as usize) {
-                        Some(number) => {
-                            if *number == UNKNOWN {
-                                *number = strings.number(dictionary.get(code));
+                rows.each_part(codes, |part| {
+                    for run in part.chunk_by(|a, b| a == b) {
+                        let code = run.first().copied().unwrap_or(0);
+                        let number = match known.get_mut(code as usize) {
+                            Some(number) => {
+                                if *number == UNKNOWN {
+                                    *number = strings.number(dictionary.get(code));
+                                }
+                                *number
                             }
-                            *number
-                        }
-                        None => 0,
-                    });
+                            None => 0,
+                        };
+                        lane.ints.resize(lane.ints.len() + run.len(), number);
+                    }
                 });
             }
             (PageValues::Bytes { offsets, data }, Class::Text) => rows.each(|row| {
@@ -457,5 +507,41 @@ fn check(operator: Operator, left: &[f64], right: &[f64], nulls: Option<&[bool]>
             )
         };
         crate::am::error::raise(code, message.into(), None, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_the_bits_that_are_set() {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        for round in 0..200 {
+            let mut bits: Bits = [0; PAGE_ROWS / 64];
+            for (at, word) in bits.iter_mut().enumerate() {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                *word = match round % 5 {
+                    0 => 0,
+                    1 => u64::MAX,
+                    2 => state,
+                    3 => u64::MAX << (state % 64),
+                    _ if (state as usize) % 3 == at % 3 => u64::MAX >> (state % 64),
+                    _ => 0,
+                };
+            }
+            let rows = Rows::of_bits(&bits);
+            let expected = positions(&bits);
+            assert_eq!(rows.len(), expected.len());
+            let mut each = Vec::new();
+            rows.each(|row| each.push(row as u16));
+            assert_eq!(each, expected);
+            let values: Vec<u16> = (0..PAGE_ROWS as u16).collect();
+            let mut picked = Vec::new();
+            rows.pick(&values, &mut picked);
+            assert_eq!(picked, expected);
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::accumulate::{Accumulator, Data, Values};
 use super::block::Block;
 use super::groups::{Groups, Token, hash};
+use super::runs::{NULL, Runs};
 use super::spec::{Aggregate, Class, Column, Function, Input, Key};
 use super::strings::Strings;
 use crate::pg::relation;
@@ -33,7 +34,7 @@ pub struct Engine {
     slot: *mut pg_sys::TupleTableSlot,
     context: *mut pg_sys::ExprContext,
     /// Tokens of each key in the rows at hand.
-    tokens: Vec<Vec<Token>>,
+    runs: Vec<Runs>,
     /// Which part of the groups is at hand.
     pub part: Part,
     /// Where the rows at hand come in the table, for `first` and `last` to know which of equals comes first.
@@ -95,7 +96,7 @@ impl Engine {
                     })
                 })
                 .collect(),
-            tokens: vec![Vec::new(); keys.len()],
+            runs: keys.iter().map(|_| Runs::default()).collect(),
             part: Part::ALL,
             place: 0,
             keys,
@@ -191,6 +192,17 @@ impl Engine {
             key < threshold
         } else {
             key > threshold
+        }
+    }
+
+    /// The value of the key's column up to which rows may be of a group among the first ones, the last of which has the key
+    /// `threshold`.
+    pub fn last_value(&self, threshold: i64, descending: bool) -> i64 {
+        match self.keys.first() {
+            Some(Key::Bucket { width, .. }) if !descending => {
+                threshold.saturating_add(width.saturating_sub(1))
+            }
+            _ => threshold,
         }
     }
 
@@ -389,23 +401,18 @@ impl Engine {
         for at in 0..self.keys.len() {
             self.tokenise(at, block);
         }
+        let runs = std::mem::take(&mut self.runs);
+        let mut cursors: Vec<_> = runs.iter().map(Runs::cursor).collect();
         let mut slices = Vec::new();
         let mut key = Vec::with_capacity(self.keys.len());
-        // Up to where each key stays as it is.
-        let mut ends = vec![0; self.keys.len()];
         let mut start = 0;
         while start < rows {
             let mut end = rows;
             key.clear();
-            for (tokens, run) in self.tokens.iter().zip(&mut ends) {
-                let first = tokens.get(start).copied().unwrap_or((0, true));
-                key.push(first);
-                if *run <= start {
-                    let rest = tokens.get(start..).unwrap_or_default();
-                    let length = rest.iter().position(|token| *token != first);
-                    *run = start + length.unwrap_or(rest.len()).max(1);
-                }
-                end = end.min(*run);
+            for cursor in &mut cursors {
+                let (token, run) = cursor.at(start);
+                key.push(token);
+                end = end.min(run);
             }
             if let Some(group) = self.group_of(&key) {
                 slices.push(Slice {
@@ -415,6 +422,7 @@ impl Engine {
             }
             start = end;
         }
+        self.runs = runs;
         slices
     }
 
@@ -423,56 +431,38 @@ impl Engine {
         let Some(key) = self.keys.get(at).copied() else {
             return;
         };
-        let mut tokens = self
-            .tokens
+        let mut runs = self
+            .runs
             .get_mut(at)
             .map(std::mem::take)
             .unwrap_or_default();
-        tokens.clear();
+        runs.clear();
         if let Some(values) = block.values(key.column()) {
-            let null = |row: usize| {
-                values
-                    .nulls
-                    .is_some_and(|n| n.get(row).copied().unwrap_or(true))
-            };
+            let nulls = values.nulls;
             match (key, values.data) {
                 (Key::Bucket { width, origin, .. }, Data::Ints(v)) => {
-                    bucket_tokens(v, width, origin, null, &mut tokens);
+                    runs.fill_buckets(v, nulls, width, origin);
                 }
                 (Key::Expression { .. }, Data::Ints(v)) => {
-                    let mut last: Option<((i64, bool), Token)> = None;
-                    for (row, value) in v.iter().enumerate() {
-                        let cell = (*value, null(row));
-                        let token = match last {
-                            Some((same, token)) if same == cell => token,
-                            _ => self.evaluate(at, key, cell.0, cell.1),
-                        };
-                        last = Some((cell, token));
-                        tokens.push(token);
-                    }
+                    let null = nulls.is_some_and(|n| n.contains(&true));
+                    let of_null = null.then(|| self.evaluate(at, key, 0, true));
+                    runs.fill(v, nulls, of_null.unwrap_or(NULL), |value| {
+                        let token = self.evaluate(at, key, value, false);
+                        (token, move |other| other == value)
+                    });
                 }
                 (_, Data::Ints(v)) => {
-                    tokens.extend(v.iter().enumerate().map(|(row, value)| {
-                        if null(row) {
-                            (0, true)
-                        } else {
-                            (*value, false)
-                        }
-                    }));
+                    runs.fill(v, nulls, NULL, |v| ((v, false), move |other| other == v));
                 }
-                (_, Data::Floats(v)) => {
-                    tokens.extend(v.iter().enumerate().map(|(row, value)| {
-                        if null(row) {
-                            (0, true)
-                        } else {
-                            (value.to_bits() as i64, false)
-                        }
-                    }));
-                }
+                (_, Data::Floats(v)) => runs.fill(v, nulls, NULL, |v| {
+                    let bits = v.to_bits();
+                    let same = move |other: f64| other.to_bits() == bits;
+                    ((bits.cast_signed(), false), same)
+                }),
             }
         }
-        if let Some(place) = self.tokens.get_mut(at) {
-            *place = tokens;
+        if let Some(place) = self.runs.get_mut(at) {
+            *place = runs;
         }
     }
 
@@ -544,29 +534,6 @@ pub fn floor(value: i64, width: i64, origin: i64) -> i64 {
     }
     let into = (i128::from(value) - i128::from(origin)).rem_euclid(i128::from(width));
     i64::try_from(i128::from(value) - into).unwrap_or(i64::MIN)
-}
-
-/// Tokens of buckets; values in order need a division for each bucket only.
-fn bucket_tokens(
-    values: &[i64],
-    width: i64,
-    origin: i64,
-    null: impl Fn(usize) -> bool,
-    tokens: &mut Vec<Token>,
-) {
-    let mut bucket = i64::MAX;
-    let mut end = i64::MAX;
-    for (row, value) in values.iter().enumerate() {
-        if null(row) {
-            tokens.push((0, true));
-            continue;
-        }
-        if *value < bucket || *value >= end {
-            bucket = floor(*value, width, origin);
-            end = bucket.saturating_add(width);
-        }
-        tokens.push((bucket, false));
-    }
 }
 
 /// The columns that an aggregate reads.

@@ -16,6 +16,7 @@ pub mod parallel;
 pub mod plan;
 pub mod private;
 pub mod read;
+pub mod runs;
 pub mod shared;
 pub mod spec;
 pub mod state;

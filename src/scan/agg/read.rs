@@ -10,10 +10,11 @@ use super::private::Top;
 use super::shared::Shared;
 use super::spec::{Aggregate, Column, Function};
 use crate::am::directory::SegmentRef;
+use crate::am::zone::{Comparison, Probe};
 use crate::pg::{ffi, relation, tuple};
 use crate::scan::columns::Columns;
 use crate::scan::delta::Delta;
-use crate::scan::eval::{self, Bits};
+use crate::scan::eval::{self, Bits, NO_ROWS};
 use crate::scan::filter::Filter;
 use crate::scan::pages::{Counters, Pages, Selection};
 use pgrx::pg_sys;
@@ -110,8 +111,10 @@ impl Reader {
 
     /// Goes back to the beginning.
     pub fn restart(&mut self) {
-        if let Stage::Heap(delta) = std::mem::replace(&mut self.stage, Stage::Start) {
-            delta.end();
+        match std::mem::replace(&mut self.stage, Stage::Start) {
+            Stage::Start => {}
+            Stage::Frozen(mut frozen) => frozen.pages.close(),
+            Stage::Heap(delta) => delta.end(),
         }
         self.child = 0;
     }
@@ -130,11 +133,14 @@ impl Reader {
                     self.counters.add(&counted);
                     if !done {
                         self.stage = Stage::Frozen(frozen);
-                    } else if let Some(delta) = self.heap(&child) {
+                        return false;
+                    }
+                    frozen.pages.close();
+                    if let Some(delta) = self.heap(&child) {
                         self.stage = Stage::Heap(delta);
                         continue;
                     }
-                    done
+                    true
                 }
                 Stage::Heap(mut delta) => {
                     let done = self.read_heap(engine, &child, &mut delta, context);
@@ -439,7 +445,26 @@ impl Reader {
             let Some((child, pages, filters)) = frozen.get_mut(number) else {
                 continue;
             };
-            if let Some(selection) = pages.page(segment, page) {
+            if let Some(mut selection) = pages.page(segment, page) {
+                if let Some(threshold) = threshold {
+                    let last = engine.last_value(threshold, top.descending);
+                    let filter = Filter::Compare {
+                        attnum: child.attnum(column),
+                        comparison: match top.descending {
+                            true => Comparison::GreaterEqual,
+                            false => Comparison::LessEqual,
+                        },
+                        value: 0,
+                    };
+                    let values = [eval::Resolved::One(Probe::Int(last))];
+                    let wanted = pages.with_columns(selection.segment.number, |columns| {
+                        eval::rows(&filter, &values, columns)
+                    });
+                    eval::and(&mut selection.rows, &wanted);
+                    if selection.rows == NO_ROWS {
+                        continue;
+                    }
+                }
                 block.new_segment();
                 self.add_page(engine, child, pages, &selection, &mut block, filters);
                 if !fits(engine) {
@@ -447,8 +472,9 @@ impl Reader {
                 }
             }
         }
-        for (_, pages, _) in &frozen {
+        for (_, pages, _) in &mut frozen {
             self.counters.add(&pages.counters);
+            pages.close();
         }
     }
 }
