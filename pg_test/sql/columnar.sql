@@ -117,6 +117,12 @@ COMMIT;
 WITH changed AS (UPDATE m SET v = -1 WHERE (sym, ts) IN (SELECT sym, ts FROM m WHERE i = 3 ORDER BY sym, ts LIMIT 10) RETURNING sym, ts)
 SELECT * FROM changed ORDER BY sym, ts;
 SELECT count(*), count(*) FILTER (WHERE v = -1) FROM m;
+-- Rows of the delta, more than fit into work_mem, in their places between frozen ones.
+UPDATE m SET note = repeat(note, 20) WHERE i % 7 = 0 AND note IS NOT NULL;
+SET work_mem = '64kB';
+SELECT count(*), md5(string_agg(m::text, ',')) FROM (SELECT * FROM m WHERE sym < 'S004' ORDER BY sym, ts) m;
+SELECT count(*), md5(string_agg(m::text, ',')) FROM (SELECT DISTINCT ON (sym) * FROM m ORDER BY sym, ts DESC) m;
+RESET work_mem;
 
 SET client_min_messages = warning;
 DROP SCHEMA columnar CASCADE;

@@ -483,13 +483,17 @@ impl Run {
     }
 }
 
-/// Makes a virtual slot hold the values of another slot's row, which must outlive it.
+/// Makes a scan's slot hold the values of another slot's row, which must outlive it.
 ///
 /// # Safety
-/// Both slots have the same number of attributes; `to` is virtual.
+/// Both slots have the same number of attributes; `to` is a virtual one or of the scan's kind.
 pub unsafe fn copy_row(from: *mut pg_sys::TupleTableSlot, to: *mut pg_sys::TupleTableSlot) {
     // SAFETY: by contract.
     unsafe {
+        // A slot that still owns the memory of its last row would not be materialised again.
+        if (*to).tts_flags & pg_sys::TTS_FLAG_SHOULDFREE as u16 != 0 {
+            pg_sys::ExecClearTuple(to);
+        }
         let natts = relation::natts((*to).tts_tupleDescriptor);
         pg_sys::slot_getsomeattrs_int(from, natts as i32);
         ptr::copy_nonoverlapping((*from).tts_values, (*to).tts_values, natts);
