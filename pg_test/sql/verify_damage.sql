@@ -53,6 +53,8 @@ SELECT damage('UPDATE @ SET data = set_bit(data, 8 * (length(data) / 2) + 3, 1 -
 SET search_path = verify_damage, public;
 SELECT * FROM report;
 SELECT testing.error('SELECT sum(f + 1) FROM t');
+-- A sort asks for columns where memory can't be freed.
+SELECT testing.error('SELECT * FROM t ORDER BY s, ts');
 \set VERBOSITY terse
 SELECT outcome();
 -- Pages that are whole can be read.

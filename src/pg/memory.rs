@@ -21,3 +21,18 @@ pub fn for_this_call<T>(f: impl FnOnce() -> T) -> T {
         result
     }
 }
+
+/// Runs `f` with another context as the current one, for callbacks that may be called where nothing can be freed: a sort
+/// copies rows of a slot into memory that only grows.
+///
+/// # Safety
+/// A live context that outlives what `f` returns.
+pub unsafe fn within<T>(context: pg_sys::MemoryContext, f: impl FnOnce() -> T) -> T {
+    // SAFETY: by contract. Where `f` unwinds, who catches the error sets the context.
+    unsafe {
+        let before = pg_sys::MemoryContextSwitchTo(context);
+        let result = f();
+        pg_sys::MemoryContextSwitchTo(before);
+        result
+    }
+}

@@ -7,6 +7,7 @@ use crate::am::directory::SegmentRef;
 use crate::am::zone::{Probe, ProbeKind, of_attribute, of_missing};
 use crate::pg::relation;
 use pgrx::pg_sys;
+use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 use varve_core::paged::{Dictionary, Page, Zone};
@@ -175,7 +176,7 @@ impl Columns {
             (Some(segment), Some(slot)) => (segment, slot),
             _ => return Err("no segment is at hand".into()),
         };
-        let page = slot.page.get_or_insert_with(|| Box::new(Page::new()));
+        let page = slot.page.get_or_insert_with(take_page);
         // Who comes back for other rows of a page will come again: all are decoded then.
         let rows = rows.filter(|rows| rows.len() <= FEW && slot.decoded == Decoded::Nothing);
         let done = slot.decoded == Decoded::All;
@@ -240,8 +241,42 @@ impl Columns {
     }
 }
 
+thread_local! {
+    /// Buffers of pages of scans that have ended: to make and to zero them takes longer than a point query reads.
+    static SPARE: RefCell<Vec<Box<Page>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// So many buffers are kept for the next scan...
+const KEPT: usize = 32;
+
+/// ... if they have not grown beyond so many bytes.
+const SMALL: usize = 1 << 16;
+
+/// Buffers of a page.
+fn take_page() -> Box<Page> {
+    let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
+    spare
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| Box::new(Page::new()))
+}
+
+/// Keeps buffers for the next scan.
+fn keep_page(page: Box<Page>) {
+    // Where the process ends, nobody needs them.
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if spare.len() < KEPT && page.spare_memory() <= SMALL {
+            spare.push(page);
+        }
+    });
+}
+
 impl Drop for Columns {
     fn drop(&mut self) {
+        for page in self.slots.drain(..).filter_map(|slot| slot.page) {
+            keep_page(page);
+        }
         // Nobody has closed it after an error; the resource owner has, before memory goes.
         std::mem::forget(self.reader.take());
     }

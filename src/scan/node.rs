@@ -15,7 +15,7 @@ use super::plan;
 use super::slot;
 use super::values;
 use crate::am::cache;
-use crate::pg::{ffi, guard, list, relation};
+use crate::pg::{ffi, guard, list, memory, relation};
 use pgrx::pg_sys;
 use std::ptr;
 
@@ -44,6 +44,8 @@ pub struct Run {
     states: Vec<*mut pg_sys::ExprState>,
     /// The conditions on pages, for rows that lie in the delta.
     pushed: *mut pg_sys::ExprState,
+    /// Memory that is emptied for each row.
+    per_row: pg_sys::MemoryContext,
     pub(super) pages: Option<Pages>,
     started: bool,
     position: Position,
@@ -163,6 +165,7 @@ unsafe extern "C-unwind" fn begin(
                 values: all_values,
                 states,
                 pushed,
+                per_row: (*ours.css.ss.ps.ps_ExprContext).ecxt_per_tuple_memory,
                 pages,
                 started: false,
                 position: Position::Start,
@@ -318,8 +321,8 @@ impl Run {
             None => self.batch.as_mut(),
         };
         if let (Some(batch), Some(pages)) = (batch, &mut self.pages) {
-            // SAFETY: by contract.
-            unsafe { batch.fill(pages, slot, natts) };
+            // SAFETY: by contract; datums lie in the batch.
+            unsafe { memory::within(self.per_row, || batch.fill(pages, slot, natts)) };
         }
     }
 

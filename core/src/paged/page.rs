@@ -113,6 +113,12 @@ impl Page {
         self.rows
     }
 
+    /// Bytes that its buffers for values of any length hold.
+    pub fn spare_memory(&self) -> usize {
+        let Buffers { data, spare, .. } = &self.buffers;
+        data.capacity() + spare.capacity()
+    }
+
     /// How many of them are NULL.
     pub fn null_count(&self) -> usize {
         self.nulls

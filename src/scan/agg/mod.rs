@@ -1,7 +1,9 @@
 //! Grouping and aggregating by columns.
 //!
-//! - [`spec`]: what a query asks for; [`plan`], [`parallel`]: when the planner is offered to do it here, [`private`]: the plan.
-//! - [`node`]: the executor's node; [`child`], [`read`]: chunks, which become [`block`]s; [`engine`]: groups and accumulators.
+//! - [`spec`]: what a query asks for; [`plan`], [`parallel`]: when the planner is offered to do it here, [`estimate`]: at what
+//!   price, [`private`]: the plan.
+//! - [`node`]: the executor's node; [`child`], [`read`]: chunks, which become [`block`]s; [`engine`]: groups and accumulators,
+//!   [`runs`]: of keys.
 //! - [`groups`], [`strings`], [`accumulate`], [`finish`]: keys, texts, partial and final results.
 //! - [`shared`]: what processes share that read together; [`state`], [`transfer`]: their groups on the way to one of them.
 
@@ -9,6 +11,7 @@ pub mod accumulate;
 pub mod block;
 pub mod child;
 pub mod engine;
+pub mod estimate;
 pub mod finish;
 pub mod groups;
 pub mod node;

@@ -3,6 +3,7 @@
 //! It is offered for grouping queries on one table (with all its chunks) whose keys, aggregates and conditions can be
 //! evaluated by columns. Whatever cannot stays PostgreSQL's own aggregate over columnar scans.
 
+use super::estimate::{self, Frozen};
 use super::node::SCAN_METHODS;
 use super::parallel;
 use super::private::{Mode, PATH_METHODS, Top, write_private};
@@ -62,7 +63,14 @@ pub struct Chunk {
     pub quals: Vec<*mut pg_sys::Expr>,
     /// Conditions of FILTER.
     pub filters: Vec<*mut pg_sys::Expr>,
+    /// Cost of what is read row by row.
     cost: f64,
+    /// Cost of decoding frozen rows.
+    decoding: f64,
+    /// Rows that satisfy the conditions.
+    rows: f64,
+    /// What is known of the frozen rows, if there are any.
+    pub frozen: Option<Frozen>,
     /// Pages of columns to decode and blocks of a heap to read.
     pub pages: f64,
     /// Into how much processes can divide it: segments, and some blocks of a heap each.
@@ -178,11 +186,16 @@ unsafe fn offer(
             .map(|call| spec::aggregate(&**call, varno))
             .collect();
         let aggregates = aggregates?;
-        let chunks = chunks(root, input, rte, &aggregates)?;
+        let specs: Vec<Key> = keys
+            .iter()
+            .filter_map(|expr| spec::key(*expr, varno))
+            .collect();
+        let chunks = chunks(root, input, rte, &aggregates, &specs)?;
         let top = top(root, rte.relid, varno, &keys);
-        let groups = list::nodes::<pg_sys::Path>(output.pathlist)
+        let planned = list::nodes::<pg_sys::Path>(output.pathlist)
             .next()
             .map_or(1.0, |path| (*path).rows);
+        let groups = estimate::groups(root, input.rows, &keys, &specs, &chunks, planned);
         // Where headers alone give the answer, nothing else comes near.
         let headers_do = keys.is_empty()
             && aggregates.iter().all(Aggregate::headers_do)
@@ -190,7 +203,13 @@ unsafe fn offer(
         let work: f64 = if headers_do {
             chunks.len() as f64 * pg_sys::cpu_operator_cost
         } else {
-            chunks.iter().map(|c| c.cost).sum()
+            let sum = |of: fn(&Chunk) -> f64| chunks.iter().map(of).sum::<f64>();
+            let frozen = chunks.iter().filter(|c| c.frozen.is_some());
+            let rows = frozen.map(|c| c.rows).sum();
+            let values = estimate::values(rows, keys.len() + calls.len());
+            let pages = sum(|c| c.pages);
+            let share = estimate::decoded(&specs, &aggregates, &chunks, groups, pages);
+            sum(|c| c.cost) + (sum(|c| c.decoding) + values) * share
         };
         let outputs = (keys.len() + calls.len()) as f64;
         let query = Query {
@@ -379,6 +398,7 @@ unsafe fn chunks(
     input: &mut pg_sys::RelOptInfo,
     rte: &pg_sys::RangeTblEntry,
     aggregates: &[Aggregate],
+    keys: &[Key],
 ) -> Option<Vec<Chunk>> {
     let mut found = Vec::new();
     let mut frozen = false;
@@ -392,7 +412,7 @@ unsafe fn chunks(
         if !rte.inh {
             let natts = i32::from(input.max_attr);
             let map = (1..=natts).collect();
-            let (chunk, is_frozen) = chunk(input, rte.relid, map, filters)?;
+            let (chunk, is_frozen) = chunk(input, rte.relid, map, filters, keys)?;
             frozen |= is_frozen;
             found.push(chunk);
         } else {
@@ -425,7 +445,8 @@ unsafe fn chunks(
                         pg_sys::adjust_appendrel_attrs(root, f.cast(), 1, infos.as_mut_ptr()).cast()
                     })
                     .collect();
-                let (chunk, is_frozen) = chunk(&mut *child, child_rte.relid, map, translated)?;
+                let (chunk, is_frozen) =
+                    chunk(&mut *child, child_rte.relid, map, translated, keys)?;
                 frozen |= is_frozen;
                 found.push(chunk);
             }
@@ -441,6 +462,7 @@ unsafe fn chunk(
     oid: pg_sys::Oid,
     map: Vec<i32>,
     filters: Vec<*mut pg_sys::Expr>,
+    keys: &[Key],
 ) -> Option<(Chunk, bool)> {
     // SAFETY: by contract; the planner holds a lock on the relation.
     unsafe {
@@ -477,12 +499,13 @@ unsafe fn chunk(
         }
         let blocks = relation::blocks(table.as_ptr());
         let mut cost = f64::from(blocks) * pg_sys::seq_page_cost;
+        let mut decoding = 0.0;
         let mut pages = f64::from(blocks);
         let mut pieces = f64::from(blocks / 64);
         match &directory {
             Some(directory) => {
                 let estimate = Estimate::new(rel, directory, blocks);
-                cost += estimate.pages * estimate.columns * 0.2 * pg_sys::seq_page_cost;
+                decoding = estimate.pages * estimate.columns * 0.2 * pg_sys::seq_page_cost;
                 pages += estimate.pages * estimate.columns;
                 pieces += (estimate.pages / PAGES_OF_SEGMENT).ceil();
                 let delta =
@@ -494,10 +517,14 @@ unsafe fn chunk(
                     + rel.rows * pg_sys::cpu_operator_cost;
             }
         }
+        let frozen = directory.as_deref().map(|d| Frozen::new(d, keys, &map));
         let chunk = Chunk {
             oid,
             varno: rel.relid as i32,
             map,
+            decoding,
+            rows: rel.rows,
+            frozen,
             whole: quals.is_empty() && directory.is_some() && blocks <= 1,
             quals,
             filters,

@@ -150,7 +150,8 @@ pub fn report(cluster: &Cluster, setting: Setting, seed: u64, found: &Found) -> 
     for step in found.steps.iter().skip(n.saturating_sub(20)) {
         let _ = writeln!(text, "{}", step.script());
     }
-    if heap.code() == "lost" || varve.code() == "lost" {
+    let is_internal = |code: &str| code == "lost" || code.starts_with("XX");
+    if is_internal(heap.code()) || is_internal(varve.code()) {
         let log = cluster.log();
         let lines: Vec<&str> = log.lines().collect();
         let _ = writeln!(
