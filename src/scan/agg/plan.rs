@@ -73,6 +73,8 @@ pub struct Chunk {
     pub frozen: Option<Frozen>,
     /// Pages of columns to decode and blocks of a heap to read.
     pub pages: f64,
+    /// Pages of rows, however many columns are decoded of each.
+    row_pages: f64,
     /// Into how much processes can divide it: segments, and some blocks of a heap each.
     pub pieces: f64,
     /// Whether there are frozen rows only and no condition on them.
@@ -207,7 +209,7 @@ unsafe fn offer(
             let frozen = chunks.iter().filter(|c| c.frozen.is_some());
             let rows = frozen.map(|c| c.rows).sum();
             let values = estimate::values(rows, keys.len() + calls.len());
-            let pages = sum(|c| c.pages);
+            let pages = sum(|c| c.row_pages);
             let share = estimate::decoded(&specs, &aggregates, &chunks, groups, pages);
             sum(|c| c.cost) + (sum(|c| c.decoding) + values) * share
         };
@@ -501,12 +503,14 @@ unsafe fn chunk(
         let mut cost = f64::from(blocks) * pg_sys::seq_page_cost;
         let mut decoding = 0.0;
         let mut pages = f64::from(blocks);
+        let mut row_pages = 0.0;
         let mut pieces = f64::from(blocks / 64);
         match &directory {
             Some(directory) => {
                 let estimate = Estimate::new(rel, directory, blocks);
                 decoding = estimate.pages * estimate.columns * 0.2 * pg_sys::seq_page_cost;
                 pages += estimate.pages * estimate.columns;
+                row_pages = estimate.pages;
                 pieces += (estimate.pages / PAGES_OF_SEGMENT).ceil();
                 let delta =
                     rel.tuples - directory.iter().map(|s| s.live_at_birth()).sum::<u64>() as f64;
@@ -530,6 +534,7 @@ unsafe fn chunk(
             filters,
             cost,
             pages,
+            row_pages,
             pieces,
         };
         Some((chunk, directory.is_some()))
