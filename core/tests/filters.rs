@@ -112,10 +112,34 @@ fn filters_are_as_long_as_the_page_with_most_values_needs() {
         (encoded.bytes.len() - end) / (3 * 32 + 4)
     };
     assert_eq!(blocks([1, 1, 1]), 0);
-    assert_eq!(blocks([1, 2, 1]), 1);
+    assert_eq!(blocks([2, 1, 2]), 1);
     assert_eq!(blocks([1, 32, 5]), 1);
     assert_eq!(blocks([33, 32, 5]), 2);
     assert_eq!(blocks([33, 32, 1_024]), 32);
+}
+
+/// Where zones tell pages apart, or a value is all of a page, there are no filters.
+#[test]
+fn filters_are_made_where_they_help() {
+    let has = |values| filtered(&column(values), Effort::Fast).1.has_filters();
+    let ints = |f: fn(i64) -> i64| has(Values::I64((0..5_000).map(f).collect()));
+    assert!(ints(|i| i * 7_919 % 10_007));
+    assert!(!ints(|i| i));
+    assert!(!ints(|i| -i / 3));
+    assert!(!ints(|i| i / 1_024 % 2));
+    assert!(ints(|i| if i == 4_999 { 1_030 } else { i }));
+    let floats = |f: fn(i64) -> f64| has(Values::F64((0..5_000).map(f).collect()));
+    assert!(!floats(|i| i as f64));
+    assert!(floats(|i| (i % 999) as f64));
+    let texts = |f: fn(i64) -> String| has(bytes_of((0..5_000).map(f)));
+    assert!(!texts(|i| format!("{i:08}")));
+    assert!(texts(|i| format!("{:08}", i * 7_919 % 10_007)));
+    // Of these the bounds have only what all begin with.
+    assert!(texts(|i| format!("{:040}{i:08}", 0)));
+    assert!(!texts(|_| "one".into()));
+    // One page is told from nothing.
+    assert!(has(Values::I64((0..900).collect())));
+    assert!(!has(Values::I64(Vec::new())));
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub fn encode_pausing(
         Values::F64(values) => reals(&layout.keep(values), &layout, effort)?,
         Values::Fixed { .. } | Values::Bytes { .. } => strings(column, &layout, effort, pause)?,
     };
-    let filters = if filters {
+    let filters = if filters && !zones.tell_pages_apart(&layout) {
         pause();
         Filters::of(column, &layout)
     } else {
