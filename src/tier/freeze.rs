@@ -342,7 +342,8 @@ fn encode(
         keys.push(origins);
     };
     if let Some(gather) = source.gather {
-        gather.encode(&Layout::of(rel, &gather.order(), effort), close);
+        let layout = Layout::of(rel, &gather.order(), effort);
+        gather.encode(&layout, close);
     } else if let Some(mut sorter) = source.sorter {
         let layout = Layout::of(rel, sorter.columns(), effort);
         let mut builder = SegmentBuilder::new(relation::tupdesc(rel), layout, false);
