@@ -52,34 +52,34 @@ BEGIN
     RETURN NEXT;
 END $$;
 
-SELECT id, word, plain, f, f4, u FROM h WHERE ts = '2025-01-01 03:20:00+00';
+SELECT id, word, plain, f, f4, u FROM h WHERE ts = '2025-01-01 03:20:01+00';
 CREATE TABLE conditions (n int GENERATED ALWAYS AS IDENTITY, condition text);
 INSERT INTO conditions (condition) VALUES
-    ('id = 26585079755'),
-    ('26585079755 = id'),
-    ('id = 26585079756'),
+    ('id = 35634106902'),
+    ('35634106902 = id'),
+    ('id = 35634106903'),
     ('id = 0'),
     ('id = 7::smallint'),
-    ('id IN (26585079755, 0, 4)'),
-    ('id = ANY (SELECT array_agg(h.id) FROM h WHERE extract(epoch FROM ts)::int % 20000 = 7)'),
+    ('id IN (35634106902, 0, 4)'),
+    ('id = ANY ((SELECT array_agg(h.id) FROM h WHERE extract(epoch FROM ts)::int % 20000 = 7)::bigint[])'),
     ('id = ANY (ARRAY(SELECT h.id FROM h WHERE extract(epoch FROM ts)::int % 20000 = 7))'),
     ('id = ANY (ARRAY(SELECT h.id FROM h WHERE extract(epoch FROM ts)::int % 500 = 7))'),
     ('id IN (NULL, 4)'),
     ('id = NULL'),
     ('id IS NULL AND word IS NULL'),
-    ('id <> 26585079755 AND plain < 500'),
-    ('id >= 26585079755 AND id <= 26585079755'),
-    ('plain = 26585'),
-    ('word = ''w748060'''),
-    ('word = ''W748060'''),
-    ('word = ''w748060'' COLLATE "C"'),
-    ('word = ''w748060''::varchar'),
-    ('word IN (''w748060'', ''w0'', ''none'', '''')'),
-    ('word LIKE ''w74806%'''),
-    ('id = 26585079755 AND word = ''w748060'''),
-    ('id = 26585079755 OR word = ''w0'''),
+    ('id <> 35634106902 AND plain < 500'),
+    ('id >= 35634106902 AND id <= 35634106902'),
+    ('plain = 35634'),
+    ('word = ''w848961'''),
+    ('word = ''W848961'''),
+    ('word = ''w848961'' COLLATE "C"'),
+    ('word = ''w848961''::varchar'),
+    ('word IN (''w848961'', ''w0'', ''none'', '''')'),
+    ('word LIKE ''w84896%'''),
+    ('id = 35634106902 AND word = ''w848961'''),
+    ('id = 35634106902 OR word = ''w0'''),
     ('id = 4 OR ts < ''2025-01-01 00:00:02'''),
-    ('NOT (id <> 26585079755)'),
+    ('NOT (id <> 35634106902)'),
     ('f = 0'),
     ('f = ''-0'''),
     ('f = 0::real'),
@@ -95,23 +95,23 @@ INSERT INTO conditions (condition) VALUES
 SELECT condition, look.* FROM conditions, look(condition) ORDER BY n;
 
 -- The line in the plan; grouping and aggregating.
-EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT * FROM t WHERE id = 26585079755;
-EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT count(*), sum(f) FROM t WHERE word = 'w748060';
-EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT count(*) FROM t WHERE plain = 26585;
+EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT * FROM t WHERE id = 35634106902;
+EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT count(*), sum(f) FROM t WHERE word = 'w848961';
+EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT count(*) FROM t WHERE plain = 35634;
 
 -- Parameters, and values that change from one run of a scan to the next.
 SET plan_cache_mode = force_generic_plan;
 PREPARE by_id(bigint) AS SELECT ts, word FROM t WHERE id = $1;
-EXECUTE by_id(26585079755);
-EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) EXECUTE by_id(26585079755);
-EXECUTE by_id(26585079756);
+EXECUTE by_id(35634106902);
+EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) EXECUTE by_id(35634106902);
+EXECUTE by_id(35634106903);
 EXECUTE by_id(NULL);
 PREPARE by_words(text[]) AS SELECT ts, id FROM t WHERE word = ANY ($1) ORDER BY ts;
-EXECUTE by_words('{w748060,w0,none}');
-EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) EXECUTE by_words('{w748060,none,NULL}');
+EXECUTE by_words('{w848961,w0,none}');
+EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) EXECUTE by_words('{w848961,none,NULL}');
 EXECUTE by_words('{}');
 RESET plan_cache_mode;
-SELECT x.id, (SELECT count(*) || ' ' || min(t.word) FROM t WHERE t.id = x.id) FROM (VALUES (26585079755), (26585079756), (0), (NULL), (26585079755)) x(id);
+SELECT x.id, (SELECT count(*) || ' ' || min(t.word) FROM t WHERE t.id = x.id) FROM (VALUES (35634106902), (35634106903), (0), (NULL), (35634106902)) x(id);
 SELECT count(*), count(t.ts), md5(string_agg(t::text, ',' ORDER BY x.id)) = (SELECT md5(string_agg(h::text, ',' ORDER BY h.id)) FROM h WHERE plain < 2000 AND id IS NOT NULL)
   FROM (SELECT id FROM h WHERE plain < 2000 AND id IS NOT NULL OFFSET 0) x LEFT JOIN LATERAL (SELECT * FROM t WHERE t.id = x.id OFFSET 0) t ON true;
 
@@ -119,11 +119,11 @@ SELECT count(*), count(t.ts), md5(string_agg(t::text, ',' ORDER BY x.id)) = (SEL
 ALTER TABLE t ADD later int DEFAULT 7, ADD never text;
 ALTER TABLE h ADD later int DEFAULT 7, ADD never text;
 CREATE INDEX ON t (later, never);
-SELECT c, look.* FROM unnest(ARRAY['later = 7 AND id = 26585079755', 'later = 8', 'never = ''x''', 'later IN (7, 8) AND word = ''w748060''']) WITH ORDINALITY x(c, n), look(c) ORDER BY n;
+SELECT c, look.* FROM unnest(ARRAY['later = 7 AND id = 35634106902', 'later = 8', 'never = ''x''', 'later IN (7, 8) AND word = ''w848961''']) WITH ORDINALITY x(c, n), look(c) ORDER BY n;
 
 -- Rows that left their segment are found where they are now, and by what they are now.
-UPDATE t SET id = 26585079756, word = 'moved' WHERE id = 26585079755;
-UPDATE h SET id = 26585079756, word = 'moved' WHERE id = 26585079755;
+UPDATE t SET id = 35634106903, word = 'moved' WHERE id = 35634106902;
+UPDATE h SET id = 35634106903, word = 'moved' WHERE id = 35634106902;
 DELETE FROM t WHERE word = 'w0';
 DELETE FROM h WHERE word = 'w0';
 SELECT condition, look.* FROM conditions, look(condition) WHERE n IN (1, 3, 4, 6, 16, 20, 23) ORDER BY n;
@@ -134,10 +134,10 @@ UPDATE t SET later = plain, never = CASE WHEN plain % 3 = 0 THEN 'n' || plain EN
 UPDATE h SET later = plain, never = CASE WHEN plain % 3 = 0 THEN 'n' || plain END;
 SELECT testing.freeze('t');
 SELECT condition, look.* FROM conditions, look(condition) WHERE n IN (1, 3, 6, 16, 29) ORDER BY n;
-SELECT c, look.* FROM unnest(ARRAY['later = 26585', 'later = 1000004', 'never = ''n26586''', 'never IN (''n3'', ''n1'')']) WITH ORDINALITY x(c, n), look(c) ORDER BY n;
+SELECT c, look.* FROM unnest(ARRAY['later = 35634', 'later = 1000004', 'never = ''n35634''', 'never IN (''n3'', ''n1'')']) WITH ORDINALITY x(c, n), look(c) ORDER BY n;
 SELECT varve.set_tier('t', 'cold');
 SELECT condition, look.* FROM conditions, look(condition) WHERE n IN (1, 3, 6, 16, 29, 33, 35) ORDER BY n;
-SELECT c, look.* FROM unnest(ARRAY['later = 26585', 'never = ''n26586''']) WITH ORDINALITY x(c, n), look(c) ORDER BY n;
+SELECT c, look.* FROM unnest(ARRAY['later = 35634', 'never = ''n35634''']) WITH ORDINALITY x(c, n), look(c) ORDER BY n;
 SELECT ok, detail FROM varve.verify('t');
 VACUUM FULL t;
 SELECT condition, look.* FROM conditions, look(condition) WHERE n IN (1, 3) ORDER BY n;
@@ -147,9 +147,9 @@ CREATE TABLE k (ts timestamptz NOT NULL, key bigint UNIQUE, name text UNIQUE) US
 INSERT INTO k SELECT ts, plain, 'k' || plain FROM h;
 SELECT varve.enable('k', order_by => '{ts}');
 SELECT testing.freeze('k');
-INSERT INTO k VALUES (now(), -1, 'new'), (now(), NULL, 'k26585x');
-SELECT testing.error($$INSERT INTO k VALUES (now(), 26585, 'other')$$);
-SELECT testing.error($$INSERT INTO k VALUES (now(), -2, 'k26585')$$);
+INSERT INTO k VALUES (now(), -1, 'new'), (now(), NULL, 'k35634x');
+SELECT testing.error($$INSERT INTO k VALUES (now(), 35634, 'other')$$);
+SELECT testing.error($$INSERT INTO k VALUES (now(), -2, 'k35634')$$);
 INSERT INTO k SELECT now(), plain, 'again' || plain FROM h WHERE plain < 1000 ON CONFLICT (key) DO NOTHING;
 INSERT INTO k SELECT now(), -plain - 3, 'again' || plain FROM h WHERE plain < 9000 ON CONFLICT (key) DO NOTHING;
 INSERT INTO k SELECT '2026-01-01', plain, 'k' || plain FROM h WHERE plain BETWEEN 1000 AND 9000 ON CONFLICT (name) DO UPDATE SET ts = excluded.ts;
