@@ -169,7 +169,7 @@ fn bits_are_where_the_format_puts_them() {
     let mut expected = [[0u32; 8]; 2];
     for value in values {
         let hash = xxhash_rust::xxh3::xxh3_64(&value.to_le_bytes());
-        let block = (hash >> 32) * 2 >> 32;
+        let block = ((hash >> 32) * 2) >> 32;
         for (word, salt) in expected[block as usize].iter_mut().zip(salts) {
             *word |= 1 << ((hash as u32).wrapping_mul(salt) >> 27);
         }
