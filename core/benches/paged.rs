@@ -6,7 +6,9 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use varve_core::paged::{ColumnIndex, Effort, Page, codec_name, decode_all, encode};
+use varve_core::paged::{
+    ColumnIndex, Effort, Options, Page, ValueHash, codec_name, decode_all, encode,
+};
 use varve_core::{Bitmap, Column, Values};
 
 const ROWS: usize = 65_536;
@@ -175,5 +177,40 @@ fn benches(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(paged, benches);
+/// Making the filters of a column, and asking them for one value.
+fn filters(criterion: &mut Criterion) {
+    let mut noise = Noise(5);
+    let ints = (0..ROWS).map(|_| noise.next() as i64).collect();
+    let words = (0..ROWS).map(|i| format!("order {}", i as u64 * 0x9e37_79b9));
+    for (name, values) in [("integers", Values::I64(ints)), ("texts", texts(words))] {
+        let column = Column {
+            validity: None,
+            values,
+        };
+        let options = |filters| Options {
+            effort: Effort::Fast,
+            filters,
+        };
+        let mut group = criterion.benchmark_group(format!("filters of {name}"));
+        for (what, with) in [("encode without", false), ("encode with", true)] {
+            group.throughput(Throughput::Elements(ROWS as u64));
+            group.bench_function(what, |bencher| {
+                bencher.iter(|| encode(black_box(&column), options(with)).unwrap());
+            });
+        }
+        let encoded = encode(&column, options(true)).unwrap();
+        let index = ColumnIndex::parse(&encoded.bytes[..encoded.index_len as usize]).unwrap();
+        group.throughput(Throughput::Elements(1));
+        group.bench_function("look up", |bencher| {
+            bencher.iter(|| {
+                let hash = ValueHash::of_int(black_box(7));
+                let range = index.filter_range(hash).unwrap();
+                index.filter_mask(hash, &encoded.bytes[range]).unwrap()
+            });
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(paged, benches, filters);
 criterion_main!(paged);

@@ -7,7 +7,7 @@ mod common;
 use std::sync::OnceLock;
 
 use common::pages::*;
-use common::sound::check_page;
+use common::sound::{check_filters, check_page};
 use common::*;
 use proptest::prelude::*;
 use varve_core::CoreError;
@@ -29,6 +29,7 @@ fn decode_safely(bytes: &[u8], index_len: usize) -> bool {
         let stored = bytes.get(index.page_range(i).unwrap()).unwrap_or_default();
         check_page(&index, i, stored, &mut page);
     }
+    check_filters(&index, bytes);
     match decode_all(bytes, index_len) {
         Ok(column) => {
             assert_eq!(column.rows(), index.rows());
@@ -142,10 +143,11 @@ fn every_flipped_byte_of_a_page_with_a_right_checksum_is_harmless() {
     let mut forged = 0;
     let mut accepted = 0;
     for (sample, len) in all_samples() {
-        for i in *len..sample.len() {
+        let pages = pages_of(&ColumnIndex::parse(&sample[..*len]).unwrap(), *len);
+        for i in pages.clone() {
             for flip in [0x01, 0x10, 0x80, 0xff] {
                 let mut bytes = sample.clone();
-                let page = *len..sample.len();
+                let page = pages.clone();
                 if forge_page(&mut bytes, *len, page, |page| page[i - len] ^= flip) {
                     forged += 1;
                     accepted += usize::from(decode_safely(&bytes, *len));
@@ -155,6 +157,59 @@ fn every_flipped_byte_of_a_page_with_a_right_checksum_is_harmless() {
     }
     println!("{forged} forged, {accepted} of them decoded");
     assert!(forged > 100_000 && accepted > 0 && accepted < forged);
+}
+
+#[test]
+fn damage_to_filters_is_found() {
+    for (sample, len) in filtered_samples() {
+        let index = ColumnIndex::parse(&sample[..len]).unwrap();
+        assert!(index.has_filters());
+        let filters = pages_of(&index, len).end..sample.len();
+        assert!(filters.len() > 64);
+        let (asked, told) = check_filters(&index, &sample);
+        assert!(asked > 0 && asked == told);
+        let mut bytes = sample.clone();
+        for i in filters.clone() {
+            for flip in [0x01, 0x80, 0xff] {
+                bytes[i] ^= flip;
+                assert!(decode_all(&bytes, len).is_err());
+                bytes[i] ^= flip;
+            }
+        }
+        for end in filters.clone() {
+            assert!(decode_all(&sample[..end], len).is_err());
+        }
+        assert!(decode_all(&[&sample[..], &[0]].concat(), len).is_err());
+        // Whoever asks one piece finds its damage too.
+        bytes[filters.start + 1] ^= 1;
+        let (asked, told) = check_filters(&index, &bytes);
+        assert!(told < asked);
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_filters_with_a_right_checksum_is_harmless() {
+    for (mut bytes, len) in filtered_samples() {
+        let index = ColumnIndex::parse(&bytes[..len]).unwrap();
+        let start = pages_of(&index, len).end;
+        let piece = 32 * index.pages() + 4;
+        for i in start..bytes.len() {
+            let first = start + (i - start) / piece * piece;
+            if i >= first + piece - 4 {
+                continue;
+            }
+            let before = bytes.clone();
+            bytes[i] ^= 0x55;
+            let sum = xxhash_rust::xxh3::xxh3_64(&bytes[first..first + piece - 4]) as u32;
+            bytes[first + piece - 4..first + piece].copy_from_slice(&sum.to_le_bytes());
+            let (asked, told) = check_filters(&index, &bytes);
+            assert_eq!(asked, told);
+            if i % 97 == 0 {
+                assert!(decode_safely(&bytes, len));
+            }
+            bytes = before;
+        }
+    }
 }
 
 #[test]
@@ -180,6 +235,7 @@ const NULLS: u8 = 2;
 const PCO: u8 = 4;
 const DICTIONARY: u8 = 8;
 const DECIMAL_ZONES: u8 = 16;
+const FILTERS: u8 = 32;
 
 /// An index around a body of one's own making.
 fn index(flags: u8, body: &[&[u8]]) -> Vec<u8> {
@@ -337,6 +393,12 @@ fn forgeries_by_hand_are_refused() {
         one_page(DECIMAL_ZONES, &[TEN_TEXTS], &[0, 0, 0, 0], ZONE),
         one_page(PCO, &[TEN_TEXTS, &[0]], &[0, 0, 0, 0], &[3, 0, 0]),
         one_page(PCO, &[TEN_INTS, &[3, 1, 2, 3]], &[0, 0, 14], ZONE),
+        // Filters of no block, of too many, of no page; none where there should be some.
+        one_page(FILTERS, &[TEN_INTS], &[0, 0, 14], &[0, 9, 45, 0]),
+        one_page(FILTERS, &[TEN_INTS], &[0, 0, 14], &[0, 9, 45, 0x81, 8]),
+        one_page(FILTERS, &[TEN_INTS], &[0, 0, 14], ZONE),
+        one_page(FILTERS, &[TEN_INTS], &[0, 0, 14], &[0, 9, 45, 1]),
+        nothing(index(FILTERS, &[&[I64, 0, 0, 0, 2, 0, 1]])),
         // A page that ends beyond 4 GiB.
         nothing(index(0, &[TEN_INTS, &varint(1 << 33), &[0; 4], ZONE])),
         // A compressed index that is too long, or not as long as it says.

@@ -3,7 +3,8 @@
 //! `golden/column-v2.txt` holds a line each: name, SHA-256 of the rows, length of the index, encoded
 //! bytes in hexadecimal. It was written once by `write_golden` and is not to be written again for
 //! the same version. `golden/column-v2-cold.txt` holds what the cold tier writes since its codecs try
-//! harder, where that differs (`write_golden_cold`).
+//! harder, where that differs (`write_golden_cold`), `golden/column-v2-filters.txt` columns with
+//! filters (`write_golden_filters`).
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -14,11 +15,12 @@ use std::fmt::Write;
 use common::pages::*;
 use common::*;
 use sha2::{Digest, Sha256};
-use varve_core::paged::{self, ColumnIndex, Effort, decode_all, encode};
+use varve_core::paged::{self, ColumnIndex, Effort, Options, ValueHash, decode_all, encode};
 use varve_core::{Column, Values};
 
 const GOLDEN: &str = include_str!("golden/column-v2.txt");
 const GOLDEN_COLD: &str = include_str!("golden/column-v2-cold.txt");
+const GOLDEN_FILTERS: &str = include_str!("golden/column-v2-filters.txt");
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut out, byte| {
@@ -98,8 +100,47 @@ fn version_2_of_the_cold_tier_decodes() {
     assert!(new.contains("pco") && new.contains("zstd"), "{new:?}");
 }
 
-fn line(name: &str, column: &Column, effort: Effort) -> String {
-    let encoded = encode(column, effort).unwrap();
+/// Of each value of a column the page that it is on, and the pages that may hold it.
+fn masks(bytes: &[u8], index_len: usize) -> Vec<(usize, u64)> {
+    let column = decode_all(bytes, index_len).unwrap();
+    let index = ColumnIndex::parse(&bytes[..index_len]).unwrap();
+    let rows = (0..column.rows()).filter(|row| !column.is_null(*row));
+    rows.map(|row| {
+        let hash = match &column.values {
+            Values::I8(v) => ValueHash::of_int(v[row].into()),
+            Values::I16(v) => ValueHash::of_int(v[row].into()),
+            Values::I32(v) => ValueHash::of_int(v[row].into()),
+            Values::I64(v) => ValueHash::of_int(v[row]),
+            Values::F32(v) => ValueHash::of_float(v[row].into()),
+            Values::F64(v) => ValueHash::of_float(v[row]),
+            _ => ValueHash::of_bytes(column.bytes_at(row).unwrap()),
+        };
+        let piece = &bytes[index.filter_range(hash).unwrap()];
+        (row / 1_024, index.filter_mask(hash, piece).unwrap())
+    })
+    .collect()
+}
+
+#[test]
+fn version_2_with_filters_decodes() {
+    let mut kinds = HashSet::new();
+    let mut denied = 0;
+    for line in GOLDEN_FILTERS.lines() {
+        let (name, index) = check(line);
+        let bytes = unhex(line.split('\t').nth(3).unwrap());
+        let index_len = line.split('\t').nth(2).unwrap().parse().unwrap();
+        for (page, mask) in masks(&bytes, index_len) {
+            assert_eq!(mask >> page & 1, 1, "{name}");
+            denied += index.pages() - mask.count_ones() as usize;
+        }
+        kinds.insert(index.kind());
+    }
+    assert!(kinds.len() >= 8, "{kinds:?}");
+    assert!(denied > 1_000, "{denied}");
+}
+
+fn line(name: &str, column: &Column, options: impl Into<Options>) -> String {
+    let encoded = encode(column, options).unwrap();
     let index_len = encoded.index_len as usize;
     format!(
         "{name}\t{}\t{index_len}\t{}\n",
@@ -177,4 +218,34 @@ fn write_golden_cold() {
     ));
     lines.retain(|line| !known.contains(line.trim_end()));
     write("column-v2-cold.txt", &lines);
+}
+
+#[test]
+#[ignore = "writes the golden file of filters; run once for a new format version"]
+fn write_golden_filters() {
+    let mut lines = Vec::new();
+    let orders = (0..1_100).map(|i| format!("order {}", i * 7_919 % 10_007));
+    let mut columns = vec![
+        ("1100 orders", column(bytes_of(orders))),
+        ("odd doubles", column(Values::F64(odd_doubles()))),
+        ("odd singles", column(Values::F32(odd_singles()))),
+    ];
+    for (name, values) in textures(60) {
+        let validity = validity(60, |i| i % 5 == 3);
+        columns.push((name, Column { validity, values }));
+    }
+    for (name, column) in columns {
+        for effort in EFFORTS {
+            let options = Options {
+                effort,
+                filters: true,
+            };
+            let encoded = encode(&column, options).unwrap();
+            let index = ColumnIndex::parse(&encoded.bytes[..encoded.index_len as usize]);
+            if index.unwrap().has_filters() {
+                lines.push(line(&format!("{name} {effort:?}"), &column, options));
+            }
+        }
+    }
+    write("column-v2-filters.txt", &lines);
 }

@@ -1,7 +1,7 @@
 //! Encoded columns of all textures, with a few bytes changed, put in or taken out.
 #![no_main]
 
-use varve_core::paged::{Effort, encode};
+use varve_core::paged::{Effort, Options, encode};
 use varve_fuzz::check_column;
 use varve_fuzz::source::{Source, column};
 
@@ -10,11 +10,16 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         return;
     };
     let mut edits = Source(edits);
-    let effort = match edits.byte() % 2 {
+    let how = edits.byte();
+    let effort = match how % 2 {
         0 => Effort::Fast,
         _ => Effort::Small,
     };
-    let Ok(encoded) = encode(&column(&mut Source(data)), effort) else {
+    let options = Options {
+        effort,
+        filters: how & 2 != 0,
+    };
+    let Ok(encoded) = encode(&column(&mut Source(data)), options) else {
         return;
     };
     let mut bytes = encoded.bytes;

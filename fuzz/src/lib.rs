@@ -10,7 +10,7 @@ pub mod damage;
 mod sound;
 pub mod source;
 
-use sound::check_page;
+use sound::{check_filters, check_page};
 use varve_core::paged::{ColumnIndex, Page, decode_all};
 use varve_core::{Bitmap, Column, ColumnEntry, Kind, SegmentHeader, Values};
 
@@ -31,6 +31,7 @@ pub fn check_column(bytes: &[u8], index_len: usize) -> bool {
         let range = index.page_range(i).unwrap();
         sound &= check_page(&index, i, bytes.get(range).unwrap_or_default(), &mut page);
     }
+    check_filters(&index, bytes);
     if expected_bytes(&index) > MOST {
         return sound;
     }

@@ -9,7 +9,7 @@ use super::companion::{self, Companion};
 use super::directory;
 use super::tombstone;
 use super::unique;
-use super::writer::SegmentBuilder;
+use super::writer::{Layout, SegmentBuilder};
 use crate::heap_call;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{snapshot, tuple};
@@ -86,7 +86,7 @@ fn gather(rel: pg_sys::Relation) -> Gathered {
         .map(|c| tombstone::own_targets(&c))
         .unwrap_or_default();
     let desc = relation::tupdesc(rel);
-    let effort = effort(rel);
+    let layout = Layout::of(rel, &[], effort(rel));
     let mut done: Gathered = Vec::new();
     // SAFETY: heap's own scan under the active snapshot; the slot is dropped after it.
     unsafe {
@@ -107,7 +107,7 @@ fn gather(rel: pg_sys::Relation) -> Gathered {
                 continue;
             }
             if done.last().is_none_or(|(b, _)| b.full()) {
-                done.push((SegmentBuilder::new(desc, &[], true, effort), Vec::new()));
+                done.push((SegmentBuilder::new(desc, layout.clone(), true), Vec::new()));
             }
             pg_sys::slot_getsomeattrs_int(slot, (*desc).natts);
             let natts = relation::natts(desc);

@@ -1,8 +1,12 @@
 //! The keys of frozen rows, as far as looking one up needs them.
 //!
 //! Where zones leave a few pages of a segment (rows lie in the order of the key, as a rule), the key columns of those
-//! pages are decoded and compared. Where they don't, the keys of the whole segment are hashed once.
+//! pages are decoded and compared. Where they don't, Bloom filters may (rows lie in another order): they are asked until as
+//! many pages were decoded on their word as the segment has. Then, or without them, the keys of the whole segment are
+//! hashed once.
 
+use super::bloom;
+use super::body::BodyReader;
 use super::builder::ColumnBuilder;
 use super::cache::{self, Bounded, SegmentKey};
 use super::datum::DatumColumn;
@@ -20,6 +24,9 @@ const FEW_PAGES: usize = 4;
 
 /// Bytes of keys, decoded or hashed, that a backend keeps.
 const KEY_BYTES: usize = 64 << 20;
+
+/// Segments of which a backend keeps how many pages Bloom filters led to.
+const MOST_LED: usize = 10_000;
 
 /// Where in a segment a key may be.
 pub enum Candidates {
@@ -51,12 +58,15 @@ type SegmentSlot = (u32, SegmentKey);
 thread_local! {
     static PAGES: RefCell<Bounded<PageSlot, Rc<PageKeys>>> = RefCell::new(Bounded::new());
     static SEGMENTS: RefCell<Bounded<SegmentSlot, Rc<SegmentKeys>>> = RefCell::new(Bounded::new());
+    /// Pages that Bloom filters led to.
+    static LED: RefCell<Bounded<SegmentSlot, usize>> = RefCell::new(Bounded::new());
 }
 
 /// Forgets all keys.
 pub fn clear_cache() {
     PAGES.with_borrow_mut(Bounded::clear);
     SEGMENTS.with_borrow_mut(Bounded::clear);
+    LED.with_borrow_mut(Bounded::clear);
 }
 
 /// Where in a segment rows may be that hold a key with these values.
@@ -94,10 +104,50 @@ pub fn candidates(
             None => (0..segment.pages()).filter(may_hold).collect(),
         });
     }
+    if let Some(some) = &mut pages
+        && some.len() > FEW_PAGES
+    {
+        by_filters(rel, index, segment, attnums, probes, some);
+    }
     match pages {
         Some(none) if none.is_empty() => Candidates::None,
         Some(few) if few.len() <= FEW_PAGES => Candidates::Pages(few),
         _ => Candidates::Segment,
+    }
+}
+
+/// Leaves those of the pages that may hold the key as far as Bloom filters tell, unless hashing pays by now.
+fn by_filters(
+    rel: pg_sys::Relation,
+    index: &UniqueIndex,
+    segment: &SegmentRef,
+    attnums: &[i16],
+    probes: &[Option<Probe>],
+    pages: &mut Vec<usize>,
+) {
+    let slot = (index.oid.to_u32(), cache::key_of(segment));
+    let led = LED.with_borrow_mut(|l| l.get(&slot)).unwrap_or(0);
+    if led >= segment.pages() || SEGMENTS.with_borrow_mut(|s| s.get(&slot)).is_some() {
+        return;
+    }
+    let mut mask = u64::MAX;
+    let mut reader = None;
+    for (attnum, probe) in attnums.iter().zip(probes) {
+        let (Some(probe), true) = (probe, segment.column(i32::from(*attnum)).is_some()) else {
+            continue;
+        };
+        let column = cache::column_of(rel, segment, i32::from(*attnum));
+        if let Some(hash) = bloom::hash(&column.index, probe) {
+            let reader = reader.get_or_insert_with(|| BodyReader::new(&segment.companion));
+            mask &= bloom::pages(reader, segment, &column, hash, &mut Vec::new()).unwrap_or_else(
+                |detail| corrupt(rel, segment.number, &format!("column {attnum}: {detail}")),
+            );
+        }
+    }
+    pages.retain(|page| *page >= 64 || mask >> page & 1 == 1);
+    if !pages.is_empty() && pages.len() <= FEW_PAGES {
+        let now = led + pages.len();
+        LED.with_borrow_mut(|l| l.put(slot, now, 1, MOST_LED));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The table access method `varve`: a delta, which is an ordinary heap, and frozen rows in immutable columnar segments.
 //!
 //! - [`handler`]: the routine, heap's with our callbacks.
-//! - [`companion`], [`body`], [`directory`], [`zone`], [`datum`]: where segments are, and reading them.
+//! - [`companion`], [`body`], [`directory`], [`zone`], [`bloom`], [`datum`]: where segments are, and reading them.
 //! - [`builder`], [`writer`]: writing segments.
 //! - [`tid`], [`tombstone`], [`thaw`], [`toast`], [`share`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
 //! - [`scan`], [`sample`], [`analyze`], [`fetch`], [`lookup`]: reading.
@@ -11,6 +11,7 @@
 //! - [`cache`]: what a backend remembers; [`error`]: how it complains.
 
 pub mod analyze;
+pub mod bloom;
 pub mod body;
 pub mod builder;
 pub mod cache;

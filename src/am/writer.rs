@@ -2,15 +2,52 @@
 
 use super::body::{BodyWriter, NO_BLOCK};
 use super::builder::{self, ColumnBuilder};
+use super::zone::{self, Comparable};
+use crate::pg::relation;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use varve_core::bitmap::Bitmap;
 use varve_core::column::Column;
 use varve_core::header::{ColumnEntry, MAX_ROWS, SegmentHeader, segment_sha256};
-use varve_core::paged::{self, Effort, EncodedColumn};
+use varve_core::paged::{self, Effort, EncodedColumn, Options};
 
 /// Bytes of raw column data after which a segment is closed early.
 pub const MAX_RAW_BYTES: usize = 96 << 20;
+
+/// What segments are to be like.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// What they are encoded for.
+    pub effort: Effort,
+    /// The attributes by which their rows ascend.
+    pub order: Vec<u16>,
+    /// The attributes of which they have filters.
+    pub filtered: Vec<u16>,
+}
+
+impl Layout {
+    /// Of segments of a relation: filters are made of the columns that queries look values up in, as its indexes tell,
+    /// but for those that the rows are sorted by.
+    pub fn of(rel: pg_sys::Relation, order: &[u16], effort: Effort) -> Self {
+        let desc = relation::tupdesc(rel);
+        let mut filtered: Vec<u16> = super::unique::index_oids(rel)
+            .into_iter()
+            .flat_map(relation::key_attributes)
+            .filter(|attnum| !order.contains(attnum))
+            .filter(|attnum| {
+                let attr = relation::attribute(desc, usize::from(*attnum) - 1);
+                zone::of_attribute(attr).0 != Comparable::No
+            })
+            .collect();
+        filtered.sort_unstable();
+        filtered.dedup();
+        Layout {
+            effort,
+            order: order.to_vec(),
+            filtered,
+        }
+    }
+}
 
 /// A segment ready to be stored.
 pub struct Encoded {
@@ -21,19 +58,22 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// Encodes columns (attribute number, values) of a segment whose rows ascend by the attributes `order`.
+    /// Encodes columns (attribute number, values) of a segment of a layout.
     pub fn new(
-        effort: Effort,
+        layout: &Layout,
         rows: u32,
         raw_bytes: u64,
-        order: &[u16],
         columns: impl Iterator<Item = (u16, Column)>,
     ) -> Self {
         let mut entries = Vec::new();
         let mut bytes = Vec::new();
         for (attnum, column) in columns {
             pgrx::check_for_interrupts!();
-            let encoded = encode(&column, effort);
+            let options = Options {
+                effort: layout.effort,
+                filters: layout.filtered.contains(&attnum),
+            };
+            let encoded = encode(&column, options);
             entries.push(entry(attnum, &column, &encoded));
             bytes.push(encoded.bytes);
         }
@@ -43,14 +83,14 @@ impl Encoded {
             header: SegmentHeader {
                 rows,
                 columns: entries,
-                order: order.to_vec(),
+                order: layout.order.clone(),
                 location: NO_BLOCK,
                 siblings: 0,
                 dead: Bitmap::new(rows as usize),
                 origins: None,
                 sha256,
                 raw_bytes,
-                effort,
+                effort: layout.effort,
             },
             columns: bytes,
         }
@@ -89,11 +129,11 @@ pub fn entry(attnum: u16, column: &Column, encoded: &EncodedColumn) -> ColumnEnt
 }
 
 /// Encodes a column; can be cancelled.
-pub fn encode(column: &Column, effort: Effort) -> EncodedColumn {
+pub fn encode(column: &Column, options: impl Into<Options>) -> EncodedColumn {
     let mut pause = || {
         pgrx::check_for_interrupts!();
     };
-    paged::encode_pausing(column, effort, &mut pause).unwrap_or_else(|e| fail(&e.to_string()))
+    paged::encode_pausing(column, options, &mut pause).unwrap_or_else(|e| fail(&e.to_string()))
 }
 
 /// Gathers rows and encodes them.
@@ -103,8 +143,7 @@ pub struct SegmentBuilder {
     rows: u32,
     origins: Vec<u64>,
     keep_origins: bool,
-    order: Vec<u16>,
-    effort: Effort,
+    layout: Layout,
 }
 
 fn fail(message: &str) -> ! {
@@ -117,9 +156,8 @@ fn fail(message: &str) -> ! {
 }
 
 impl SegmentBuilder {
-    /// An empty segment of a row shape, for rows that ascend by the attributes `order`. `keep_origins` stores where each
-    /// row came from.
-    pub fn new(desc: pg_sys::TupleDesc, order: &[u16], keep_origins: bool, effort: Effort) -> Self {
+    /// An empty segment of a row shape. `keep_origins` stores where each row came from.
+    pub fn new(desc: pg_sys::TupleDesc, layout: Layout, keep_origins: bool) -> Self {
         let columns = builder::builders(desc, MAX_ROWS as usize).unwrap_or_else(|e| fail(&e));
         SegmentBuilder {
             desc,
@@ -127,8 +165,7 @@ impl SegmentBuilder {
             rows: 0,
             origins: Vec::new(),
             keep_origins,
-            order: order.to_vec(),
-            effort,
+            layout,
         }
     }
 
@@ -170,7 +207,7 @@ impl SegmentBuilder {
 
     /// Encodes what was gathered and starts over.
     pub fn finish(&mut self) -> Encoded {
-        let fresh = SegmentBuilder::new(self.desc, &self.order, self.keep_origins, self.effort);
+        let fresh = SegmentBuilder::new(self.desc, self.layout.clone(), self.keep_origins);
         let done = std::mem::replace(self, fresh);
         let rows = done.rows;
         let raw_bytes = done
@@ -184,7 +221,7 @@ impl SegmentBuilder {
             .into_iter()
             .enumerate()
             .filter_map(|(i, builder)| Some((i as u16 + 1, builder?.finish())));
-        let mut encoded = Encoded::new(done.effort, rows, raw_bytes, &done.order, columns);
+        let mut encoded = Encoded::new(&done.layout, rows, raw_bytes, columns);
         encoded.header.origins = done.keep_origins.then_some(done.origins);
         encoded
     }

@@ -139,6 +139,19 @@ pub fn lookup(relname: &str, namespace: pg_sys::Oid) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
+/// The attributes that are key columns of an index; those of expressions are left out.
+pub fn key_attributes(index: pg_sys::Oid) -> Vec<u16> {
+    let index = OpenRel::index(index, pg_sys::AccessShareLock);
+    // SAFETY: an open index has its pg_index row, with an entry in `indkey` for each column.
+    unsafe {
+        let form = &*(*index.as_ptr()).rd_index;
+        (0..form.indnkeyatts as usize)
+            .filter_map(|i| u16::try_from(*form.indkey.values.as_ptr().add(i)).ok())
+            .filter(|attnum| *attnum > 0)
+            .collect()
+    }
+}
+
 /// Direct children of a table: chunks of a hypertable, partitions, heirs.
 pub fn children(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     // SAFETY: the list of OIDs is in the current memory context.

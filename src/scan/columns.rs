@@ -1,5 +1,6 @@
 //! The columns of the page that a scan is at, decoded as they are asked for.
 
+use crate::am::bloom;
 use crate::am::body::BodyReader;
 use crate::am::cache;
 use crate::am::datum::{self, CachedColumn, DatumColumn};
@@ -8,9 +9,10 @@ use crate::am::zone::{Probe, ProbeKind, of_attribute, of_missing};
 use crate::pg::relation;
 use pgrx::pg_sys;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
-use varve_core::paged::{Dictionary, Page, Zone};
+use varve_core::paged::{Dictionary, Page, ValueHash, Zone};
 
 /// One column of the table.
 struct Slot {
@@ -19,6 +21,8 @@ struct Slot {
     /// The page at hand, as far as `decoded` says.
     page: Option<Box<Page>>,
     decoded: Decoded,
+    /// Of values that were looked for in the segment at hand the pages that may hold them.
+    masks: HashMap<ValueHash, u64>,
 }
 
 /// How much of a page is decoded.
@@ -29,6 +33,9 @@ enum Decoded {
     Rows,
     All,
 }
+
+/// Values of a column whose pages are remembered.
+const MOST_MASKS: usize = 4096;
 
 /// A column of the page at hand.
 pub enum Stored<'a> {
@@ -53,6 +60,8 @@ pub struct Columns {
     reader: Option<BodyReader>,
     /// Pages of columns that were decoded, for EXPLAIN.
     pub decoded: u64,
+    /// Conditions that filters said no page row satisfies, for EXPLAIN.
+    pub filtered: u64,
 }
 
 impl Columns {
@@ -63,6 +72,7 @@ impl Columns {
                 cached: None,
                 page: None,
                 decoded: Decoded::Nothing,
+                masks: HashMap::new(),
             })
             .collect();
         Columns {
@@ -74,6 +84,7 @@ impl Columns {
             bytes: Vec::new(),
             reader: None,
             decoded: 0,
+            filtered: 0,
         }
     }
 
@@ -84,7 +95,10 @@ impl Columns {
             .as_ref()
             .is_some_and(|s| Rc::ptr_eq(s, segment))
         {
-            self.slots.iter_mut().for_each(|s| s.cached = None);
+            self.slots.iter_mut().for_each(|s| {
+                s.cached = None;
+                s.masks.clear();
+            });
             self.segment = Some(segment.clone());
         }
         self.page = page;
@@ -153,6 +167,36 @@ impl Columns {
                 self.rows.len() as u32,
             ))),
         }
+    }
+
+    /// Whether the page at hand may hold a value, as far as the filters of the column tell.
+    pub fn may_hold(&mut self, attnum: i16, probe: &Probe) -> Result<bool, String> {
+        let Some(column) = self.cached(attnum)? else {
+            return Ok(true);
+        };
+        let Some(hash) = bloom::hash(&column.index, probe) else {
+            return Ok(true);
+        };
+        let (segment, slot) = match (&self.segment, self.slots.get_mut(attnum as usize - 1)) {
+            (Some(segment), Some(slot)) => (segment, slot),
+            _ => return Err("no segment is at hand".into()),
+        };
+        let mask = match slot.masks.get(&hash) {
+            Some(mask) => *mask,
+            None => {
+                let reader = self
+                    .reader
+                    .get_or_insert_with(|| BodyReader::new(&segment.companion));
+                let mask = bloom::pages(reader, segment, &column, hash, &mut self.bytes)
+                    .map_err(|e| format!("column {attnum}: {e}"))?;
+                if slot.masks.len() >= MOST_MASKS {
+                    slot.masks.clear();
+                }
+                slot.masks.insert(hash, mask);
+                mask
+            }
+        };
+        Ok(self.page >= 64 || mask >> self.page & 1 == 1)
     }
 
     /// A column of the page at hand, decoded.

@@ -1,4 +1,4 @@
-//! Evaluating filters: first on zones, then on decoded pages.
+//! Evaluating filters: first on zones and Bloom filters, then on decoded pages.
 
 use super::columns::{Columns, Stored};
 use super::filter::Filter;
@@ -54,32 +54,53 @@ pub fn probe_order(a: &Probe, b: &Probe) -> Ordering {
     }
 }
 
-/// What zones say of a filter. [`Verdict::Always`] means every row of the zones, NULLs included.
-pub fn verdict(
-    filter: &Filter,
-    values: &[Resolved],
-    zone: &mut impl FnMut(i16) -> Option<Zone>,
-) -> Verdict {
+/// What is known of some rows before they are decoded.
+pub trait Known {
+    /// The zone of a column.
+    fn zone(&mut self, attnum: i16) -> Option<Zone>;
+
+    /// Whether a column may hold a value that its zone does not rule out.
+    fn may_hold(&mut self, _attnum: i16, _probe: &Probe) -> bool {
+        true
+    }
+}
+
+impl<F: FnMut(i16) -> Option<Zone>> Known for F {
+    fn zone(&mut self, attnum: i16) -> Option<Zone> {
+        self(attnum)
+    }
+}
+
+/// Values of a list that Bloom filters are asked for; of more, some is likely on any page.
+const MOST_ASKED: usize = 64;
+
+/// What is known of a filter. [`Verdict::Always`] means every row, NULLs included.
+pub fn verdict(filter: &Filter, values: &[Resolved], known: &mut impl Known) -> Verdict {
     match filter {
         Filter::Compare {
             attnum,
             comparison,
             value,
         } => match values.get(*value) {
-            Some(Resolved::One(probe)) => zone(*attnum).map_or(Verdict::Maybe, |z| {
-                all_rows(&z, judge(&z, *comparison, probe))
-            }),
-            Some(Resolved::Null) => Verdict::Never,
-            _ => Verdict::Maybe,
-        },
-        Filter::In { attnum, value } => match values.get(*value) {
-            Some(Resolved::Many(probes)) => {
-                zone(*attnum).map_or(Verdict::Maybe, |z| in_list(&z, probes))
+            Some(Resolved::One(probe)) => {
+                let said = known.zone(*attnum).map_or(Verdict::Maybe, |z| {
+                    all_rows(&z, judge(&z, *comparison, probe))
+                });
+                let ask = said == Verdict::Maybe && *comparison == Comparison::Equal;
+                if ask && !known.may_hold(*attnum, probe) {
+                    return Verdict::Never;
+                }
+                said
             }
             Some(Resolved::Null) => Verdict::Never,
             _ => Verdict::Maybe,
         },
-        Filter::Null { attnum, wanted } => zone(*attnum).map_or(Verdict::Maybe, |z| {
+        Filter::In { attnum, value } => match values.get(*value) {
+            Some(Resolved::Many(probes)) => in_list(*attnum, probes, known),
+            Some(Resolved::Null) => Verdict::Never,
+            _ => Verdict::Maybe,
+        },
+        Filter::Null { attnum, wanted } => known.zone(*attnum).map_or(Verdict::Maybe, |z| {
             let matching = if *wanted { z.nulls } else { z.rows - z.nulls };
             match matching {
                 0 => Verdict::Never,
@@ -87,25 +108,52 @@ pub fn verdict(
                 _ => Verdict::Maybe,
             }
         }),
-        Filter::And(parts) => combine(parts, values, zone, Verdict::Never, Verdict::Always),
-        Filter::Or(parts) => combine(parts, values, zone, Verdict::Always, Verdict::Never),
+        Filter::And(parts) => combine(parts, values, known, Verdict::Never, Verdict::Always),
+        Filter::Or(parts) => combine(parts, values, known, Verdict::Always, Verdict::Never),
     }
 }
 
-/// What the zones of the page at hand say of a filter.
+/// The page at hand.
+struct PageKnown<'a> {
+    columns: &'a mut Columns,
+    failed: Result<(), String>,
+    /// Whether a Bloom filter ruled a value out.
+    denied: bool,
+}
+
+impl Known for PageKnown<'_> {
+    fn zone(&mut self, attnum: i16) -> Option<Zone> {
+        self.columns.zone(attnum).unwrap_or_else(|e| {
+            self.failed = Err(e);
+            None
+        })
+    }
+
+    fn may_hold(&mut self, attnum: i16, probe: &Probe) -> bool {
+        let may = self.columns.may_hold(attnum, probe).unwrap_or_else(|e| {
+            self.failed = Err(e);
+            true
+        });
+        self.denied |= !may;
+        may
+    }
+}
+
+/// What zones and Bloom filters of the page at hand say of a filter.
 pub fn page_verdict(
     filter: &Filter,
     values: &[Resolved],
     columns: &mut Columns,
 ) -> Result<Verdict, String> {
-    let mut failed = Ok(());
-    let said = verdict(filter, values, &mut |attnum| {
-        columns.zone(attnum).unwrap_or_else(|e| {
-            failed = Err(e);
-            None
-        })
-    });
-    failed.map(|()| said)
+    let mut known = PageKnown {
+        columns,
+        failed: Ok(()),
+        denied: false,
+    };
+    let said = verdict(filter, values, &mut known);
+    known.failed?;
+    known.columns.filtered += u64::from(known.denied && said == Verdict::Never);
+    Ok(said)
 }
 
 fn all_rows(zone: &Zone, verdict: Verdict) -> Verdict {
@@ -116,29 +164,38 @@ fn all_rows(zone: &Zone, verdict: Verdict) -> Verdict {
     }
 }
 
-fn in_list(zone: &Zone, probes: &[Probe]) -> Verdict {
-    let mut result = Verdict::Never;
+fn in_list(attnum: i16, probes: &[Probe], known: &mut impl Known) -> Verdict {
+    let Some(zone) = known.zone(attnum) else {
+        return Verdict::Maybe;
+    };
+    let mut open = Vec::new();
     for probe in probes {
-        match all_rows(zone, judge(zone, Comparison::Equal, probe)) {
+        match all_rows(&zone, judge(&zone, Comparison::Equal, probe)) {
             Verdict::Always => return Verdict::Always,
-            Verdict::Maybe => result = Verdict::Maybe,
+            Verdict::Maybe => open.push(probe),
             Verdict::Never => {}
         }
     }
-    result
+    let ask = open.len() <= MOST_ASKED;
+    let may = |probe: &&Probe| !ask || known.may_hold(attnum, probe);
+    if open.iter().any(may) {
+        Verdict::Maybe
+    } else {
+        Verdict::Never
+    }
 }
 
 /// AND or OR: `decides` ends it, `neutral` is what it is where no part is another.
 fn combine(
     parts: &[Filter],
     values: &[Resolved],
-    zone: &mut impl FnMut(i16) -> Option<Zone>,
+    known: &mut impl Known,
     decides: Verdict,
     neutral: Verdict,
 ) -> Verdict {
     let mut result = neutral;
     for part in parts {
-        let one = verdict(part, values, zone);
+        let one = verdict(part, values, known);
         if one == decides {
             return decides;
         }

@@ -39,8 +39,12 @@ pub unsafe fn counters(counters: &Counters, delta_removed: u64, state: *mut pg_s
     let text = unsafe { (*state).format } == pg_sys::ExplainFormat::EXPLAIN_FORMAT_TEXT;
     let removed = counters.rows_removed + delta_removed;
     if text {
+        let filtered = match counters.pages_filtered {
+            0 => String::new(),
+            pages => format!(" ({pages} by Bloom filter)"),
+        };
         let line = format!(
-            "{} read, {} skipped; Pages: {} read, {} skipped; Columns Decoded: {}",
+            "{} read, {} skipped; Pages: {} read, {} skipped{filtered}; Columns Decoded: {}",
             counters.segments_read,
             counters.segments_skipped,
             counters.pages_read,
@@ -61,6 +65,7 @@ pub unsafe fn counters(counters: &Counters, delta_removed: u64, state: *mut pg_s
     number(c"Segments Skipped", counters.segments_skipped);
     number(c"Pages Read", counters.pages_read);
     number(c"Pages Skipped", counters.pages_skipped);
+    number(c"Pages Skipped by Bloom Filter", counters.pages_filtered);
     number(c"Columns Decoded", counters.columns_decoded);
     number(c"Rows Removed by Columnar Filter", removed);
 }

@@ -23,8 +23,10 @@ pub struct Counters {
     pub segments_skipped: u64,
     /// Pages of which a column was decoded or that were taken by their zones alone.
     pub pages_read: u64,
-    /// Pages that their zones kept out.
+    /// Pages that their zones and Bloom filters kept out.
     pub pages_skipped: u64,
+    /// Those of them that zones alone would not have kept out.
+    pub pages_filtered: u64,
     /// Frozen rows that conditions on pages kept out.
     pub rows_removed: u64,
     /// Columns of pages that were decoded.
@@ -32,7 +34,7 @@ pub struct Counters {
 }
 
 /// How many numbers [`Counters`] has.
-pub const COUNTED: usize = 6;
+pub const COUNTED: usize = 7;
 
 impl From<[u64; COUNTED]> for Counters {
     fn from(numbers: [u64; COUNTED]) -> Self {
@@ -41,6 +43,7 @@ impl From<[u64; COUNTED]> for Counters {
             segments_skipped,
             pages_read,
             pages_skipped,
+            pages_filtered,
             rows_removed,
             columns_decoded,
         ] = numbers;
@@ -49,6 +52,7 @@ impl From<[u64; COUNTED]> for Counters {
             segments_skipped,
             pages_read,
             pages_skipped,
+            pages_filtered,
             rows_removed,
             columns_decoded,
         }
@@ -63,6 +67,7 @@ impl Counters {
             self.segments_skipped,
             self.pages_read,
             self.pages_skipped,
+            self.pages_filtered,
             self.rows_removed,
             self.columns_decoded,
         ]
@@ -74,6 +79,7 @@ impl Counters {
         self.segments_skipped += other.segments_skipped;
         self.pages_read += other.pages_read;
         self.pages_skipped += other.pages_skipped;
+        self.pages_filtered += other.pages_filtered;
         self.rows_removed += other.rows_removed;
         self.columns_decoded += other.columns_decoded;
     }
@@ -443,10 +449,12 @@ impl Pages {
             }
         }
         let mut open = Vec::new();
+        let filtered = self.columns.filtered;
         for (at, filter) in self.filters.iter().enumerate() {
             match eval::page_verdict(filter, &self.values, &mut self.columns)? {
                 Verdict::Never => {
                     self.counters.pages_skipped += 1;
+                    self.counters.pages_filtered += self.columns.filtered - filtered;
                     return Ok(None);
                 }
                 Verdict::Maybe => open.push(at),

@@ -13,7 +13,7 @@ use crate::am::body::BodyWriter;
 use crate::am::companion::{self, Companion};
 use crate::am::directory::{self, Directory};
 use crate::am::tid::{self, Place};
-use crate::am::writer::{Encoded, SegmentBuilder};
+use crate::am::writer::{Encoded, Layout, SegmentBuilder};
 use crate::pg::ffi::{self, raw};
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{snapshot, tuple};
@@ -342,10 +342,11 @@ fn encode(
         keys.push(origins);
     };
     if let Some(gather) = source.gather {
-        gather.encode(effort, close);
+        let layout = Layout::of(rel, &gather.order(), effort);
+        gather.encode(&layout, close);
     } else if let Some(mut sorter) = source.sorter {
-        let mut builder =
-            SegmentBuilder::new(relation::tupdesc(rel), sorter.columns(), false, effort);
+        let layout = Layout::of(rel, sorter.columns(), effort);
+        let mut builder = SegmentBuilder::new(relation::tupdesc(rel), layout, false);
         let mut here = Vec::new();
         sorter.drain(|values, nulls, key| {
             if builder.full() {

@@ -4,14 +4,13 @@
 use super::order::{RowOrder, SortColumn};
 use crate::am::builder::{self, ColumnBuilder};
 use crate::am::datum::DatumColumn;
-use crate::am::writer::{Encoded, MAX_RAW_BYTES};
+use crate::am::writer::{Encoded, Layout, MAX_RAW_BYTES};
 use crate::pg::relation;
 use pgrx::pg_sys;
 use std::collections::HashMap;
 use varve_core::bitmap::Bitmap;
 use varve_core::column::{Column, Values};
 use varve_core::header::MAX_ROWS;
-use varve_core::paged::Effort;
 
 /// Rows by columns, in the order in which they came.
 pub struct Gather {
@@ -105,9 +104,13 @@ impl Gather {
         }
     }
 
+    /// The attributes of the order.
+    pub fn order(&self) -> Vec<u16> {
+        self.order.iter().map(|s| s.attnum as u16).collect()
+    }
+
     /// Sorts the rows and encodes them, segment by segment, handing each to `f` with the origins of its rows.
-    pub fn encode(self, effort: Effort, mut f: impl FnMut(Encoded, Vec<u64>)) {
-        let attnums: Vec<u16> = self.order.iter().map(|s| s.attnum as u16).collect();
+    pub fn encode(self, layout: &Layout, mut f: impl FnMut(Encoded, Vec<u64>)) {
         let columns: Vec<(u16, Column)> = self
             .columns
             .into_iter()
@@ -126,13 +129,7 @@ impl Gather {
                 .map(|(attnum, column)| (*attnum, pick(column, now)))
                 .collect();
             let raw_bytes = picked.iter().map(|(_, c)| size(c) as u64).sum();
-            let encoded = Encoded::new(
-                effort,
-                now.len() as u32,
-                raw_bytes,
-                &attnums,
-                picked.into_iter(),
-            );
+            let encoded = Encoded::new(layout, now.len() as u32, raw_bytes, picked.into_iter());
             let origins = now
                 .iter()
                 .filter_map(|row| self.origins.get(*row as usize))

@@ -1,6 +1,7 @@
 //! Encoding a column.
 
 use super::dictionary::{self, Dictionary};
+use super::filter::Filters;
 use super::floats::{self, Real};
 use super::index::{self, ColumnIndex, Mapping, Packing, Parts};
 use super::layout::Layout;
@@ -8,7 +9,7 @@ use super::numbers::{Numbers, encode_codes, encode_floats, encode_ints};
 use super::texts::TextWriter;
 use super::varint::write_usize;
 use super::zones::{Zones, summarise};
-use super::{Bounds, Effort, MAX_FIXED_LEN, PAGE_ROWS, Sum, Zone};
+use super::{Bounds, Effort, MAX_FIXED_LEN, Options, PAGE_ROWS, Sum, Zone};
 use crate::error::CoreError;
 use crate::wire::len_u32;
 use crate::{Column, Kind, MAX_DECODED_BYTES, MAX_ROWS, Values};
@@ -16,7 +17,7 @@ use crate::{Column, Kind, MAX_DECODED_BYTES, MAX_ROWS, Values};
 /// An encoded column, and what its segment's header keeps of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncodedColumn {
-    /// The index and the pages, one after the other.
+    /// The index, the pages and the filters, one after the other.
     pub bytes: Vec<u8>,
     /// How many of the bytes are the index.
     pub index_len: u32,
@@ -28,13 +29,13 @@ pub struct EncodedColumn {
     pub summary: Zone,
 }
 
-/// Encodes a column.
+/// Encodes a column: an [`Effort`] alone makes no filters.
 ///
 /// # Errors
 /// [`CoreError::Invalid`] for more than [`MAX_ROWS`] rows, more than [`MAX_DECODED_BYTES`] of
 /// values, or a column whose parts disagree in length.
-pub fn encode(column: &Column, effort: Effort) -> Result<EncodedColumn, CoreError> {
-    encode_pausing(column, effort, &mut || {})
+pub fn encode(column: &Column, options: impl Into<Options>) -> Result<EncodedColumn, CoreError> {
+    encode_pausing(column, options, &mut || {})
 }
 
 /// Encodes a column like [`encode`], and calls `pause` every now and then, at least once for each page of bytes: those
@@ -44,9 +45,10 @@ pub fn encode(column: &Column, effort: Effort) -> Result<EncodedColumn, CoreErro
 /// Those of [`encode`].
 pub fn encode_pausing(
     column: &Column,
-    effort: Effort,
+    options: impl Into<Options>,
     pause: &mut dyn FnMut(),
 ) -> Result<EncodedColumn, CoreError> {
+    let Options { effort, filters } = options.into();
     let layout = Layout::new(check(column)?, column.validity.as_ref());
     let (numbers, zones) = match &column.values {
         Values::I8(values) => integers(&layout.keep(values), &layout, effort)?,
@@ -57,7 +59,13 @@ pub fn encode_pausing(
         Values::F64(values) => reals(&layout.keep(values), &layout, effort)?,
         Values::Fixed { .. } | Values::Bytes { .. } => strings(column, &layout, effort, pause)?,
     };
-    finish(column.kind(), &layout, numbers, &zones, effort)
+    let filters = if filters && !zones.tell_pages_apart(&layout) {
+        pause();
+        Filters::of(column, &layout)
+    } else {
+        None
+    };
+    finish(column.kind(), &layout, numbers, &zones, filters, effort)
 }
 
 fn finish(
@@ -65,6 +73,7 @@ fn finish(
     layout: &Layout,
     numbers: Numbers,
     zones: &Zones,
+    filters: Option<Filters>,
     effort: Effort,
 ) -> Result<EncodedColumn, CoreError> {
     let mut pages = Vec::with_capacity(layout.pages.len());
@@ -92,12 +101,16 @@ fn finish(
         mapping: &numbers.mapping,
         packing: &numbers.packing,
         decimal_zones: numbers.zones.as_deref(),
+        filter_blocks: filters.as_ref().map_or(0, |filters| filters.blocks),
         effort,
     })?;
     let index_len = len_u32(bytes.len())?;
     let summary = ColumnIndex::parse(&bytes)?.summary().clone();
     for page in pages {
         bytes.extend(page);
+    }
+    if let Some(filters) = filters {
+        bytes.extend(filters.bytes);
     }
     len_u32(bytes.len())?;
     Ok(EncodedColumn {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::dictionary::Dictionary;
+use super::filter::{self, MAX_BLOCKS};
 use super::floats::{self, MAX_SCALE};
 use super::general::{Compressor, Decompressor};
 use super::unit::Unit;
@@ -25,6 +26,8 @@ const PCO: u8 = 4;
 const DICTIONARY: u8 = 8;
 /// The zones of doubles are in counts of the unit of their decimals.
 const DECIMAL_ZONES: u8 = 16;
+/// Filters follow the pages.
+const FILTERS: u8 = 32;
 
 const NO_SCALE: u8 = u8::MAX;
 /// The most bytes of an index.
@@ -42,6 +45,8 @@ pub struct ColumnIndex {
     starts: Vec<u32>,
     /// Checksum of each page; 0 for one without bytes.
     sums: Vec<u32>,
+    /// Blocks of each page's filter; 0 where there are none.
+    pub(crate) filter_blocks: usize,
     pub(crate) zones: Zones,
     pub(crate) mapping: Mapping,
     pub(crate) packing: Packing,
@@ -84,6 +89,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) packing: &'a Packing,
     /// The zones in counts of the unit, where all floats are decimals.
     pub(crate) decimal_zones: Option<&'a [IntZone]>,
+    /// Blocks of each page's filter; 0 for no filters.
+    pub(crate) filter_blocks: usize,
     pub(crate) effort: Effort,
 }
 
@@ -104,7 +111,7 @@ impl ColumnIndex {
             return Err(CoreError::unsupported(format!("column version {version}")));
         }
         let flags = reader.u8()?;
-        if flags & !(ZSTD | NULLS | PCO | DICTIONARY | DECIMAL_ZONES) != 0 {
+        if flags & !(ZSTD | NULLS | PCO | DICTIONARY | DECIMAL_ZONES | FILTERS) != 0 {
             return Err(CoreError::unsupported(format!("column flags {flags:#x}")));
         }
         if flags & ZSTD == 0 {
@@ -183,6 +190,16 @@ impl ColumnIndex {
             }
             _ => return Err(CoreError::corrupt("a mapping of another kind")),
         };
+        let mut filter_blocks = 0;
+        if flags & FILTERS != 0 {
+            filter_blocks = read_usize(&mut reader, MAX_BLOCKS)?;
+            if filter_blocks == 0 || pages == 0 {
+                return Err(CoreError::corrupt("filters of nothing"));
+            }
+            end += filter::filters_len(pages, filter_blocks);
+            u32::try_from(end)
+                .map_err(|_| CoreError::corrupt(format!("a column of {end} bytes")))?;
+        }
         reader.finish()?;
         let mut index = Self {
             kind,
@@ -191,6 +208,7 @@ impl ColumnIndex {
             nulls,
             starts,
             sums,
+            filter_blocks,
             zones,
             mapping,
             packing,
@@ -252,6 +270,16 @@ impl ColumnIndex {
         let start = *self.starts.get(page)?;
         let end = *self.starts.get(page + 1)?;
         Some(start as usize..end as usize)
+    }
+
+    /// Where the pages end, counted from the beginning of the column.
+    pub(crate) fn pages_end(&self) -> usize {
+        self.starts.last().map_or(0, |end| *end as usize)
+    }
+
+    /// Bytes of the whole column: index, pages and filters.
+    pub(crate) fn column_len(&self) -> usize {
+        self.pages_end() + filter::filters_len(self.pages(), self.filter_blocks)
     }
 
     /// What is known of the rows of a page.
@@ -364,6 +392,10 @@ pub(crate) fn write(parts: &Parts<'_>) -> Result<Vec<u8>, CoreError> {
             };
             parts.zones.write(unit, &present, &mut body);
         }
+    }
+    if parts.filter_blocks > 0 {
+        flags |= FILTERS;
+        write_usize(&mut body, parts.filter_blocks);
     }
 
     let mut out = Vec::new();

@@ -3,7 +3,9 @@
 //! [`encode`] makes a byte string of a [`Column`](crate::Column): an *index*, which
 //! [`ColumnIndex::parse`] reads, and the *pages* of [`PAGE_ROWS`] rows each (the last one of the
 //! rest), which [`ColumnIndex::decode`] reads one at a time. The index is small and is kept in
-//! memory; it tells count, NULLs, bounds and sum of every page, and holds what the pages share.
+//! memory; it tells count, NULLs, bounds and sum of every page, and holds what the pages share. Behind
+//! the pages there may be *filters*, which tell by [`ColumnIndex::filter_mask`] what pages may hold a
+//! value.
 //!
 //! `docs/format.md` has the layout byte for byte.
 
@@ -12,6 +14,7 @@ mod codec;
 mod decode;
 mod dictionary;
 mod encode;
+mod filter;
 mod floats;
 mod general;
 mod index;
@@ -35,6 +38,7 @@ mod zones;
 pub use codec::codec_name;
 pub use dictionary::Dictionary;
 pub use encode::{EncodedColumn, encode, encode_pausing};
+pub use filter::ValueHash;
 pub use index::ColumnIndex;
 pub use page::{Page, PageValues};
 pub use select::{RowBits, codes_below, floats_below, floats_up_to, ints_below};
@@ -54,4 +58,23 @@ pub enum Effort {
     Fast,
     /// To be small.
     Small,
+}
+
+/// How a column is to be encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Options {
+    /// What encoding aims at.
+    pub effort: Effort,
+    /// Whether the column gets filters, where they are of use.
+    pub filters: bool,
+}
+
+impl From<Effort> for Options {
+    /// Without filters.
+    fn from(effort: Effort) -> Self {
+        Self {
+            effort,
+            filters: false,
+        }
+    }
 }

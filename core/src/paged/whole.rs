@@ -17,13 +17,13 @@ pub fn decode_all(bytes: &[u8], index_len: usize) -> Result<Column, CoreError> {
         .get(..index_len)
         .ok_or_else(|| CoreError::corrupt("the index is longer than the column"))?;
     let index = ColumnIndex::parse(stored)?;
-    let end = index.page_range(index.pages().wrapping_sub(1));
-    if end.map_or(index_len, |range| range.end) != bytes.len() {
+    if index.column_len() != bytes.len() {
         return Err(CoreError::corrupt(format!(
             "the column has not the {} bytes that its index says",
             bytes.len()
         )));
     }
+    index.check_filters(bytes)?;
     let mut builder = Builder::new(&index);
     let mut page = Page::new();
     for i in 0..index.pages() {

@@ -9,11 +9,14 @@
 //! - bytes: flags (1; bit 0 the min is exact, bit 1 the max is), length (1) and bytes of the min,
 //!   then of the max.
 
+use std::cmp::Ordering;
+
 use super::dictionary::Dictionary;
 use super::floats::to_float;
+use super::layout::Layout;
 use super::unit::Unit;
 use super::varint::{read_i64, read_u64, read_u128, read_usize, write_i64, write_u64, write_u128};
-use super::zone::BOUND_BYTES;
+use super::zone::{BOUND_BYTES, compare_floats};
 use super::{Bounds, Sum};
 use crate::error::CoreError;
 use crate::wire::Reader;
@@ -43,6 +46,58 @@ impl Zones {
                     _ => 0,
                 });
                 size_of_val(zones.as_slice()) + bytes.sum::<usize>()
+            }
+        }
+    }
+
+    /// Whether the bounds of several pages with values overlap nowhere but at their ends: any value is then
+    /// on the pages that have it and within the bounds of one other at most.
+    pub(crate) fn tell_pages_apart(&self, layout: &Layout) -> bool {
+        fn apart<T>(
+            bounds: impl Iterator<Item = (T, T)>,
+            order: impl Fn(&T, &T) -> Ordering,
+            touch: impl Fn(&T, &T) -> bool,
+        ) -> bool {
+            let mut bounds: Vec<(T, T)> = bounds.collect();
+            bounds.sort_by(|(a, to_a), (b, to_b)| order(a, b).then_with(|| order(to_a, to_b)));
+            let mut pairs = bounds.iter().zip(bounds.iter().skip(1));
+            bounds.len() > 1
+                && pairs.all(|((_, end), (start, _))| match order(end, start) {
+                    Ordering::Less => true,
+                    Ordering::Equal => touch(end, start),
+                    Ordering::Greater => false,
+                })
+        }
+        let filled = |page: usize| layout.pages.get(page).is_some_and(|p| p.nulls < p.rows);
+        match self {
+            Self::Ints(zones) => {
+                let bounds = zones.iter().map(|(min, max, _)| (*min, *max));
+                let bounds = bounds.enumerate().filter(|(page, _)| filled(*page));
+                apart(bounds.map(|(_, bounds)| bounds), i64::cmp, |_, _| true)
+            }
+            Self::Codes(zones) => {
+                let bounds = zones.iter().copied().enumerate();
+                let bounds = bounds.filter(|(page, _)| filled(*page));
+                apart(bounds.map(|(_, bounds)| bounds), u32::cmp, |_, _| true)
+            }
+            Self::Floats(zones) => {
+                let bounds = zones.iter().map(|(min, max, _)| (*min, *max));
+                let bounds = bounds.enumerate().filter(|(page, _)| filled(*page));
+                let order = |a: &f64, b: &f64| compare_floats(*a, *b);
+                apart(bounds.map(|(_, bounds)| bounds), order, |_, _| true)
+            }
+            Self::Bytes(zones) => {
+                let bounds = zones.iter().filter_map(|bounds| match bounds {
+                    Bounds::Bytes {
+                        min,
+                        max,
+                        min_exact,
+                        max_exact,
+                    } => Some(((min, *min_exact), (max, *max_exact))),
+                    _ => None,
+                });
+                // Bounds that were cut may be equal where values are not.
+                apart(bounds, |a, b| a.0.cmp(b.0), |end, start| end.1 && start.1)
             }
         }
     }

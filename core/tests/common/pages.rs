@@ -273,8 +273,8 @@ pub fn more_textures(rows: usize) -> Vec<(&'static str, Values)> {
     ]
 }
 
-/// Small encoded columns of every kind and encoding, with and without NULLs: bytes and length of
-/// the index.
+/// Small encoded columns of every kind and encoding, with and without NULLs, with and without
+/// filters: bytes and length of the index.
 pub fn samples() -> Vec<(Vec<u8>, usize)> {
     samples_of(&EFFORTS)
 }
@@ -288,8 +288,12 @@ pub fn samples_of(efforts: &[Effort]) -> Vec<(Vec<u8>, usize)> {
                 for effort in efforts {
                     let values = values.clone();
                     let validity = validity.clone();
-                    let encoded = encode(&Column { validity, values }, *effort).unwrap();
-                    samples.push((encoded.bytes, encoded.index_len as usize));
+                    let column = Column { validity, values };
+                    for filters in [false, true] {
+                        let effort = *effort;
+                        let encoded = encode(&column, Options { effort, filters }).unwrap();
+                        samples.push((encoded.bytes, encoded.index_len as usize));
+                    }
                 }
             }
         }
@@ -297,6 +301,38 @@ pub fn samples_of(efforts: &[Effort]) -> Vec<(Vec<u8>, usize)> {
     samples.sort();
     samples.dedup();
     samples
+}
+
+/// Columns of several pages, with filters: bytes and length of the index.
+pub fn filtered_samples() -> Vec<(Vec<u8>, usize)> {
+    let noise = noise(2_100);
+    let mut texts: Vec<String> = noise.iter().map(|n| format!("{:x}", n % 999)).collect();
+    texts[1_024..2_048].fill("one".into());
+    let columns = [
+        Column {
+            validity: None,
+            values: Values::I64(noise.iter().map(|n| n.cast_signed()).collect()),
+        },
+        Column {
+            validity: validity(2_100, |i| i < 1_024 || i % 7 == 0),
+            values: bytes_of(texts),
+        },
+    ];
+    let options = |effort| Options {
+        effort,
+        filters: true,
+    };
+    columns
+        .iter()
+        .flat_map(|column| EFFORTS.map(|effort| encode(column, options(effort)).unwrap()))
+        .map(|encoded| (encoded.bytes, encoded.index_len as usize))
+        .collect()
+}
+
+/// Where the pages of a column are.
+pub fn pages_of(index: &ColumnIndex, index_len: usize) -> std::ops::Range<usize> {
+    let last = index.page_range(index.pages().wrapping_sub(1));
+    index_len..last.map_or(index_len, |range| range.end)
 }
 
 /// Puts the right checksum behind an index.

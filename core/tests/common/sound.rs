@@ -1,7 +1,34 @@
 //! Whether a page of stored bytes that anybody may have written hangs together. The fuzz targets use it too.
 
 use varve_core::Kind;
-use varve_core::paged::{ColumnIndex, Page, PageValues};
+use varve_core::paged::{ColumnIndex, Page, PageValues, ValueHash};
+
+/// Filters must be refused, or tell of pages that there are. How many pieces were asked, and how many told.
+pub fn check_filters(index: &ColumnIndex, column: &[u8]) -> (usize, usize) {
+    let (mut asked, mut told) = (0, 0);
+    for value in 0..64 {
+        for hash in [
+            ValueHash::of_int(value),
+            ValueHash::of_bytes(&[value as u8]),
+        ] {
+            let Some(range) = index.filter_range(hash) else {
+                assert!(!index.has_filters());
+                assert!(index.filter_mask(hash, column).is_err());
+                continue;
+            };
+            let bytes = column.get(range).unwrap_or_default();
+            asked += 1;
+            if let Ok(mask) = index.filter_mask(hash, bytes) {
+                assert_eq!(mask.checked_shr(index.pages() as u32).unwrap_or(0), 0);
+                told += 1;
+            }
+            let shorter = bytes.split_last().map_or(bytes, |(_, rest)| rest);
+            assert!(index.filter_mask(hash, shorter).is_err());
+            assert!(index.filter_mask(hash, &[bytes, &[0]].concat()).is_err());
+        }
+    }
+    (asked, told)
+}
 
 /// A page must not decode, or hang together.
 pub fn check_page(index: &ColumnIndex, i: usize, stored: &[u8], page: &mut Page) -> bool {

@@ -6,11 +6,12 @@
 )]
 
 use std::path::Path;
-use varve_core::paged::{ColumnIndex, codec_name};
+use varve_core::paged::{ColumnIndex, Effort, codec_name};
 use varve_core::{Bitmap, ColumnEntry, Kind, SegmentHeader, segment_sha256};
 use varve_fuzz::joined;
 
 const COLUMNS: &str = include_str!("../../../core/tests/golden/column-v2.txt");
+const FILTERS: &str = include_str!("../../../core/tests/golden/column-v2-filters.txt");
 const HEADER: &str = include_str!("../../../core/tests/golden/header-v2.txt");
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -37,7 +38,7 @@ fn main() {
     });
     let writer = Writer(Path::new(&directory));
     writer.write("header", 0, &unhex(HEADER.trim()));
-    for (n, line) in COLUMNS.lines().enumerate() {
+    for (n, line) in COLUMNS.lines().chain(FILTERS.lines()).enumerate() {
         let mut fields = line.split('\t').skip(2);
         let index_len: usize = fields.next().unwrap().parse().unwrap();
         let bytes = unhex(fields.next().unwrap());
@@ -91,6 +92,7 @@ fn segment(writer: &Writer<'_>, n: usize, index: &ColumnIndex, index_len: usize,
         raw_bytes: 8 * u64::from(rows),
         location: 1,
         siblings: 1,
+        effort: Effort::Fast,
     };
     let header = header.to_bytes().unwrap();
     writer.write("header", n, &header);
