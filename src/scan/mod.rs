@@ -1,6 +1,7 @@
 //! Reading frozen chunks by columns: planner hooks and executor nodes.
 //!
-//! - [`plan`]: when a columnar scan is offered to the planner, and what it costs.
+//! - [`plan`]: when a columnar scan is offered to the planner; [`inner`]: as the inner side of nested loops; [`estimate`]:
+//!   what it reads.
 //! - [`node`], [`parallel`], [`delta`], [`explain`]: the scan node; [`order`], [`ordered`]: rows in an order.
 //! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
 //! - [`agg`]: grouping and aggregating.
@@ -9,9 +10,11 @@
 pub mod agg;
 pub mod columns;
 pub mod delta;
+pub mod estimate;
 pub mod eval;
 pub mod explain;
 pub mod filter;
+pub mod inner;
 pub mod node;
 pub mod order;
 pub mod ordered;

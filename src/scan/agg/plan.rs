@@ -10,8 +10,8 @@ use super::spec::{self, Aggregate, Key};
 use crate::am::cache;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{guard, list, snapshot};
+use crate::scan::estimate::Estimate;
 use crate::scan::filter::{Compiled, Scope};
-use crate::scan::plan::Estimate;
 use pgrx::pg_sys;
 use std::ffi::c_void;
 
@@ -392,7 +392,7 @@ unsafe fn chunks(
         if !rte.inh {
             let natts = i32::from(input.max_attr);
             let map = (1..=natts).collect();
-            let (chunk, is_frozen) = chunk(input, rte.relid, map, filters)?;
+            let (chunk, is_frozen) = chunk(root, input, rte.relid, map, filters)?;
             frozen |= is_frozen;
             found.push(chunk);
         } else {
@@ -425,7 +425,8 @@ unsafe fn chunks(
                         pg_sys::adjust_appendrel_attrs(root, f.cast(), 1, infos.as_mut_ptr()).cast()
                     })
                     .collect();
-                let (chunk, is_frozen) = chunk(&mut *child, child_rte.relid, map, translated)?;
+                let (chunk, is_frozen) =
+                    chunk(root, &mut *child, child_rte.relid, map, translated)?;
                 frozen |= is_frozen;
                 found.push(chunk);
             }
@@ -437,6 +438,7 @@ unsafe fn chunks(
 /// # Safety
 /// The planner's own nodes.
 unsafe fn chunk(
+    root: *mut pg_sys::PlannerInfo,
     rel: &mut pg_sys::RelOptInfo,
     oid: pg_sys::Oid,
     map: Vec<i32>,
@@ -481,7 +483,7 @@ unsafe fn chunk(
         let mut pieces = f64::from(blocks / 64);
         match &directory {
             Some(directory) => {
-                let estimate = Estimate::new(rel, directory, blocks);
+                let estimate = Estimate::new(root, rel, directory, blocks, std::ptr::null());
                 cost += estimate.pages * estimate.columns * 0.2 * pg_sys::seq_page_cost;
                 pages += estimate.pages * estimate.columns;
                 pieces += (estimate.pages / PAGES_OF_SEGMENT).ceil();
