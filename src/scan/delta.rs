@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 pub struct Delta {
     rel: pg_sys::Relation,
     scan: pg_sys::TableScanDesc,
+    untouched: bool,
 }
 
 impl Delta {
@@ -24,7 +25,16 @@ impl Delta {
         }
         let none = std::ptr::null_mut();
         let scan = heap_call!(scan_begin(rel, snapshot, 0, none, shared, flags));
-        Delta { rel, scan }
+        Delta {
+            rel,
+            scan,
+            untouched: true,
+        }
+    }
+
+    /// Whether nothing was asked of it since it began, or was started over.
+    pub fn untouched(&self) -> bool {
+        self.untouched
     }
 
     /// Puts the next row, forward or backward, into a slot of heap's kind; `false` at the end.
@@ -34,6 +44,7 @@ impl Delta {
         } else {
             pg_sys::ScanDirection::BackwardScanDirection
         };
+        self.untouched = false;
         let scan = self.scan;
         let found = heap_call!(scan_getnextslot(scan, direction, slot));
         if found {
@@ -45,6 +56,7 @@ impl Delta {
 
     /// Starts over.
     pub fn rescan(&mut self) {
+        self.untouched = true;
         let (scan, none) = (self.scan, std::ptr::null_mut());
         heap_call!(scan_rescan(scan, none, false, false, false, false));
     }

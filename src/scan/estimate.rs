@@ -108,7 +108,7 @@ impl Estimate {
                     let mut zone = |attnum: i16| {
                         segment
                             .column(i32::from(attnum))
-                            .map(|(entry, _)| entry.summary.clone())
+                            .map(|(entry, _)| &entry.summary)
                     };
                     eval::verdict(filter, values, &mut zone) != Verdict::Never
                 })

@@ -3,6 +3,7 @@
 use super::columns::{Columns, Stored};
 use super::filter::Filter;
 use crate::am::zone::{Comparison, Probe, Verdict, float_order, judge};
+use std::borrow::Borrow;
 use std::cmp::Ordering;
 use varve_core::paged::{Dictionary, PAGE_ROWS, Page, PageValues, Zone};
 
@@ -52,10 +53,10 @@ pub fn probe_order(a: &Probe, b: &Probe) -> Ordering {
 }
 
 /// What zones say of a filter. [`Verdict::Always`] means every row of the zones, NULLs included.
-pub fn verdict(
+pub fn verdict<Z: Borrow<Zone>>(
     filter: &Filter,
     values: &[Resolved],
-    zone: &mut impl FnMut(i16) -> Option<Zone>,
+    zone: &mut impl FnMut(i16) -> Option<Z>,
 ) -> Verdict {
     match filter {
         Filter::Compare {
@@ -64,19 +65,20 @@ pub fn verdict(
             value,
         } => match values.get(*value) {
             Some(Resolved::One(probe)) => zone(*attnum).map_or(Verdict::Maybe, |z| {
-                all_rows(&z, judge(&z, *comparison, probe))
+                all_rows(z.borrow(), judge(z.borrow(), *comparison, probe))
             }),
             Some(Resolved::Null) => Verdict::Never,
             _ => Verdict::Maybe,
         },
         Filter::In { attnum, value } => match values.get(*value) {
             Some(Resolved::Many(probes)) => {
-                zone(*attnum).map_or(Verdict::Maybe, |z| in_list(&z, probes))
+                zone(*attnum).map_or(Verdict::Maybe, |z| in_list(z.borrow(), probes))
             }
             Some(Resolved::Null) => Verdict::Never,
             _ => Verdict::Maybe,
         },
         Filter::Null { attnum, wanted } => zone(*attnum).map_or(Verdict::Maybe, |z| {
+            let z = z.borrow();
             let matching = if *wanted { z.nulls } else { z.rows - z.nulls };
             match matching {
                 0 => Verdict::Never,
@@ -97,7 +99,7 @@ pub fn page_verdict(
 ) -> Result<Verdict, String> {
     let mut failed = Ok(());
     let said = verdict(filter, values, &mut |attnum| {
-        columns.zone(attnum).unwrap_or_else(|e| {
+        columns.page_zone(attnum).unwrap_or_else(|e| {
             failed = Err(e);
             None
         })
@@ -126,10 +128,10 @@ fn in_list(zone: &Zone, probes: &[Probe]) -> Verdict {
 }
 
 /// AND or OR: `decides` ends it, `neutral` is what it is where no part is another.
-fn combine(
+fn combine<Z: Borrow<Zone>>(
     parts: &[Filter],
     values: &[Resolved],
-    zone: &mut impl FnMut(i16) -> Option<Zone>,
+    zone: &mut impl FnMut(i16) -> Option<Z>,
     decides: Verdict,
     neutral: Verdict,
 ) -> Verdict {

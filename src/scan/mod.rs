@@ -5,7 +5,7 @@
 //! - [`node`], [`parallel`], [`delta`], [`explain`]: the scan node; [`order`], [`ordered`]: rows in an order.
 //! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
 //! - [`agg`]: grouping and aggregating.
-//! - [`pages`], [`columns`]: the pages that may hold rows of a query, and their columns.
+//! - [`pages`], [`narrow`], [`columns`]: the pages that may hold rows of a query, and their columns.
 
 pub mod agg;
 pub mod columns;
@@ -15,6 +15,7 @@ pub mod eval;
 pub mod explain;
 pub mod filter;
 pub mod inner;
+pub mod narrow;
 pub mod node;
 pub mod order;
 pub mod ordered;
