@@ -233,6 +233,7 @@ unsafe fn by_order(
         1.0
     };
     let mut share = 1.0;
+    let mut least = all;
     for attnum in &first.header.order {
         let attnum = *attnum as i16;
         let holding = || conditions.iter().filter(move |c| c.hold(attnum).is_some());
@@ -240,19 +241,21 @@ unsafe fn by_order(
             // SAFETY: by contract.
             runs *= unsafe { distinct(root, rel, attnum) };
             if runs >= all {
-                return all;
+                break;
             }
             continue;
         }
         // SAFETY: by contract.
         share *= unsafe { selectivity(root, rel, holding()) };
         let pinned = holding().filter(|c| c.hold(attnum) == Some(Hold::Pinned));
-        match pinned.map(Condition::values).reduce(f64::min) {
-            Some(values) => runs *= values,
-            None => break,
+        let values = pinned.map(Condition::values).reduce(f64::min);
+        runs *= values.unwrap_or(1.0);
+        least = least.min(all * share + runs);
+        if values.is_none() {
+            break;
         }
     }
-    (all * share + runs).min(all)
+    least
 }
 
 /// About how many values a column has.
