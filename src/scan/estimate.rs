@@ -24,8 +24,8 @@ pub struct Estimate {
     pub columns: f64,
     /// Blocks of the delta.
     pub delta_blocks: f64,
-    /// Headers of segments and zones of pages to ask, each by all conditions.
-    pub asked: f64,
+    /// Headers of segments, zones of pages and rows of the delta to test, times conditions.
+    pub tests: f64,
 }
 
 /// A condition that is evaluated on zones and pages.
@@ -125,17 +125,16 @@ impl Estimate {
             };
             pages = pages.min((all * share * 2.0).max(1.0));
         }
-        let asked = if conditions.is_empty() {
-            0.0
-        } else {
-            directory.len() as f64 + pages
-        };
+        let frozen: u64 = directory.iter().map(|s| s.live_at_birth()).sum();
+        let delta_rows = (rel.tuples - frozen as f64).max(0.0);
+        let tests =
+            |zones: f64| (directory.len() as f64 + zones + delta_rows) * conditions.len() as f64;
         let mut estimate = Estimate {
             pages,
             // SAFETY: the relation's target list.
             columns: unsafe { list::cells((*rel.reltarget).exprs).len() as f64 }.max(1.0),
             delta_blocks: f64::from(delta_blocks),
-            asked,
+            tests: tests(pages),
         };
         if known.len() < conditions.len() {
             // SAFETY: by contract.
@@ -148,7 +147,7 @@ impl Estimate {
                 // Segments that are read have their pages' zones asked.
                 let segments = (narrow / PAGES_OF_SEGMENT).ceil().max(1.0);
                 let zones = (segments * PAGES_OF_SEGMENT).min(pages);
-                estimate.asked = directory.len() as f64 + zones;
+                estimate.tests = tests(zones);
             }
         }
         estimate

@@ -206,7 +206,8 @@ impl Pages {
                     .column(i32::from(narrow.attnum))?;
                 Some(&column.0.summary)
             };
-            self.within = narrow.range(self.directory.len(), zone, &self.values);
+            let within = narrow.range(self.directory.len(), zone, &self.values);
+            self.within = if within.is_empty() { 0..0 } else { within };
         }
     }
 

@@ -240,7 +240,7 @@ unsafe fn cost(
         let io = (estimate.pages * estimate.columns * 0.5 + estimate.delta_blocks)
             * pg_sys::seq_page_cost;
         let cpu = rows * (pg_sys::cpu_tuple_cost + rel.baserestrictcost.per_tuple)
-            + (estimate.pages * 16.0 + estimate.asked) * pg_sys::cpu_operator_cost;
+            + (estimate.pages * 16.0 + estimate.tests) * pg_sys::cpu_operator_cost;
         let divisor = if workers > 0 { divisor(workers) } else { 1.0 };
         path.path.rows = pg_sys::clamp_row_est(rows / divisor);
         path.path.startup_cost = rel.baserestrictcost.startup + target.startup;
