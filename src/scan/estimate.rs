@@ -16,6 +16,9 @@ const ELEMENTS: f64 = 10.0;
 /// Pages of a full segment.
 const PAGES_OF_SEGMENT: f64 = 64.0;
 
+/// The part of a delta's cost that each run of a scan bears, where the delta is read once for many runs.
+const DELTA_AGAIN: f64 = 0.1;
+
 /// What a scan is expected to do.
 pub struct Estimate {
     /// Pages of segments to read.
@@ -126,14 +129,25 @@ impl Estimate {
             pages = pages.min((all * share * 2.0).max(1.0));
         }
         let frozen: u64 = directory.iter().map(|s| s.live_at_birth()).sum();
-        let delta_rows = (rel.tuples - frozen as f64).max(0.0);
+        let leading = directory.first().and_then(|s| s.header.order.first());
+        let by_value =
+            leading.is_some_and(|a| conditions.iter().any(|c| c.hold(*a as i16).is_some()));
+        // SAFETY: reads a setting.
+        let memory = unsafe { pg_sys::work_mem } as f64 * 1024.0 / f64::from(pg_sys::BLCKSZ);
+        // Scans that start over and over find rows of the delta by their value, once they are in memory.
+        let delta_share = if by_value && !param.is_null() && f64::from(delta_blocks) < memory {
+            DELTA_AGAIN
+        } else {
+            1.0
+        };
+        let delta_rows = (rel.tuples - frozen as f64).max(0.0) * delta_share;
         let tests =
             |zones: f64| (directory.len() as f64 + zones + delta_rows) * conditions.len() as f64;
         let mut estimate = Estimate {
             pages,
             // SAFETY: the relation's target list.
             columns: unsafe { list::cells((*rel.reltarget).exprs).len() as f64 }.max(1.0),
-            delta_blocks: f64::from(delta_blocks),
+            delta_blocks: f64::from(delta_blocks) * delta_share,
             tests: tests(pages),
         };
         if known.len() < conditions.len() {

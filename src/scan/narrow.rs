@@ -1,9 +1,10 @@
 //! Where in a sorted row of zones the rows of a query can be: found by halving, not by asking each.
 
-use super::eval::Resolved;
+use super::eval::{Resolved, probe_order};
 use super::filter::Filter;
-use crate::am::zone::{Comparable, Comparison, Verdict, judge, of_attribute};
+use crate::am::zone::{Comparable, Comparison, Probe, Verdict, judge, of_attribute};
 use pgrx::pg_sys;
+use std::cmp::Ordering;
 use std::ops::Range;
 use varve_core::paged::Zone;
 
@@ -13,23 +14,55 @@ pub struct Narrow {
     pub attnum: i16,
     /// What is compared, and with which value.
     conditions: Vec<(Comparison, usize)>,
+    /// Whether zones have the order of the column.
+    ordered: bool,
 }
 
 impl Narrow {
-    /// For scans under `filters`; `None` where no filter bounds the column, or zones do not have its order.
+    /// For scans under `filters`; `None` where no filter bounds the column.
     pub fn new(
         filters: &[Filter],
         attnum: i16,
         attr: &pg_sys::FormData_pg_attribute,
     ) -> Option<Self> {
-        if of_attribute(attr).0 != Comparable::Order {
-            return None;
-        }
         let mut conditions = Vec::new();
         filters
             .iter()
             .for_each(|f| collect(f, attnum, &mut conditions));
-        (!conditions.is_empty()).then_some(Narrow { attnum, conditions })
+        (!conditions.is_empty()).then_some(Narrow {
+            attnum,
+            conditions,
+            ordered: of_attribute(attr).0 == Comparable::Order,
+        })
+    }
+
+    /// Which of some rows may satisfy the conditions, by their values of the column, which are sorted as probes are.
+    pub fn window<T>(&self, rows: &[(Probe, T)], values: &[Resolved]) -> Range<usize> {
+        let mut found = 0..rows.len();
+        for (comparison, value) in &self.conditions {
+            let Some(Resolved::One(probe)) = values.get(*value) else {
+                return 0..0;
+            };
+            let order = |at: usize| {
+                rows.get(at)
+                    .map_or(Ordering::Equal, |(v, _)| probe_order(v, probe))
+            };
+            match comparison {
+                Comparison::Greater => found.start = first(found.clone(), |at| order(at).is_gt()),
+                Comparison::Equal | Comparison::GreaterEqual => {
+                    found.start = first(found.clone(), |at| order(at).is_ge());
+                }
+                _ => {}
+            }
+            match comparison {
+                Comparison::Less => found.end = first(found.clone(), |at| order(at).is_ge()),
+                Comparison::Equal | Comparison::LessEqual => {
+                    found.end = first(found.clone(), |at| order(at).is_gt());
+                }
+                _ => {}
+            }
+        }
+        found
     }
 
     /// Which of `count` zones may have rows of the query. They must be [`ascending`](crate::am::zone::ascending).
@@ -40,6 +73,9 @@ impl Narrow {
         values: &[Resolved],
     ) -> Range<usize> {
         let mut found = 0..count;
+        if !self.ordered {
+            return found;
+        }
         for (comparison, value) in &self.conditions {
             let Some(Resolved::One(probe)) = values.get(*value) else {
                 // Nothing compares with NULL.

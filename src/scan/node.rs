@@ -61,8 +61,6 @@ pub struct Run {
     position: Position,
     batch: Option<Batch>,
     delta: Option<Delta>,
-    /// Whether a scan of the whole delta found no row: another under the same snapshot finds none.
-    delta_empty: bool,
     delta_slot: *mut pg_sys::TupleTableSlot,
     /// Set where rows leave in an order.
     ordered: Option<Ordered>,
@@ -181,7 +179,6 @@ unsafe extern "C-unwind" fn begin(
                 position: Position::Start,
                 batch: None,
                 delta: None,
-                delta_empty: false,
                 delta_slot,
                 ordered,
                 delta_removed: 0,
@@ -413,9 +410,6 @@ impl Run {
     }
 
     fn next_of_delta(&mut self, node: &mut Node, forward: bool) -> bool {
-        if self.delta_empty {
-            return false;
-        }
         let (rel, snapshot) = (self.rel, self.snapshot);
         let shared = self.shared;
         let delta = self.delta.get_or_insert_with(|| {
@@ -423,9 +417,10 @@ impl Run {
             Delta::begin(rel, snapshot, heap)
         });
         let slot = node.css.ss.ss_ScanTupleSlot;
-        let mut any = !delta.untouched();
+        if delta.untouched() {
+            delta.expect(self.pages.as_ref().and_then(Pages::narrow), self.delta_slot);
+        }
         while delta.next(self.delta_slot, forward) {
-            any = true;
             // SAFETY: both slots have the relation's row shape.
             unsafe {
                 copy_row(self.delta_slot, slot);
@@ -442,7 +437,6 @@ impl Run {
             }
             pgrx::check_for_interrupts!();
         }
-        self.delta_empty = !any && forward && shared.is_none();
         false
     }
 

@@ -211,6 +211,11 @@ impl Pages {
         }
     }
 
+    /// The conditions on the column that segments are sorted by, and the values of this run.
+    pub fn narrow(&self) -> Option<(&Narrow, &[Resolved])> {
+        Some((self.narrow.as_ref()?, &self.values))
+    }
+
     /// Goes behind the last page.
     pub fn end(&mut self) {
         self.at = At::End;
