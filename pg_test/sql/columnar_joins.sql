@@ -179,5 +179,16 @@ SELECT n, c.* FROM queries, compare(query) c WHERE query NOT LIKE '%FULL JOIN%' 
 SET timescaledb.enable_chunk_append = off;
 SELECT n, c.rows, c.same FROM queries, compare(query) c WHERE query NOT LIKE '%FULL JOIN%' ORDER BY n;
 RESET ALL;
+SET search_path = columnar_joins, public;
+
+-- OIDs above 2^31.
+CREATE TABLE oids (o oid PRIMARY KEY, n int);
+INSERT INTO oids SELECT i, i % 7 FROM generate_series(3999999900, 4000000100) i;
+SELECT varve.enable('oids');
+SELECT testing.freeze('oids');
+SELECT * FROM oids WHERE o = 4000000000;
+SELECT * FROM oids WHERE o IN (4000000001, 5) AND n >= 0;
+SELECT count(*) FROM generate_series(3999999990, 4000000010) i JOIN oids ON o = i::oid;
+SELECT testing.error('INSERT INTO oids VALUES (4000000000, 1)');
 SET client_min_messages = warning;
 DROP SCHEMA columnar_joins CASCADE;

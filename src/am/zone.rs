@@ -32,6 +32,8 @@ pub enum Comparable {
 pub enum ProbeKind {
     /// [`Probe::Int`]
     Int,
+    /// [`Probe::Int`] of an OID, whose datums come with the upper half zero, or (from a row) filled with its sign.
+    Oid,
     /// [`Probe::Float`] of a float4.
     Float4,
     /// [`Probe::Float`] of a float8.
@@ -56,7 +58,8 @@ pub fn comparable(typ: pg_sys::Oid, collation: pg_sys::Oid) -> (Comparable, Opti
         | pg_sys::TIMESTAMPTZOID
         | pg_sys::BOOLOID
         | pg_sys::MONEYOID => (Comparable::Order, Some(ProbeKind::Int)),
-        pg_sys::OIDOID | pg_sys::CHAROID => (Comparable::Equality, Some(ProbeKind::Int)),
+        pg_sys::OIDOID => (Comparable::Equality, Some(ProbeKind::Oid)),
+        pg_sys::CHAROID => (Comparable::Equality, Some(ProbeKind::Int)),
         pg_sys::FLOAT4OID => (Comparable::Order, Some(ProbeKind::Float4)),
         pg_sys::FLOAT8OID => (Comparable::Order, Some(ProbeKind::Float8)),
         pg_sys::UUIDOID => (Comparable::Order, Some(ProbeKind::Fixed(16))),
@@ -65,7 +68,7 @@ pub fn comparable(typ: pg_sys::Oid, collation: pg_sys::Oid) -> (Comparable, Opti
             (text_comparable(collation), Some(ProbeKind::Varlena))
         }
         // SAFETY: a syscache look-up.
-        _ if unsafe { pg_sys::type_is_enum(base) } => (Comparable::Equality, Some(ProbeKind::Int)),
+        _ if unsafe { pg_sys::type_is_enum(base) } => (Comparable::Equality, Some(ProbeKind::Oid)),
         _ => (Comparable::No, None),
     }
 }
@@ -94,6 +97,7 @@ impl ProbeKind {
     pub unsafe fn probe(self, datum: pg_sys::Datum) -> Probe {
         match self {
             ProbeKind::Int => Probe::Int(datum.value() as i64),
+            ProbeKind::Oid => Probe::Int((datum.value() as i32).into()),
             ProbeKind::Float4 => Probe::Float(f32::from_bits(datum.value() as u32).into()),
             ProbeKind::Float8 => Probe::Float(f64::from_bits(datum.value() as u64)),
             // SAFETY: by contract.
