@@ -492,13 +492,17 @@ pub fn positions(bits: &eval::Bits) -> Vec<u16> {
     rows
 }
 
-/// Makes a virtual slot hold the values of another slot's row, which must outlive it.
+/// Makes a virtual slot hold the values of another slot's row, which must outlive it or be copied (`ExecMaterializeSlot`, which
+/// does nothing for a slot that says its values are its own already).
 ///
 /// # Safety
 /// Both slots have the same number of attributes; `to` is virtual.
 pub unsafe fn copy_row(from: *mut pg_sys::TupleTableSlot, to: *mut pg_sys::TupleTableSlot) {
     // SAFETY: by contract.
     unsafe {
+        if (*to).tts_flags & pg_sys::TTS_FLAG_SHOULDFREE as u16 != 0 {
+            pg_sys::ExecClearTuple(to);
+        }
         let natts = relation::natts((*to).tts_tupleDescriptor);
         pg_sys::slot_getsomeattrs_int(from, natts as i32);
         ptr::copy_nonoverlapping((*from).tts_values, (*to).tts_values, natts);
