@@ -117,6 +117,19 @@ COMMIT;
 WITH changed AS (UPDATE m SET v = -1 WHERE (sym, ts) IN (SELECT sym, ts FROM m WHERE i = 3 ORDER BY sym, ts LIMIT 10) RETURNING sym, ts)
 SELECT * FROM changed ORDER BY sym, ts;
 SELECT count(*), count(*) FILTER (WHERE v = -1) FROM m;
+-- Rows of the delta that are sorted on disk.
+CREATE TABLE late (k text COLLATE "C" NOT NULL, n int NOT NULL, note text, PRIMARY KEY (k, n));
+INSERT INTO late SELECT 'a' || i % 10, i, md5(i::text) FROM generate_series(1, 2000) i;
+SELECT varve.enable('late', order_by => '{k,n}');
+SELECT varve.set_tier('late', 'warm');
+INSERT INTO late SELECT 'b' || i % 10, i, md5(i::text) FROM generate_series(1, 5000) i;
+SET work_mem = '64kB';
+SET enable_sort = off;
+SELECT count(*), count(*) FILTER (WHERE note = md5(n::text)) FROM (SELECT * FROM late ORDER BY k, n OFFSET 0) s;
+SELECT count(*), count(*) FILTER (WHERE note = md5(n::text)) FROM (SELECT * FROM late ORDER BY k DESC, n DESC OFFSET 0) s;
+SELECT count(*), count(*) FILTER (WHERE note = md5(n::text)) FROM (SELECT DISTINCT ON (k) * FROM late ORDER BY k, n DESC) s;
+RESET work_mem;
+RESET enable_sort;
 
 SET client_min_messages = warning;
 DROP SCHEMA columnar CASCADE;
