@@ -2,13 +2,14 @@
 //!
 //! - [`plan`]: when a columnar scan is offered to the planner; [`inner`]: as the inner side of nested loops; [`estimate`]:
 //!   what it reads.
-//! - [`node`], [`parallel`], [`delta`], [`explain`]: the scan node; [`order`], [`ordered`]: rows in an order.
+//! - [`node`], [`parallel`], [`delta`], [`counters`], [`explain`]: the scan node; [`order`], [`ordered`]: rows in an order.
 //! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
 //! - [`agg`]: grouping and aggregating.
 //! - [`pages`], [`narrow`], [`columns`]: the pages that may hold rows of a query, and their columns.
 
 pub mod agg;
 pub mod columns;
+pub mod counters;
 pub mod delta;
 pub mod estimate;
 pub mod eval;

@@ -1,6 +1,7 @@
 //! The pages of a table's segments that may hold rows of a query, one after the other.
 
 use super::columns::Columns;
+pub use super::counters::{COUNTED, Counters};
 use super::eval::{self, Bits, NO_ROWS, Resolved};
 use super::filter::Filter;
 use super::narrow::Narrow;
@@ -15,71 +16,6 @@ use std::ops::Range;
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
 use varve_core::paged::{Bounds, PAGE_ROWS};
-
-/// What a scan did, for EXPLAIN.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Counters {
-    /// Segments of which a page was read.
-    pub segments_read: u64,
-    /// Segments that their headers kept out.
-    pub segments_skipped: u64,
-    /// Pages of which a column was decoded or that were taken by their zones alone.
-    pub pages_read: u64,
-    /// Pages that their zones kept out.
-    pub pages_skipped: u64,
-    /// Frozen rows that conditions on pages kept out.
-    pub rows_removed: u64,
-    /// Columns of pages that were decoded.
-    pub columns_decoded: u64,
-}
-
-/// How many numbers [`Counters`] has.
-pub const COUNTED: usize = 6;
-
-impl From<[u64; COUNTED]> for Counters {
-    fn from(numbers: [u64; COUNTED]) -> Self {
-        let [
-            segments_read,
-            segments_skipped,
-            pages_read,
-            pages_skipped,
-            rows_removed,
-            columns_decoded,
-        ] = numbers;
-        Counters {
-            segments_read,
-            segments_skipped,
-            pages_read,
-            pages_skipped,
-            rows_removed,
-            columns_decoded,
-        }
-    }
-}
-
-impl Counters {
-    /// As numbers, for another process.
-    pub fn numbers(&self) -> [u64; COUNTED] {
-        [
-            self.segments_read,
-            self.segments_skipped,
-            self.pages_read,
-            self.pages_skipped,
-            self.rows_removed,
-            self.columns_decoded,
-        ]
-    }
-
-    /// Adds what another process counted.
-    pub fn add(&mut self, other: &Counters) {
-        self.segments_read += other.segments_read;
-        self.segments_skipped += other.segments_skipped;
-        self.pages_read += other.pages_read;
-        self.pages_skipped += other.pages_skipped;
-        self.rows_removed += other.rows_removed;
-        self.columns_decoded += other.columns_decoded;
-    }
-}
 
 /// Rows of one page.
 pub struct Selection {
