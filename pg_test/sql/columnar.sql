@@ -123,6 +123,19 @@ SET work_mem = '64kB';
 SELECT count(*), md5(string_agg(m::text, ',')) FROM (SELECT * FROM m WHERE sym < 'S004' ORDER BY sym, ts) m;
 SELECT count(*), md5(string_agg(m::text, ',')) FROM (SELECT DISTINCT ON (sym) * FROM m ORDER BY sym, ts DESC) m;
 RESET work_mem;
+-- Rows of the delta that are sorted on disk.
+CREATE TABLE late (k text COLLATE "C" NOT NULL, n int NOT NULL, note text, PRIMARY KEY (k, n));
+INSERT INTO late SELECT 'a' || i % 10, i, md5(i::text) FROM generate_series(1, 2000) i;
+SELECT varve.enable('late', order_by => '{k,n}');
+SELECT varve.set_tier('late', 'warm');
+INSERT INTO late SELECT 'b' || i % 10, i, md5(i::text) FROM generate_series(1, 5000) i;
+SET work_mem = '64kB';
+SET enable_sort = off;
+SELECT count(*), count(*) FILTER (WHERE note = md5(n::text)) FROM (SELECT * FROM late ORDER BY k, n OFFSET 0) s;
+SELECT count(*), count(*) FILTER (WHERE note = md5(n::text)) FROM (SELECT * FROM late ORDER BY k DESC, n DESC OFFSET 0) s;
+SELECT count(*), count(*) FILTER (WHERE note = md5(n::text)) FROM (SELECT DISTINCT ON (k) * FROM late ORDER BY k, n DESC) s;
+RESET work_mem;
+RESET enable_sort;
 
 SET client_min_messages = warning;
 DROP SCHEMA columnar CASCADE;

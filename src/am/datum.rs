@@ -1,10 +1,14 @@
 //! Decoded columns as PostgreSQL's datums.
 
+use super::zone;
 use pgrx::pg_sys;
-use std::cell::RefCell;
+use std::borrow::Borrow;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use varve_core::column::{Column, Kind, Values};
-use varve_core::paged::{ColumnIndex, Dictionary, Page, PageValues};
+use varve_core::paged::{
+    BOUND_BYTES, Bounds, ColumnIndex, Dictionary, Page, PageValues, Sum, Zone,
+};
 
 /// Rows of a column as datums. References point into the column itself or into its dictionary.
 pub struct DatumColumn {
@@ -325,6 +329,36 @@ pub struct CachedColumn {
     /// The column's index.
     pub index: ColumnIndex,
     dictionary: RefCell<Option<Rc<DatumDictionary>>>,
+    zones: OnceCell<Zones>,
+}
+
+/// Zones of a column's pages.
+struct Zones {
+    of_pages: Vec<Zone>,
+    ascending: bool,
+}
+
+/// What is known of a page of a column.
+pub enum PageZone {
+    /// The column keeps it; it has a page of that number.
+    Kept(Rc<CachedColumn>, usize),
+    /// The segment does not have the column.
+    Missing(Zone),
+}
+
+impl Borrow<Zone> for PageZone {
+    fn borrow(&self) -> &Zone {
+        const NO_ROWS: &Zone = &Zone {
+            rows: 0,
+            nulls: 0,
+            bounds: Bounds::None,
+            sum: Sum::None,
+        };
+        match self {
+            PageZone::Kept(column, page) => column.zones().get(*page).unwrap_or(NO_ROWS),
+            PageZone::Missing(zone) => zone,
+        }
+    }
 }
 
 impl CachedColumn {
@@ -334,7 +368,31 @@ impl CachedColumn {
             start,
             index,
             dictionary: RefCell::new(None),
+            zones: OnceCell::new(),
         }
+    }
+
+    fn all_zones(&self) -> &Zones {
+        self.zones.get_or_init(|| {
+            let of_pages: Vec<Zone> = (0..self.index.pages())
+                .filter_map(|page| self.index.zone(page))
+                .collect();
+            let ascending = zone::ascending(of_pages.iter());
+            Zones {
+                of_pages,
+                ascending,
+            }
+        })
+    }
+
+    /// What is known of each page, kept once somebody asked.
+    pub fn zones(&self) -> &[Zone] {
+        &self.all_zones().of_pages
+    }
+
+    /// Whether the zones lie one behind the other.
+    pub fn ascending(&self) -> bool {
+        self.all_zones().ascending
     }
 
     /// The dictionary as datums of an attribute; `None` where the column has none.
@@ -348,9 +406,14 @@ impl CachedColumn {
         )
     }
 
-    /// Bytes that it takes, the dictionary's datums included.
+    /// Bytes that it takes, the dictionary's datums and the zones included.
     pub fn memory(&self) -> usize {
         let datums = self.index.dictionary().map_or(0, |d| d.len() * 40);
-        self.index.memory() + datums
+        let bounds = match self.index.kind() {
+            Kind::Bytes | Kind::Fixed { .. } => 2 * BOUND_BYTES,
+            _ => 0,
+        };
+        let zones = self.index.pages() * (size_of::<Zone>() + bounds);
+        self.index.memory() + datums + zones
     }
 }

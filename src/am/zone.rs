@@ -157,6 +157,37 @@ fn against(zone: &Zone, probe: &Probe) -> Option<(Ordering, Ordering)> {
     }
 }
 
+/// Whether zones lie one behind the other, as those of a sorted column do; NULLs last.
+pub fn ascending<'a>(zones: impl Iterator<Item = &'a Zone>) -> bool {
+    let mut last: Option<&Bounds> = None;
+    let mut nulls = false;
+    for zone in zones {
+        if zone.nulls >= zone.rows {
+            nulls = true;
+            continue;
+        }
+        let follows = match (last, &zone.bounds) {
+            (_, Bounds::None) => false,
+            (None, _) => true,
+            (Some(Bounds::Int { min, max }), Bounds::Int { min: a, max: b }) => {
+                min <= a && max <= b
+            }
+            (Some(Bounds::Float { min, max }), Bounds::Float { min: a, max: b }) => {
+                float_order(*min, *a).is_le() && float_order(*max, *b).is_le()
+            }
+            (Some(Bounds::Bytes { min, max, .. }), Bounds::Bytes { min: a, max: b, .. }) => {
+                min <= a && max <= b
+            }
+            _ => false,
+        };
+        if nulls || !follows {
+            return false;
+        }
+        last = Some(&zone.bounds);
+    }
+    true
+}
+
 /// What is known of a condition on the rows of a zone that are not NULL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {

@@ -1,9 +1,11 @@
 //! The columns of the page that a scan is at, decoded as they are asked for.
 
+use super::eval::Resolved;
+use super::narrow::Narrow;
 use crate::am::bloom;
 use crate::am::body::BodyReader;
 use crate::am::cache;
-use crate::am::datum::{self, CachedColumn, DatumColumn};
+use crate::am::datum::{self, CachedColumn, DatumColumn, PageZone};
 use crate::am::directory::SegmentRef;
 use crate::am::zone::{Probe, ProbeKind, of_attribute, of_missing};
 use crate::pg::relation;
@@ -197,6 +199,33 @@ impl Columns {
             }
         };
         Ok(self.page >= 64 || mask >> self.page & 1 == 1)
+    }
+
+    /// As [`Columns::zone`], for who only looks at it.
+    pub fn page_zone(&mut self, attnum: i16) -> Result<Option<PageZone>, String> {
+        match self.cached(attnum)? {
+            Some(column) if self.page < column.zones().len() => {
+                Ok(Some(PageZone::Kept(column, self.page)))
+            }
+            Some(_) => Ok(None),
+            None => Ok(self.zone(attnum)?.map(PageZone::Missing)),
+        }
+    }
+
+    /// Where zones of pages of the segment at hand may have rows that satisfy conditions on the column that it is sorted
+    /// by; all pages where that is not known.
+    pub fn narrowed(
+        &mut self,
+        narrow: &Narrow,
+        values: &[Resolved],
+        pages: usize,
+    ) -> Result<Range<usize>, String> {
+        Ok(match self.cached(narrow.attnum)? {
+            Some(column) if column.ascending() && column.zones().len() == pages => {
+                narrow.range(pages, |page| column.zones().get(page), values)
+            }
+            _ => 0..pages,
+        })
     }
 
     /// A column of the page at hand, decoded.

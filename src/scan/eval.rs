@@ -2,7 +2,9 @@
 
 use super::columns::{Columns, Stored};
 use super::filter::Filter;
+use crate::am::datum::PageZone;
 use crate::am::zone::{Comparison, Probe, Verdict, float_order, judge};
+use std::borrow::Borrow;
 use std::cmp::Ordering;
 use varve_core::paged::{
     Dictionary, PAGE_ROWS, Page, PageValues, Zone, codes_below, floats_below, floats_up_to,
@@ -56,8 +58,11 @@ pub fn probe_order(a: &Probe, b: &Probe) -> Ordering {
 
 /// What is known of some rows before they are decoded.
 pub trait Known {
+    /// A zone, or what has it.
+    type Zone: Borrow<Zone>;
+
     /// The zone of a column.
-    fn zone(&mut self, attnum: i16) -> Option<Zone>;
+    fn zone(&mut self, attnum: i16) -> Option<Self::Zone>;
 
     /// Whether a column may hold a value that its zone does not rule out.
     fn may_hold(&mut self, _attnum: i16, _probe: &Probe) -> bool {
@@ -65,8 +70,10 @@ pub trait Known {
     }
 }
 
-impl<F: FnMut(i16) -> Option<Zone>> Known for F {
-    fn zone(&mut self, attnum: i16) -> Option<Zone> {
+impl<Z: Borrow<Zone>, F: FnMut(i16) -> Option<Z>> Known for F {
+    type Zone = Z;
+
+    fn zone(&mut self, attnum: i16) -> Option<Z> {
         self(attnum)
     }
 }
@@ -84,7 +91,8 @@ pub fn verdict(filter: &Filter, values: &[Resolved], known: &mut impl Known) -> 
         } => match values.get(*value) {
             Some(Resolved::One(probe)) => {
                 let said = known.zone(*attnum).map_or(Verdict::Maybe, |z| {
-                    all_rows(&z, judge(&z, *comparison, probe))
+                    let z = z.borrow();
+                    all_rows(z, judge(z, *comparison, probe))
                 });
                 let ask = said == Verdict::Maybe && *comparison == Comparison::Equal;
                 if ask && !known.may_hold(*attnum, probe) {
@@ -101,6 +109,7 @@ pub fn verdict(filter: &Filter, values: &[Resolved], known: &mut impl Known) -> 
             _ => Verdict::Maybe,
         },
         Filter::Null { attnum, wanted } => known.zone(*attnum).map_or(Verdict::Maybe, |z| {
+            let z = z.borrow();
             let matching = if *wanted { z.nulls } else { z.rows - z.nulls };
             match matching {
                 0 => Verdict::Never,
@@ -122,8 +131,10 @@ struct PageKnown<'a> {
 }
 
 impl Known for PageKnown<'_> {
-    fn zone(&mut self, attnum: i16) -> Option<Zone> {
-        self.columns.zone(attnum).unwrap_or_else(|e| {
+    type Zone = PageZone;
+
+    fn zone(&mut self, attnum: i16) -> Option<PageZone> {
+        self.columns.page_zone(attnum).unwrap_or_else(|e| {
             self.failed = Err(e);
             None
         })
@@ -168,17 +179,18 @@ fn in_list(attnum: i16, probes: &[Probe], known: &mut impl Known) -> Verdict {
     let Some(zone) = known.zone(attnum) else {
         return Verdict::Maybe;
     };
+    let zone = zone.borrow();
     let mut open = Vec::new();
     for probe in probes {
-        match all_rows(&zone, judge(&zone, Comparison::Equal, probe)) {
+        match all_rows(zone, judge(zone, Comparison::Equal, probe)) {
             Verdict::Always => return Verdict::Always,
+            // A zone of one value has no room for two.
+            Verdict::Maybe if open.len() == MOST_ASKED => return Verdict::Maybe,
             Verdict::Maybe => open.push(probe),
             Verdict::Never => {}
         }
     }
-    let ask = open.len() <= MOST_ASKED;
-    let may = |probe: &&Probe| !ask || known.may_hold(attnum, probe);
-    if open.iter().any(may) {
+    if open.iter().any(|probe| known.may_hold(attnum, probe)) {
         Verdict::Maybe
     } else {
         Verdict::Never

@@ -118,6 +118,15 @@ unsafe fn column(expr: *mut pg_sys::Expr, scope: &Scope) -> Option<Column> {
     }
 }
 
+/// The attribute number of a column of the scanned table, if the expression is one.
+///
+/// # Safety
+/// `expr` is a valid expression.
+pub unsafe fn column_of(expr: *mut pg_sys::Expr, scope: &Scope) -> Option<i16> {
+    // SAFETY: by contract.
+    unsafe { column(expr, scope) }.map(|c| c.attnum)
+}
+
 /// Whether an expression keeps its value while the scan runs.
 ///
 /// # Safety
@@ -312,6 +321,16 @@ unsafe fn in_list(
 }
 
 impl Filter {
+    /// Whether it looks at a column.
+    pub fn reads(&self, column: i16) -> bool {
+        match self {
+            Filter::Compare { attnum, .. }
+            | Filter::In { attnum, .. }
+            | Filter::Null { attnum, .. } => *attnum == column,
+            Filter::And(parts) | Filter::Or(parts) => parts.iter().any(|p| p.reads(column)),
+        }
+    }
+
     /// The filter with its values moved by `by` places, for the values of several filters in one list.
     pub fn shifted(self, by: usize) -> Self {
         match self {

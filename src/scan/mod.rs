@@ -1,18 +1,24 @@
 //! Reading frozen chunks by columns: planner hooks and executor nodes.
 //!
-//! - [`plan`]: when a columnar scan is offered to the planner, and what it costs.
-//! - [`node`], [`parallel`], [`delta`], [`batch`], [`slot`], [`explain`]: the scan node; [`order`], [`ordered`]: rows in an order.
+//! - [`plan`]: when a columnar scan is offered to the planner; [`inner`]: as the inner side of nested loops; [`estimate`]:
+//!   what it reads.
+//! - [`node`], [`parallel`], [`delta`], [`batch`], [`slot`], [`counters`], [`explain`]: the scan node; [`order`], [`ordered`]:
+//!   rows in an order.
 //! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
 //! - [`agg`]: grouping and aggregating.
-//! - [`pages`], [`columns`]: the pages that may hold rows of a query, and their columns.
+//! - [`pages`], [`narrow`], [`columns`]: the pages that may hold rows of a query, and their columns.
 
 pub mod agg;
 pub mod batch;
 pub mod columns;
+pub mod counters;
 pub mod delta;
+pub mod estimate;
 pub mod eval;
 pub mod explain;
 pub mod filter;
+pub mod inner;
+pub mod narrow;
 pub mod node;
 pub mod order;
 pub mod ordered;

@@ -427,6 +427,9 @@ impl Run {
             Delta::begin(rel, snapshot, heap)
         });
         let slot = node.css.ss.ss_ScanTupleSlot;
+        if delta.untouched() {
+            delta.expect(self.pages.as_ref().and_then(Pages::narrow), self.delta_slot);
+        }
         while delta.next(self.delta_slot, forward) {
             // SAFETY: both slots have the relation's row shape.
             unsafe {
@@ -486,14 +489,14 @@ impl Run {
     }
 }
 
-/// Makes a scan's slot hold the values of another slot's row, which must outlive it.
+/// Makes a scan's slot hold the values of another slot's row, which must outlive it or be copied (`ExecMaterializeSlot`, which
+/// does nothing for a slot that says its values are its own already).
 ///
 /// # Safety
 /// Both slots have the same number of attributes; `to` is a virtual one or of the scan's kind.
 pub unsafe fn copy_row(from: *mut pg_sys::TupleTableSlot, to: *mut pg_sys::TupleTableSlot) {
     // SAFETY: by contract.
     unsafe {
-        // A slot that still owns the memory of its last row would not be materialised again.
         if (*to).tts_flags & pg_sys::TTS_FLAG_SHOULDFREE as u16 != 0 {
             pg_sys::ExecClearTuple(to);
         }

@@ -1,89 +1,21 @@
 //! The pages of a table's segments that may hold rows of a query, one after the other.
 
 use super::columns::Columns;
+pub use super::counters::{COUNTED, Counters};
 use super::eval::{self, Bits, NO_ROWS, Resolved};
 use super::filter::Filter;
+use super::narrow::Narrow;
 use crate::am::cache;
 use crate::am::directory::{self, Directory, SegmentRef};
 use crate::am::error::corrupt;
-use crate::am::zone::Verdict;
+use crate::am::zone::{Verdict, ascending};
 use crate::pg::relation;
 use pgrx::pg_sys;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
 use varve_core::paged::{Bounds, PAGE_ROWS};
-
-/// What a scan did, for EXPLAIN.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Counters {
-    /// Segments of which a page was read.
-    pub segments_read: u64,
-    /// Segments that their headers kept out.
-    pub segments_skipped: u64,
-    /// Pages of which a column was decoded or that were taken by their zones alone.
-    pub pages_read: u64,
-    /// Pages that their zones and Bloom filters kept out.
-    pub pages_skipped: u64,
-    /// Those of them that zones alone would not have kept out.
-    pub pages_filtered: u64,
-    /// Frozen rows that conditions on pages kept out.
-    pub rows_removed: u64,
-    /// Columns of pages that were decoded.
-    pub columns_decoded: u64,
-}
-
-/// How many numbers [`Counters`] has.
-pub const COUNTED: usize = 7;
-
-impl From<[u64; COUNTED]> for Counters {
-    fn from(numbers: [u64; COUNTED]) -> Self {
-        let [
-            segments_read,
-            segments_skipped,
-            pages_read,
-            pages_skipped,
-            pages_filtered,
-            rows_removed,
-            columns_decoded,
-        ] = numbers;
-        Counters {
-            segments_read,
-            segments_skipped,
-            pages_read,
-            pages_skipped,
-            pages_filtered,
-            rows_removed,
-            columns_decoded,
-        }
-    }
-}
-
-impl Counters {
-    /// As numbers, for another process.
-    pub fn numbers(&self) -> [u64; COUNTED] {
-        [
-            self.segments_read,
-            self.segments_skipped,
-            self.pages_read,
-            self.pages_skipped,
-            self.pages_filtered,
-            self.rows_removed,
-            self.columns_decoded,
-        ]
-    }
-
-    /// Adds what another process counted.
-    pub fn add(&mut self, other: &Counters) {
-        self.segments_read += other.segments_read;
-        self.segments_skipped += other.segments_skipped;
-        self.pages_read += other.pages_read;
-        self.pages_skipped += other.pages_skipped;
-        self.pages_filtered += other.pages_filtered;
-        self.rows_removed += other.rows_removed;
-        self.columns_decoded += other.columns_decoded;
-    }
-}
 
 /// Rows of one page.
 pub struct Selection {
@@ -109,6 +41,12 @@ pub struct Pages {
     at: At,
     /// Of each segment whether its header keeps it out, once that was asked.
     kept_out: Vec<Option<bool>>,
+    /// Conditions on the column that segments are sorted by.
+    narrow: Option<Narrow>,
+    /// Whether the headers' zones of that column lie one behind the other.
+    ascending: bool,
+    /// Segments that those conditions leave.
+    within: Range<usize>,
     current: Option<Current>,
     /// What was done.
     pub counters: Counters,
@@ -127,8 +65,23 @@ enum At {
 struct Current {
     index: usize,
     segment: Rc<SegmentRef>,
-    hidden: Option<Bitmap>,
+    /// Rows that the snapshot does not see; `None` inside where it sees all.
+    hidden: Option<Option<Bitmap>>,
+    /// Pages that conditions on the column of the order leave, once that was asked.
+    within: Option<Range<usize>>,
     counted: bool,
+}
+
+impl Current {
+    fn new(index: usize, segment: Rc<SegmentRef>) -> Self {
+        Current {
+            index,
+            segment,
+            hidden: None,
+            within: None,
+            counted: false,
+        }
+    }
 }
 
 /// Gives the number of the next segment to read, for scans that share them.
@@ -142,9 +95,27 @@ impl Pages {
         snapshot: pg_sys::Snapshot,
         filters: Vec<Filter>,
     ) -> Self {
+        let leading = directory.first().and_then(|s| s.header.order.first());
+        let narrow = leading.and_then(|attnum| {
+            let attr =
+                relation::attribute(relation::tupdesc(rel), usize::from(*attnum).checked_sub(1)?);
+            Narrow::new(&filters, *attnum as i16, attr)
+        });
+        let ascending = narrow.as_ref().is_some_and(|narrow| {
+            let zones = || {
+                directory
+                    .iter()
+                    .filter_map(|s| s.column(i32::from(narrow.attnum)))
+            };
+            zones().count() == directory.len()
+                && ascending(zones().map(|(entry, _)| &entry.summary))
+        });
         Pages {
             rel,
             kept_out: vec![None; directory.len()],
+            narrow,
+            ascending,
+            within: 0..directory.len(),
             directory,
             snapshot,
             tombstones: None,
@@ -162,6 +133,23 @@ impl Pages {
         self.values = values;
         self.kept_out.fill(None);
         self.at = At::Start;
+        self.current = None;
+        if let Some(narrow) = self.narrow.as_ref().filter(|_| self.ascending) {
+            let zone = |index: usize| {
+                let column = self
+                    .directory
+                    .get(index)?
+                    .column(i32::from(narrow.attnum))?;
+                Some(&column.0.summary)
+            };
+            let within = narrow.range(self.directory.len(), zone, &self.values);
+            self.within = if within.is_empty() { 0..0 } else { within };
+        }
+    }
+
+    /// The conditions on the column that segments are sorted by, and the values of this run.
+    pub fn narrow(&self) -> Option<(&Narrow, &[Resolved])> {
+        Some((self.narrow.as_ref()?, &self.values))
     }
 
     /// Closes what reading has opened, when the node ends.
@@ -220,7 +208,7 @@ impl Pages {
         let mut zone = |attnum: i16| {
             segment
                 .column(i32::from(attnum))
-                .map(|(entry, _)| entry.summary.clone())
+                .map(|(entry, _)| &entry.summary)
         };
         let all = self
             .filters
@@ -304,12 +292,7 @@ impl Pages {
     /// The rows of a page, by the number of its segment in the directory, that satisfy every filter.
     pub fn page(&mut self, index: usize, page: usize) -> Option<Selection> {
         let segment = self.directory.get(index)?.clone();
-        self.current = Some(Current {
-            index,
-            segment: segment.clone(),
-            hidden: None,
-            counted: false,
-        });
+        self.current = Some(Current::new(index, segment.clone()));
         match self.select(&segment, page) {
             Ok(rows) => Some(Selection {
                 rows: rows?,
@@ -342,7 +325,7 @@ impl Pages {
     ) -> Result<Option<Selection>, (i32, String)> {
         loop {
             pgrx::check_for_interrupts!();
-            self.at = self.neighbour(forward, &mut hand_out);
+            self.at = self.neighbour(forward, &mut hand_out)?;
             let At::Page(index, page) = self.at else {
                 return Ok(None);
             };
@@ -350,12 +333,7 @@ impl Pages {
                 return Ok(None);
             };
             if self.current.as_ref().is_none_or(|c| c.index != index) {
-                self.current = Some(Current {
-                    index,
-                    segment: segment.clone(),
-                    hidden: None,
-                    counted: false,
-                });
+                self.current = Some(Current::new(index, segment.clone()));
             }
             let number = segment.number;
             if let Some(rows) = self.select(&segment, page).map_err(|e| (number, e))? {
@@ -369,38 +347,127 @@ impl Pages {
     }
 
     /// The position of the page beside the present one.
-    fn neighbour(&mut self, forward: bool, hand_out: &mut HandOut) -> At {
+    fn neighbour(&mut self, forward: bool, hand_out: &mut HandOut) -> Result<At, (i32, String)> {
         let count = self.directory.len();
-        let pages = |index: usize| self.directory.get(index).map_or(0, |s| s.pages());
         let mut index = match (self.at, forward) {
-            (At::Page(index, page), true) if page + 1 < pages(index) => {
-                return At::Page(index, page + 1);
+            (At::Page(index, page), _) => {
+                let last = self.directory.get(index).map_or(0, |s| s.pages());
+                let next = if forward {
+                    Some(page + 1).filter(|next| *next < last)
+                } else {
+                    page.checked_sub(1)
+                };
+                if let Some(next) = next
+                    && self.pages_within(index)?.contains(&next)
+                {
+                    return Ok(At::Page(index, next));
+                }
+                self.leave_pages(index, page, forward);
+                Some(index)
             }
-            (At::Page(index, page), false) if page > 0 => return At::Page(index, page - 1),
-            (At::End, true) => return At::End,
-            (At::Start, false) => return At::Start,
+            (At::End, true) => return Ok(At::End),
+            (At::Start, false) => return Ok(At::Start),
             (At::Start, true) => None,
             (At::End, false) => Some(count),
-            (At::Page(index, _), _) => Some(index),
         };
         loop {
             let next = match (forward, hand_out.as_mut()) {
                 (true, Some(hand_out)) => hand_out(),
-                (true, None) => index.map_or(0, |i| i + 1),
-                (false, _) => match index {
-                    None | Some(0) => return At::Start,
-                    Some(i) => i - 1,
+                (true, None) => self.skip_up(index.map_or(0, |i| i + 1)),
+                (false, _) => match self.skip_down(index.unwrap_or(0)) {
+                    None => return Ok(At::Start),
+                    Some(next) => next,
                 },
             };
             if next >= count {
-                return At::End;
+                return Ok(At::End);
             }
             index = Some(next);
             let pages = self.directory.get(next).map_or(0, |s| s.pages());
-            if pages > 0 && !self.keeps_out(next) {
-                return At::Page(next, if forward { 0 } else { pages - 1 });
+            if pages == 0 || self.keeps_out(next) {
+                continue;
+            }
+            let within = self.pages_within(next)?;
+            self.counters.pages_skipped += (pages - within.len()) as u64;
+            if !within.is_empty() {
+                return Ok(At::Page(
+                    next,
+                    if forward {
+                        within.start
+                    } else {
+                        within.end - 1
+                    },
+                ));
             }
         }
+    }
+
+    /// Notes that the pages behind the last one of a segment are kept out.
+    fn leave_pages(&mut self, index: usize, page: usize, forward: bool) {
+        let pages = self.directory.get(index).map_or(0, |s| s.pages());
+        let skipped = if forward {
+            pages.saturating_sub(page + 1)
+        } else {
+            page
+        };
+        self.counters.pages_skipped += skipped as u64;
+    }
+
+    /// The first segment from a place on that conditions on the order leave; how many there are at the end.
+    fn skip_up(&mut self, from: usize) -> usize {
+        let next = if from < self.within.end {
+            from.max(self.within.start)
+        } else {
+            self.directory.len()
+        };
+        self.leave_out(from..next);
+        next
+    }
+
+    /// The last segment before a place that conditions on the order leave.
+    fn skip_down(&mut self, before: usize) -> Option<usize> {
+        let end = if before > self.within.start {
+            before.min(self.within.end)
+        } else {
+            0
+        };
+        self.leave_out(end..before);
+        end.checked_sub(1)
+    }
+
+    /// Notes that segments are kept out.
+    fn leave_out(&mut self, segments: Range<usize>) {
+        for known in self.kept_out.get_mut(segments).into_iter().flatten() {
+            if known.replace(true).is_none() {
+                self.counters.segments_skipped += 1;
+            }
+        }
+    }
+
+    /// The pages of a segment that conditions on the order leave; the segment becomes the one at hand.
+    fn pages_within(&mut self, index: usize) -> Result<Range<usize>, (i32, String)> {
+        let Some(segment) = self.directory.get(index).cloned() else {
+            return Ok(0..0);
+        };
+        let pages = segment.pages();
+        let Some(narrow) = &self.narrow else {
+            return Ok(0..pages);
+        };
+        if self.current.as_ref().is_none_or(|c| c.index != index) {
+            self.current = Some(Current::new(index, segment.clone()));
+        }
+        if let Some(known) = self.current.as_ref().and_then(|c| c.within.clone()) {
+            return Ok(known);
+        }
+        self.columns.enter(&segment, 0);
+        let within = self
+            .columns
+            .narrowed(narrow, &self.values, pages)
+            .map_err(|e| (segment.number, e))?;
+        if let Some(current) = &mut self.current {
+            current.within = Some(within.clone());
+        }
+        Ok(within)
     }
 
     /// Whether a segment's header keeps it out, by its number in the directory.
@@ -414,7 +481,7 @@ impl Pages {
         let mut zone = |attnum: i16| {
             segment
                 .column(i32::from(attnum))
-                .map(|(entry, _)| entry.summary.clone())
+                .map(|(entry, _)| &entry.summary)
         };
         let out = self
             .filters
@@ -431,23 +498,18 @@ impl Pages {
     fn hidden(&mut self) -> Option<&Bitmap> {
         let segment = self.current.as_ref()?.segment.clone();
         if self.current.as_ref()?.hidden.is_none() {
+            let all_live = segment.live_at_birth() == u64::from(segment.header.rows);
             let thawed = self.thawed().get(&segment.number);
-            let hidden = directory::hidden_rows(&segment, thawed);
+            let hidden =
+                (!all_live || thawed.is_some()).then(|| directory::hidden_rows(&segment, thawed));
             self.current.as_mut()?.hidden = Some(hidden);
         }
-        self.current.as_ref()?.hidden.as_ref()
+        self.current.as_ref()?.hidden.as_ref()?.as_ref()
     }
 
     /// The rows of a page that the snapshot sees and that satisfy every filter; `None` where there are none.
     fn select(&mut self, segment: &Rc<SegmentRef>, page: usize) -> Result<Option<Bits>, String> {
         self.columns.enter(segment, page);
-        let count = self.columns.rows();
-        let mut rows = eval::first_rows(count);
-        if let Some(hidden) = self.hidden() {
-            for (word, not) in rows.iter_mut().zip(hidden.words(page * PAGE_ROWS)) {
-                *word &= !not;
-            }
-        }
         let mut open = Vec::new();
         let filtered = self.columns.filtered;
         for (at, filter) in self.filters.iter().enumerate() {
@@ -459,6 +521,12 @@ impl Pages {
                 }
                 Verdict::Maybe => open.push(at),
                 Verdict::Always => {}
+            }
+        }
+        let mut rows = eval::first_rows(self.columns.rows());
+        if let Some(hidden) = self.hidden() {
+            for (word, not) in rows.iter_mut().zip(hidden.words(page * PAGE_ROWS)) {
+                *word &= !not;
             }
         }
         if let Some(current) = &mut self.current

@@ -3,14 +3,12 @@
 //! A relation with frozen rows gets a custom path in place of its sequential scan. Index paths it has none (see
 //! `hooks::relation_info`); TID paths stay, since WHERE CURRENT OF has no other.
 
-use super::eval::{self, Resolved};
+use super::estimate::Estimate;
 use super::filter::{Compiled, Scope};
+use super::inner;
 use super::node::{Methods, SCAN_METHODS};
 use super::order::{self, Offer, Order};
-use super::values;
 use crate::am::cache;
-use crate::am::directory::Directory;
-use crate::am::zone::Verdict;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{guard, list, snapshot};
 use pgrx::pg_sys;
@@ -86,17 +84,26 @@ unsafe fn offer(
         };
         without_sequential(&mut rel.pathlist);
         without_sequential(&mut rel.partial_pathlist);
-        let estimate = Estimate::new(rel, &directory, relation::blocks(table.as_ptr()));
-        let path = make_path(root, rel, &estimate, 0, None);
+        let delta_blocks = relation::blocks(table.as_ptr());
+        let lateral = pg_sys::get_baserel_parampathinfo(root, rel, rel.lateral_relids);
+        let estimate = Estimate::new(root, rel, &directory, delta_blocks, lateral);
+        let path = make_path(rel, &estimate, lateral, 0, None);
         pg_sys::add_path(rel, path.cast());
-        if rel.lateral_relids.is_null() && !reads_ctid(rel) {
+        for outer in inner::outer_sets(root, rel, &directory) {
+            let param = pg_sys::get_baserel_parampathinfo(root, rel, outer);
+            let estimate = Estimate::new(root, rel, &directory, delta_blocks, param);
+            let path = make_path(rel, &estimate, param, 0, None);
+            pg_sys::add_path(rel, path.cast());
+        }
+        // The planner does not look at the order of a path with parameters.
+        if lateral.is_null() && !reads_ctid(rel) {
             let desc = relation::tupdesc(table.as_ptr());
             for offer in order::useful(root, rel, desc, &directory) {
-                let path = make_path(root, rel, &estimate, 0, Some(&offer));
+                let path = make_path(rel, &estimate, lateral, 0, Some(&offer));
                 pg_sys::add_path(rel, path.cast());
             }
         }
-        if rel.consider_parallel && rel.lateral_relids.is_null() {
+        if rel.consider_parallel && lateral.is_null() {
             let pages = estimate.pages.max(1.0);
             let workers = pg_sys::compute_parallel_worker(
                 rel,
@@ -105,7 +112,7 @@ unsafe fn offer(
                 pg_sys::max_parallel_workers_per_gather,
             );
             if workers > 0 {
-                let path = make_path(root, rel, &estimate, workers, None);
+                let path = make_path(rel, &estimate, lateral, workers, None);
                 pg_sys::add_partial_path(rel, path.cast());
             }
         }
@@ -168,86 +175,12 @@ unsafe fn without_sequential(paths: &mut *mut pg_sys::List) {
     }
 }
 
-/// What a scan is expected to do.
-pub struct Estimate {
-    /// Pages of segments to read.
-    pub pages: f64,
-    /// Columns to decode of each.
-    pub columns: f64,
-    /// Blocks of the delta.
-    delta_blocks: f64,
-}
-
-impl Estimate {
-    /// For a relation with frozen rows.
-    ///
-    /// # Safety
-    /// A base relation of the planner's.
-    pub unsafe fn new(rel: &pg_sys::RelOptInfo, directory: &Directory, delta_blocks: u32) -> Self {
-        let scope = Scope {
-            varno: rel.relid as i32,
-            outer: false,
-        };
-        // SAFETY: clauses of the planner's.
-        let filters: Vec<(Compiled, Vec<Option<Resolved>>)> = unsafe {
-            list::nodes::<pg_sys::RestrictInfo>(rel.baserestrictinfo)
-                .filter_map(|clause| Compiled::new((*clause).clause, &scope))
-                .map(|compiled| {
-                    let values = compiled
-                        .values
-                        .iter()
-                        .map(|v| values::constant(v))
-                        .collect();
-                    (compiled, values)
-                })
-                .collect()
-        };
-        let known: Vec<(Compiled, Vec<Resolved>)> = filters
-            .into_iter()
-            .filter_map(|(c, v)| Some((c, v.into_iter().collect::<Option<Vec<_>>>()?)))
-            .collect();
-        let pages: usize = directory
-            .iter()
-            .filter(|segment| {
-                known.iter().all(|(compiled, values)| {
-                    let mut zone = |attnum: i16| {
-                        segment
-                            .column(i32::from(attnum))
-                            .map(|(entry, _)| entry.summary.clone())
-                    };
-                    eval::verdict(&compiled.filter, values, &mut zone) != Verdict::Never
-                })
-            })
-            .map(|segment| segment.pages())
-            .sum();
-        let all: f64 = directory.iter().map(|s| s.pages()).sum::<usize>() as f64;
-        // Rows that satisfy the conditions lie together as a rule, since segments are sorted.
-        let share = if rel.tuples > 0.0 {
-            (rel.rows / rel.tuples).clamp(0.0, 1.0)
-        } else {
-            1.0
-        };
-        let pages = if known.is_empty() {
-            pages as f64
-        } else {
-            (pages as f64).min((all * share * 2.0).max(1.0)).max(0.0)
-        };
-        // SAFETY: the relation's target list.
-        let columns = unsafe { list::cells((*rel.reltarget).exprs).len() };
-        Estimate {
-            pages,
-            columns: (columns as f64).max(1.0),
-            delta_blocks: f64::from(delta_blocks),
-        }
-    }
-}
-
 /// # Safety
-/// The planner's own nodes.
+/// The planner's own nodes; `param` is NULL for a path without parameters.
 unsafe fn make_path(
-    root: *mut pg_sys::PlannerInfo,
     rel: &mut pg_sys::RelOptInfo,
     estimate: &Estimate,
+    param: *mut pg_sys::ParamPathInfo,
     workers: i32,
     offer: Option<&Offer>,
 ) -> *mut pg_sys::CustomPath {
@@ -258,7 +191,7 @@ unsafe fn make_path(
         (*path).path.pathtype = pg_sys::NodeTag::T_CustomScan;
         (*path).path.parent = rel;
         (*path).path.pathtarget = rel.reltarget;
-        (*path).path.param_info = pg_sys::get_baserel_parampathinfo(root, rel, rel.lateral_relids);
+        (*path).path.param_info = param;
         (*path).path.parallel_aware = workers > 0;
         (*path).path.parallel_safe = rel.consider_parallel;
         (*path).path.parallel_workers = workers;
@@ -307,7 +240,7 @@ unsafe fn cost(
         let io = (estimate.pages * estimate.columns * 0.5 + estimate.delta_blocks)
             * pg_sys::seq_page_cost;
         let cpu = rows * (pg_sys::cpu_tuple_cost + rel.baserestrictcost.per_tuple)
-            + estimate.pages * 16.0 * pg_sys::cpu_operator_cost;
+            + (estimate.pages * 16.0 + estimate.tests) * pg_sys::cpu_operator_cost;
         let divisor = if workers > 0 { divisor(workers) } else { 1.0 };
         path.path.rows = pg_sys::clamp_row_est(rows / divisor);
         path.path.startup_cost = rel.baserestrictcost.startup + target.startup;

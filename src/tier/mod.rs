@@ -1,7 +1,7 @@
 //! Tiers: freezing chunks and bringing them back, verifying them, and the functions that users call for it.
 //!
 //! - [`freeze`], [`rewrite`], [`carry`]: exchanging a chunk's storage; [`lock`], [`conflict`]: its lock and its word to standbys.
-//! - [`gather`], [`order`], [`missing`]: the order of rows, and columns that a segment lacks.
+//! - [`gather`], [`order`], [`missing`]: the order of rows, and columns that a segment lacks; [`statistics`]: the planner's.
 //! - [`enable`], [`set_tier`], [`inspect`], [`verify`]: SQL functions; [`level`]: the tiers; [`catalog`]: the tables behind
 //!   them.
 //! - [`extension`]: DROP EXTENSION.
@@ -20,6 +20,7 @@ pub mod missing;
 pub mod order;
 pub mod rewrite;
 pub mod set_tier;
+pub mod statistics;
 pub mod verify;
 
 use pgrx::pg_sys;

@@ -1,7 +1,7 @@
 //! `varve.set_tier`: one chunk from tier to tier.
 
 use super::level::Tier;
-use super::{catalog, freeze, lock, rewrite};
+use super::{catalog, freeze, lock, rewrite, statistics};
 use crate::am::error::{gone, null_argument, raise};
 use crate::am::{companion, directory, unique};
 use crate::pg::function::Args;
@@ -265,6 +265,7 @@ fn to_frozen(oid: pg_sys::Oid, tier: Tier, effort: Effort) {
             }
         }
     }
+    statistics::refresh(oid);
     let report = freeze::freeze(oid, &order, effort);
     if report.delta > 0 {
         pgrx::ereport!(

@@ -11,8 +11,8 @@ use super::spec::{self, Aggregate, Key};
 use crate::am::cache;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{guard, list, snapshot};
+use crate::scan::estimate::Estimate;
 use crate::scan::filter::{Compiled, Scope};
-use crate::scan::plan::Estimate;
 use pgrx::pg_sys;
 use std::ffi::c_void;
 
@@ -414,7 +414,7 @@ unsafe fn chunks(
         if !rte.inh {
             let natts = i32::from(input.max_attr);
             let map = (1..=natts).collect();
-            let (chunk, is_frozen) = chunk(input, rte.relid, map, filters, keys)?;
+            let (chunk, is_frozen) = chunk(root, input, rte.relid, map, filters, keys)?;
             frozen |= is_frozen;
             found.push(chunk);
         } else {
@@ -448,7 +448,7 @@ unsafe fn chunks(
                     })
                     .collect();
                 let (chunk, is_frozen) =
-                    chunk(&mut *child, child_rte.relid, map, translated, keys)?;
+                    chunk(root, &mut *child, child_rte.relid, map, translated, keys)?;
                 frozen |= is_frozen;
                 found.push(chunk);
             }
@@ -460,6 +460,7 @@ unsafe fn chunks(
 /// # Safety
 /// The planner's own nodes.
 unsafe fn chunk(
+    root: *mut pg_sys::PlannerInfo,
     rel: &mut pg_sys::RelOptInfo,
     oid: pg_sys::Oid,
     map: Vec<i32>,
@@ -507,7 +508,7 @@ unsafe fn chunk(
         let mut pieces = f64::from(blocks / 64);
         match &directory {
             Some(directory) => {
-                let estimate = Estimate::new(rel, directory, blocks);
+                let estimate = Estimate::new(root, rel, directory, blocks, std::ptr::null());
                 decoding = estimate.pages * estimate.columns * 0.2 * pg_sys::seq_page_cost;
                 pages += estimate.pages * estimate.columns;
                 row_pages = estimate.pages;
