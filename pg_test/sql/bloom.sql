@@ -179,3 +179,6 @@ EXCEPTION WHEN data_corrupted THEN
     RETURN SQLSTATE;
 END $$;
 SELECT asked(never), count(*) > 10 FROM (SELECT never FROM h WHERE never IS NOT NULL ORDER BY never LIMIT 500) h GROUP BY 1 ORDER BY 1;
+
+SET client_min_messages = warning;
+DROP SCHEMA bloom CASCADE;
