@@ -134,6 +134,10 @@ SET enable_sort = off;
 SELECT count(*), count(*) FILTER (WHERE note = md5(n::text)) FROM (SELECT * FROM late ORDER BY k, n OFFSET 0) s;
 SELECT count(*), count(*) FILTER (WHERE note = md5(n::text)) FROM (SELECT * FROM late ORDER BY k DESC, n DESC OFFSET 0) s;
 SELECT count(*), count(*) FILTER (WHERE note = md5(n::text)) FROM (SELECT DISTINCT ON (k) * FROM late ORDER BY k, n DESC) s;
+-- Groups by text, more than fit into work_mem: in several passes, whose strings are not kept.
+SELECT count(*), sum(c), md5(string_agg(note || x || f, ',' ORDER BY note)) FROM (SELECT note, count(*) AS c, max(note) AS x, first(note, n) AS f FROM late GROUP BY note) s;
+SELECT k, count(DISTINCT note), min(note), last(note, n) FROM late GROUP BY k ORDER BY k LIMIT 3;
+SELECT count(*), sum(c), md5(string_agg(note, ',' ORDER BY note)) FROM (SELECT substr(note, 1, 3) AS note, count(*) AS c FROM late GROUP BY 1) s;
 RESET work_mem;
 RESET enable_sort;
 

@@ -298,9 +298,9 @@ impl Carry {
                 pg_sys::heap_freetuple(old);
                 return;
             }
-            if version.state == pg_sys::HTSV_Result::HEAPTUPLE_RECENTLY_DEAD
-                || version.state == pg_sys::HTSV_Result::HEAPTUPLE_DELETE_IN_PROGRESS
-            {
+            let ended = version.state == pg_sys::HTSV_Result::HEAPTUPLE_RECENTLY_DEAD
+                || version.state == pg_sys::HTSV_Result::HEAPTUPLE_DELETE_IN_PROGRESS;
+            if ended {
                 self.recently_dead += 1;
             } else {
                 self.live += 1;
@@ -317,6 +317,9 @@ impl Carry {
                 self.nulls.as_mut_ptr(),
             );
             let new = self.reform();
+            if ended && u32::from((*head).t_infomask2) & pg_sys::HEAP_KEYS_UPDATED == 0 {
+                (*(*new).t_data).t_infomask2 |= KEY_KEPT;
+            }
             ffi::rewrite_heap_tuple(self.state, old, new);
             pg_sys::heap_freetuple(new);
             pg_sys::heap_freetuple(old);
@@ -379,9 +382,13 @@ impl Carry {
     }
 }
 
-/// Says of every old version in a new storage that its key was changed. The rewrite drops what the header said of that;
-/// without it, a transaction with an older snapshot could lock a deleted row FOR KEY SHARE as though only other columns
-/// had changed. Where the key stayed the same this is stricter than need be.
+/// Bit of `t_infomask2` that PostgreSQL 17 has no use for and the rewrite leaves alone: the key of an old version was not
+/// changed. No row keeps it for longer than the rewrite takes.
+const KEY_KEPT: u16 = 0x0800;
+
+/// Says of old versions in a new storage that their keys were changed, but of those that are marked. The rewrite drops what
+/// the header said of that; without it, a transaction with an older snapshot could lock a deleted row FOR KEY SHARE as
+/// though only other columns had changed. Of a frozen row that was thawed nobody knows: it is taken as changed.
 fn mark_keys_updated(rel: pg_sys::Relation) {
     let logged =
         relation::form(rel).relpersistence == pg_sys::RELPERSISTENCE_PERMANENT as std::ffi::c_char;
@@ -406,7 +413,10 @@ fn mark_keys_updated(rel: pg_sys::Relation) {
                     .cast::<u8>()
                     .add(item.lp_off() as usize)
                     .cast::<pg_sys::HeapTupleHeaderData>();
-                if u32::from(head.t_infomask) & ended == 0 {
+                if head.t_infomask2 & KEY_KEPT != 0 {
+                    head.t_infomask2 &= !KEY_KEPT;
+                    changed = true;
+                } else if u32::from(head.t_infomask) & ended == 0 {
                     head.t_infomask2 |= pg_sys::HEAP_KEYS_UPDATED as u16;
                     changed = true;
                 }

@@ -198,6 +198,31 @@ impl Accumulator {
         }
     }
 
+    /// Gives texts other numbers of the same strings.
+    pub fn renumber(&mut self, aggregate: &Aggregate, renumber: &mut dyn FnMut(i64) -> i64) {
+        match (self, &aggregate.function) {
+            (Accumulator::Distinct(v), Function::CountDistinct(column))
+                if column.class == Class::Text =>
+            {
+                for set in v {
+                    *set = set.iter().map(|number| renumber(*number)).collect();
+                }
+            }
+            (Accumulator::TextExtreme(v, _), _) => {
+                v.iter_mut().flatten().for_each(|n| *n = renumber(*n));
+            }
+            (Accumulator::Bookend(v, _), Function::Bookend { value, .. })
+                if value.class == Class::Text =>
+            {
+                let cells = v.iter_mut().flatten().map(|b| &mut b.value);
+                cells
+                    .filter(|(_, null)| !null)
+                    .for_each(|(n, _)| *n = renumber(*n));
+            }
+            _ => {}
+        }
+    }
+
     /// Bytes that a group takes, about.
     pub fn memory(&self) -> usize {
         match self {

@@ -176,6 +176,8 @@ pub struct Block {
     lanes: HashMap<i16, Lane>,
     /// Numbers of strings by code, for the columns of the segment at hand.
     codes: HashMap<i16, Vec<i64>>,
+    /// The numbering that they are of.
+    epoch: u64,
     computed: Lane,
 }
 
@@ -239,6 +241,10 @@ impl Block {
             }
             (PageValues::Codes(codes), Class::Text) => {
                 let dictionary = dictionary.ok_or("codes without a dictionary")?;
+                if self.epoch != strings.epoch() {
+                    self.epoch = strings.epoch();
+                    self.codes.clear();
+                }
                 let known = self.codes.entry(column.attnum).or_default();
                 known.resize(dictionary.len(), UNKNOWN);
                 rows.each_part(codes, |part| {

@@ -19,6 +19,9 @@ struct Evaluated {
     null: Option<Token>,
 }
 
+/// Values whose results are known: of more, few come again soon.
+const MOST_RESULTS: usize = 1 << 16;
+
 /// Groups and their accumulators.
 pub struct Engine {
     /// What rows are grouped by.
@@ -113,9 +116,10 @@ impl Engine {
     pub fn clear(&mut self) {
         self.groups.clear();
         self.accumulators = self.aggregates.iter().map(Accumulator::new).collect();
+        self.renumber();
         if self.keys.is_empty() {
             // Without GROUP BY there is one group, even of no rows.
-            self.groups.find(&[], &[], hash(&[]));
+            self.groups.find(&[], &[], hash([]));
             self.accumulators.iter_mut().for_each(|a| a.resize(1));
         }
     }
@@ -125,10 +129,35 @@ impl Engine {
         self.groups.len()
     }
 
-    /// Bytes that groups and accumulators take.
+    /// Bytes that groups, accumulators and strings take.
     pub fn memory(&self) -> usize {
         let accumulators: usize = self.accumulators.iter().map(Accumulator::memory).sum();
-        self.groups.memory() + accumulators
+        self.groups.memory() + accumulators + self.strings.memory()
+    }
+
+    /// Forgets strings that no group has, where there may be many. Not between reading rows and taking them in.
+    pub fn tidy(&mut self) {
+        if self.strings.grown() {
+            self.renumber();
+        }
+    }
+
+    fn renumber(&mut self) {
+        let texts = self.keys.iter().enumerate();
+        let texts = texts.filter(|(_, key)| key.class() == Class::Text);
+        let (groups, accumulators) = (&mut self.groups, &mut self.accumulators);
+        let aggregates = &self.aggregates;
+        self.strings.renumber(|renumber| {
+            texts.for_each(|(at, _)| groups.renumber(at, renumber));
+            for (aggregate, accumulator) in aggregates.iter().zip(accumulators) {
+                accumulator.renumber(aggregate, renumber);
+            }
+        });
+        // What expressions gave is known by numbers of before.
+        for evaluated in self.evaluated.iter_mut().flatten() {
+            evaluated.results.clear();
+            evaluated.null = None;
+        }
     }
 
     /// The tokens of a group's key, as they were first seen.
@@ -209,7 +238,15 @@ impl Engine {
     /// The group of a key; `None` where another pass takes it.
     pub(super) fn group_of(&mut self, key: &[Token]) -> Option<usize> {
         let same = self.groups.canonical(key);
-        let hash = hash(&same);
+        // Of text the string counts, since numbers change from pass to pass.
+        let tokens = same.iter().zip(&self.keys).map(|((bits, null), key)| {
+            if *null || key.class() != Class::Text {
+                (*bits, *null)
+            } else {
+                (self.strings.hash(*bits).cast_signed(), false)
+            }
+        });
+        let hash = hash(tokens);
         if !self.part.has(hash) {
             return None;
         }
@@ -520,6 +557,9 @@ impl Engine {
             if null {
                 e.null = Some(token);
             } else {
+                if e.results.len() >= MOST_RESULTS {
+                    e.results.clear();
+                }
                 e.results.insert(value, token);
             }
         }

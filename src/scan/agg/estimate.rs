@@ -1,7 +1,7 @@
 //! What the planner is told of a grouping query: how many groups it has, and what its values cost.
 
 use super::plan::Chunk;
-use super::spec::{Aggregate, Key};
+use super::spec::{Aggregate, Function, Key};
 use crate::am::directory::Directory;
 use crate::pg::list;
 use crate::scan::order::sorted_by;
@@ -130,6 +130,43 @@ pub fn decoded(
     let edges = groups * if has_bucket { 1.0 } else { chunks.len() as f64 };
     (edges / pages.max(1.0)).min(1.0)
 }
+
+/// Whether the values that count(DISTINCT …) tells apart fit into the memory that hashing may take: those of one group are not
+/// divided, and PostgreSQL sorts them on disk.
+///
+/// # Safety
+/// The planner's own nodes: keys, and aggregate calls with what they are.
+pub unsafe fn distinct_fit(
+    root: &mut pg_sys::PlannerInfo,
+    rows: f64,
+    keys: &[*mut pg_sys::Expr],
+    calls: &[*mut pg_sys::Aggref],
+    aggregates: &[Aggregate],
+) -> bool {
+    // SAFETY: by contract.
+    unsafe {
+        let limit = pg_sys::get_hash_memory_limit() as f64;
+        calls.iter().zip(aggregates).all(|(call, aggregate)| {
+            if !matches!(aggregate.function, Function::CountDistinct(_)) {
+                return true;
+            }
+            let argument = list::nodes::<pg_sys::TargetEntry>((**call).args).next();
+            let Some(argument) = argument.map(|entry| (*entry).expr) else {
+                return true;
+            };
+            let exprs = keys.iter().copied().chain([argument]);
+            let exprs = list::of_nodes(exprs.map(|e| e.cast::<pg_sys::Node>()));
+            let none = std::ptr::null_mut();
+            let values = pg_sys::estimate_num_groups(root, exprs, rows, none, none.cast());
+            let typ = pg_sys::exprType(argument.cast());
+            let width = pg_sys::get_typavgwidth(typ, pg_sys::exprTypmod(argument.cast()));
+            values * (DISTINCT + f64::from(width)) <= limit
+        })
+    }
+}
+
+/// Bytes that a value of count(DISTINCT …) takes beside its own.
+const DISTINCT: f64 = 64.0;
 
 /// What it costs to group and aggregate the values of frozen rows.
 pub fn values(rows: f64, columns: usize) -> f64 {

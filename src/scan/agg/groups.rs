@@ -28,11 +28,11 @@ fn mix(hash: u64, value: u64) -> u64 {
 }
 
 /// Hash of a key.
-pub fn hash(tokens: &[Token]) -> u64 {
+pub fn hash(tokens: impl IntoIterator<Item = Token>) -> u64 {
     let hash = tokens
-        .iter()
+        .into_iter()
         .fold(0x243F_6A88_85A3_08D3, |h, (bits, null)| {
-            mix(h, (*bits as u64) ^ u64::from(*null) << 63)
+            mix(h, (bits as u64) ^ u64::from(null) << 63)
         });
     hash ^ hash >> 29
 }
@@ -67,6 +67,16 @@ impl Groups {
             kept.find(self.tokens(*group), self.key(*group), hash);
         }
         *self = kept;
+    }
+
+    /// Gives the tokens of a key of text other numbers of the same strings.
+    pub fn renumber(&mut self, key: usize, renumber: &mut dyn FnMut(i64) -> i64) {
+        let width = self.floats.len().max(1);
+        let kept = self.tokens.iter_mut().skip(key).step_by(width);
+        let first_seen = self.first_seen.values_mut().filter_map(|t| t.get_mut(key));
+        for (bits, _) in kept.chain(first_seen).filter(|(_, null)| !null) {
+            *bits = renumber(*bits);
+        }
     }
 
     /// Bytes that they take.
@@ -172,7 +182,7 @@ mod tests {
         for round in 0..3 {
             for i in 0..10_000i64 {
                 let key = [(i % 100, false), (i / 100, i % 7 == 0)];
-                let group = groups.find(&key, &key, hash(&key));
+                let group = groups.find(&key, &key, hash(key));
                 assert_eq!(group as i64, i, "round {round}");
                 assert_eq!(groups.key(group), key);
             }
@@ -186,7 +196,7 @@ mod tests {
         let mut groups = Groups::new(vec![true]);
         let mut group_of = |key: [Token; 1]| {
             let same = groups.canonical(&key);
-            let group = groups.find(&same, &key, hash(&same));
+            let group = groups.find(&same, &key, hash(same.iter().copied()));
             (group, groups.key(group).to_vec())
         };
         assert_eq!(group_of(float(-0.0)), (0, float(-0.0).to_vec()));
@@ -198,6 +208,6 @@ mod tests {
         assert_eq!(groups.len(), 2);
         assert_eq!(groups.key(1), float(-0.0));
         let zero = float(0.0);
-        assert_eq!(groups.find(&zero, &zero, hash(&zero)), 1);
+        assert_eq!(groups.find(&zero, &zero, hash(zero)), 1);
     }
 }

@@ -188,6 +188,9 @@ unsafe fn offer(
             .map(|call| spec::aggregate(&**call, varno))
             .collect();
         let aggregates = aggregates?;
+        if !estimate::distinct_fit(root, input.rows, &keys, &calls, &aggregates) {
+            return None;
+        }
         let specs: Vec<Key> = keys
             .iter()
             .filter_map(|expr| spec::key(*expr, varno))

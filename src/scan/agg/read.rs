@@ -156,6 +156,7 @@ impl Reader {
                 return false;
             }
             self.child += 1;
+            engine.tidy();
             if !fits(engine) {
                 return false;
             }
@@ -198,6 +199,7 @@ impl Reader {
             }
             let (pages, block) = (&mut frozen.pages, &mut frozen.block);
             self.add_page(engine, child, pages, &selection, block, &frozen.filters);
+            engine.tidy();
             if !fits(engine) {
                 return false;
             }
@@ -384,6 +386,7 @@ impl Reader {
             if block.rows() >= BLOCK {
                 add_block(engine, child, &mut block, &mut masks);
                 block.start(0);
+                engine.tidy();
                 pgrx::check_for_interrupts!();
                 if !fits(engine) {
                     return false;
@@ -467,6 +470,7 @@ impl Reader {
                 }
                 block.new_segment();
                 self.add_page(engine, child, pages, &selection, &mut block, filters);
+                engine.tidy();
                 if !fits(engine) {
                     engine.keep_first(top.count as usize, top.descending);
                 }

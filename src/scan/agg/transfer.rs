@@ -187,6 +187,7 @@ impl Inflow {
                     None,
                 )
             }
+            engine.tidy();
             if !fits(engine) {
                 return false;
             }
