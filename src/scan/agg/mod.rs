@@ -4,7 +4,8 @@
 //!   price, [`private`]: the plan.
 //! - [`node`]: the executor's node; [`child`], [`read`]: chunks, which become [`block`]s; [`engine`]: groups and accumulators,
 //!   [`runs`]: of keys.
-//! - [`groups`], [`strings`], [`accumulate`], [`finish`]: keys, texts, partial and final results.
+//! - [`groups`], [`strings`], [`accumulate`], [`upkeep`], [`finish`]: keys, texts, partial and final results;
+//!   [`part`]: as many of them as fit into memory.
 //! - [`shared`]: what processes share that read together; [`state`], [`transfer`]: their groups on the way to one of them.
 
 pub mod accumulate;
@@ -16,6 +17,7 @@ pub mod finish;
 pub mod groups;
 pub mod node;
 pub mod parallel;
+pub mod part;
 pub mod plan;
 pub mod private;
 pub mod read;
@@ -25,3 +27,4 @@ pub mod spec;
 pub mod state;
 pub mod strings;
 pub mod transfer;
+pub mod upkeep;

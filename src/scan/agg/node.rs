@@ -5,8 +5,9 @@
 //! bytes, and the one above puts the groups of all processes together.
 
 use super::child::Child;
-use super::engine::{Engine, Part};
+use super::engine::Engine;
 use super::finish;
+use super::part::Part;
 use super::private::{self, Mode, Top};
 use super::read::{Reader, fits};
 use super::shared::{self, Shared};
