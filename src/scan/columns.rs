@@ -21,7 +21,7 @@ struct Slot {
     /// Read from the segment at hand when first asked for.
     cached: Option<Rc<CachedColumn>>,
     /// The page at hand, as far as `decoded` says.
-    page: Option<Box<Page>>,
+    page: Option<Page>,
     decoded: Decoded,
     /// Of values that were looked for in the segment at hand the pages that may hold them.
     masks: HashMap<ValueHash, u64>,
@@ -316,7 +316,7 @@ impl Columns {
 
 thread_local! {
     /// Buffers of pages of scans that have ended: to make and to zero them takes longer than a point query reads.
-    static SPARE: RefCell<Vec<Box<Page>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Page>> = const { RefCell::new(Vec::new()) };
 }
 
 /// So many buffers are kept for the next scan...
@@ -326,16 +326,13 @@ const KEPT: usize = 32;
 const SMALL: usize = 1 << 16;
 
 /// Buffers of a page.
-fn take_page() -> Box<Page> {
+fn take_page() -> Page {
     let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
-    spare
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| Box::new(Page::new()))
+    spare.ok().flatten().unwrap_or_default()
 }
 
 /// Keeps buffers for the next scan.
-fn keep_page(page: Box<Page>) {
+fn keep_page(page: Page) {
     // Where the process ends, nobody needs them.
     let _ = SPARE.try_with(|spare| {
         let mut spare = spare.borrow_mut();

@@ -80,7 +80,7 @@ unsafe extern "C-unwind" fn get_some_attributes(slot: *mut pg_sys::TupleTableSlo
 /// The functions of virtual slots.
 fn virtual_slots() -> &'static pg_sys::TupleTableSlotOps {
     // SAFETY: a constant of the server.
-    unsafe { &*(&raw const pg_sys::TTSOpsVirtual) }
+    unsafe { &pg_sys::TTSOpsVirtual }
 }
 
 unsafe extern "C-unwind" fn init(_slot: *mut pg_sys::TupleTableSlot) {}
