@@ -181,6 +181,9 @@ impl Bitmap {
         {
             return Err(CoreError::corrupt("bitmap padding is not zero"));
         }
+        if raw.iter().all(|byte| *byte == 0) {
+            return Ok(Self::new(len));
+        }
         let words = raw
             .chunks(8)
             .map(|chunk| {

@@ -82,6 +82,7 @@ impl ColumnIndex {
             let wanted = Wanted {
                 rows: wanted,
                 validity: (nulls > 0).then_some(&out.validity),
+                count: rows,
                 present: rows - nulls,
             };
             if let Some(form) = wanted.pick(self, reader.clone(), &mut out.buffers)? {

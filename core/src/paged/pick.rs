@@ -23,7 +23,9 @@ pub(crate) struct Wanted<'a> {
     pub(crate) rows: &'a [u16],
     /// Where the page has NULLs.
     pub(crate) validity: Option<&'a Validity>,
-    /// How many rows are not NULL.
+    /// How many rows the page has; others are not there, and are left out.
+    pub(crate) count: usize,
+    /// How many of them are not NULL.
     pub(crate) present: usize,
 }
 
@@ -138,11 +140,14 @@ impl Wanted<'_> {
         Ok(())
     }
 
+    /// Whether a row has no value.
     fn is_null(&self, row: usize) -> bool {
         let word = |validity: &Validity| validity.get(row / 64).copied();
-        self.validity
-            .and_then(word)
-            .is_some_and(|word| word >> (row % 64) & 1 == 0)
+        row >= self.count
+            || self
+                .validity
+                .and_then(word)
+                .is_some_and(|word| word >> (row % 64) & 1 == 0)
     }
 
     /// Where the value of a row is among those that are not NULL.
@@ -194,7 +199,7 @@ impl Wanted<'_> {
         self.blank(out);
     }
 
-    /// Blanks the rows that are NULL.
+    /// Blanks the rows that have no value.
     fn blank<T: Copy + Default>(&self, out: &mut [T; PAGE_ROWS]) {
         for row in self.rows.iter().map(|row| usize::from(*row)) {
             if self.is_null(row) {
