@@ -373,4 +373,13 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn no_bits_have_one_form() {
+        let raw = Bitmap::from_bytes(&[TAG_RAW, 0, 0, 0], 20).unwrap();
+        let runs = Bitmap::from_bytes(&[TAG_RUNS, 20], 20).unwrap();
+        for bitmap in [raw, runs] {
+            assert_eq!(format!("{bitmap:?}"), format!("{:?}", Bitmap::new(20)));
+        }
+    }
 }

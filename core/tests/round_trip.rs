@@ -184,3 +184,18 @@ proptest! {
         paged_round_trip(&column, EFFORTS[usize::from(small)]);
     }
 }
+
+/// Bits behind the last number are padding, whatever a damaged page has there.
+#[test]
+fn rows_beyond_a_page_are_not_picked() {
+    let encoded = encode(&column(Values::I8(vec![1, 3, 2])), Effort::Fast).unwrap();
+    let index_len = encoded.index_len as usize;
+    let index = ColumnIndex::parse(&encoded.bytes[..index_len]).unwrap();
+    let stored = &encoded.bytes[index.page_range(0).unwrap()];
+    let mut page = Page::new();
+    index
+        .decode_rows(0, stored, &[1, 3, 900, u16::MAX], &mut page)
+        .unwrap();
+    assert_eq!(page.rows(), 3);
+    assert!(matches!(page.values(), PageValues::Ints(values) if values[1] == 3));
+}
