@@ -307,7 +307,7 @@ pub fn samples_of(efforts: &[Effort]) -> Vec<(Vec<u8>, usize)> {
 pub fn filtered_samples() -> Vec<(Vec<u8>, usize)> {
     let noise = noise(2_100);
     let mut texts: Vec<String> = noise.iter().map(|n| format!("{:x}", n % 999)).collect();
-    texts[1_024..2_048].fill("one".into());
+    texts[1_024..2_048].fill("2a".into());
     let columns = [
         Column {
             validity: None,
