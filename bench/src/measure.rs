@@ -28,6 +28,8 @@ pub struct Timing {
     pub difference: Option<String>,
     /// Peak memory of varve's backend while it answered.
     pub peak: Peak,
+    /// Rows of the answer.
+    pub rows: usize,
 }
 
 impl Timing {
@@ -73,6 +75,7 @@ impl Pair {
         let peak = watch.end();
         let (rows, took) = answer?;
         longest = longest.max(took);
+        let count = rows.len();
         let difference = expected.difference(&Answer::new(&rows, query.is_ordered())?);
         drop(rows);
         let (mut heap, mut varve) = (Duration::MAX, Duration::MAX);
@@ -94,7 +97,22 @@ impl Pair {
             varve,
             difference,
             peak,
+            rows: count,
         })
+    }
+
+    /// Times how long PostgreSQL takes to deliver the rows of a query that are there already, in a table with nothing else:
+    /// no plan can be faster.
+    pub fn time_delivery(&mut self, query: &Query, runs: u32) -> Result<Duration> {
+        let client = &mut self.heap;
+        let create = format!("CREATE TEMP TABLE delivered AS {}", query.sql);
+        client.batch_execute(&create)?;
+        let mut best = Duration::MAX;
+        for _ in 0..=runs.max(FEW) {
+            best = best.min(run(client, "SELECT * FROM delivered")?.1);
+        }
+        client.batch_execute("DROP TABLE delivered")?;
+        Ok(best)
     }
 
     /// Times a query on varve's side without workers and with two, in turn; and how many workers the plan asks for.

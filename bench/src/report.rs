@@ -15,6 +15,9 @@ use varve_demo::show::{self, Align::Left, Align::Right};
 /// Queries whose speed with two workers is measured, by the beginning of their names.
 const PARALLEL: [&str; 2] = ["c06_", "b01_"];
 
+/// Of answers of so many rows that miss their target it is told what delivering them takes.
+const MANY_ROWS: usize = 1_000;
+
 /// How many times as fast two workers must be.
 const PARALLEL_TARGET: f64 = 1.7;
 
@@ -83,6 +86,7 @@ impl<'a> Report<'a> {
         let mut rows = Vec::new();
         let mut met = 0;
         let mut hungriest: Option<(&str, Peak)> = None;
+        let mut remarks = Vec::new();
         let bar = show::progress(queries.len() as u64, "queries");
         for query in queries {
             let name = query.name.as_str();
@@ -95,6 +99,14 @@ impl<'a> Report<'a> {
                         verdict = "✗ ANOTHER ANSWER".into();
                     } else if timing.ratio() <= query.target {
                         met += 1;
+                    } else if timing.rows >= MANY_ROWS {
+                        let alone = pair.time_delivery(query, self.options.runs)?;
+                        remarks.push(format!(
+                            "{name}: to deliver its {} rows from a table that holds nothing else takes PostgreSQL {} ms, {} of heap's time",
+                            show::count(timing.rows as i64),
+                            ms(alone),
+                            figure(alone.as_secs_f64() / timing.heap.as_secs_f64()),
+                        ));
                     }
                     if hungriest.is_none_or(|(_, peak)| timing.peak.own > peak.own) {
                         hungriest = Some((name, timing.peak));
@@ -137,6 +149,7 @@ impl<'a> Report<'a> {
         ];
         show::table(&head, &rows, None);
         show::say(&format!("{met} of {} targets met", queries.len()));
+        remarks.iter().for_each(|remark| show::say(remark));
         if let Some((name, peak)) = hungriest {
             self.peaks.push((format!("a query: {name}"), peak));
         }

@@ -13,6 +13,9 @@ use varve_core::paged::Bounds;
 /// Elements of an array of which nothing is known, as PostgreSQL reckons.
 const ELEMENTS: f64 = 10.0;
 
+/// The share of pages that a Bloom filter takes for those of a value wrongly, of pages of as many values as rows.
+const FALSE_POSITIVES: f64 = 0.03;
+
 /// Pages of a full segment.
 const PAGES_OF_SEGMENT: f64 = 64.0;
 
@@ -155,7 +158,9 @@ impl Estimate {
             let ordered = unsafe { by_order(root, rel, directory, &conditions, all) };
             // SAFETY: by contract.
             let zones = unsafe { by_zones(root, rel, directory, &conditions, all) };
-            let narrow = ordered.min(zones);
+            // SAFETY: by contract.
+            let filters = unsafe { by_filters(root, rel, directory, &conditions, all) };
+            let narrow = ordered.min(zones).min(filters);
             if narrow < estimate.pages {
                 estimate.pages = narrow.max(1.0);
                 // Segments that are read have their pages' zones asked.
@@ -327,6 +332,35 @@ unsafe fn by_zones(
         least = least.min(all * share);
     }
     least.min(all)
+}
+
+/// Pages to read as far as Bloom filters tell, which columns have that an index has and segments are not sorted by: those
+/// of the rows that are looked for, and those that filters take for theirs.
+///
+/// # Safety
+/// The planner's own nodes.
+unsafe fn by_filters(
+    root: *mut pg_sys::PlannerInfo,
+    rel: &pg_sys::RelOptInfo,
+    directory: &Directory,
+    conditions: &[Condition],
+    all: f64,
+) -> f64 {
+    let order = directory.first().map(|s| s.header.order.as_slice());
+    let order = order.unwrap_or_default();
+    let mut least = all;
+    // SAFETY: by contract.
+    unsafe {
+        let indexed = super::inner::indexed_columns(rel);
+        for attnum in indexed.iter().filter(|a| !order.contains(&(**a as u16))) {
+            let pins = |c: &&Condition| c.hold(*attnum) == Some(Hold::Pinned);
+            for condition in conditions.iter().filter(pins) {
+                let rows = selectivity(root, rel, std::iter::once(condition)) * rel.tuples;
+                least = least.min(rows + all * condition.values() * FALSE_POSITIVES);
+            }
+        }
+    }
+    least
 }
 
 /// The part of a column's whole range that a segment has, on average; 1 where that is not known.

@@ -69,6 +69,19 @@ unsafe fn columns(rel: &pg_sys::RelOptInfo, directory: &Directory) -> Vec<i16> {
         .first()
         .map(|s| s.header.order.iter().map(|a| *a as i16).collect())
         .unwrap_or_default();
+    // SAFETY: by contract.
+    columns.extend(unsafe { indexed_columns(rel) });
+    columns.sort_unstable();
+    columns.dedup();
+    columns
+}
+
+/// The columns of a relation's indexes.
+///
+/// # Safety
+/// A relation of the planner's.
+pub unsafe fn indexed_columns(rel: &pg_sys::RelOptInfo) -> Vec<i16> {
+    let mut columns = Vec::new();
     // SAFETY: by contract; an index has as many keys as it says.
     unsafe {
         for index in list::nodes::<pg_sys::IndexOptInfo>(rel.indexlist) {
@@ -79,8 +92,6 @@ unsafe fn columns(rel: &pg_sys::RelOptInfo, directory: &Directory) -> Vec<i16> {
             columns.extend(keys.iter().filter(|k| **k > 0).map(|k| *k as i16));
         }
     }
-    columns.sort_unstable();
-    columns.dedup();
     columns
 }
 
