@@ -140,6 +140,37 @@ SELECT k, count(DISTINCT note), min(note), last(note, n) FROM late GROUP BY k OR
 SELECT count(*), sum(c), md5(string_agg(note, ',' ORDER BY note)) FROM (SELECT substr(note, 1, 3) AS note, count(*) AS c FROM late GROUP BY 1) s;
 RESET work_mem;
 RESET enable_sort;
+-- Cursors that are rewound over rows of the delta meet them as before.
+CREATE TABLE c (ts timestamptz PRIMARY KEY, v int);
+INSERT INTO c SELECT timestamptz '2025-01-01 00:00+00' + i * interval '1 hour', i FROM generate_series(1, 100) i;
+SELECT varve.enable('c', order_by => '{ts}');
+SELECT varve.set_tier('c', 'warm');
+INSERT INTO c VALUES ('2030-01-03 00:00+00', 3), ('2030-01-01 00:00+00', 1), ('2030-01-02 00:00+00', 2);
+BEGIN;
+DECLARE h CURSOR WITH HOLD FOR SELECT v FROM c WHERE ts >= '2030-01-01 00:00+00';
+FETCH 1 FROM h;
+COMMIT;
+FETCH ALL FROM h;
+CLOSE h;
+BEGIN;
+DECLARE s SCROLL CURSOR FOR SELECT v FROM c WHERE ts >= '2030-01-01 00:00+00';
+FETCH ALL FROM s;
+FETCH ABSOLUTE 1 FROM s;
+FETCH ABSOLUTE 3 FROM s;
+FETCH BACKWARD ALL FROM s;
+COMMIT;
+-- The column that rows are sorted by goes.
+CREATE TABLE d (host int, ts int, v int, PRIMARY KEY (host, ts));
+INSERT INTO d SELECT i % 10, i, i FROM generate_series(1, 3000) i;
+SELECT varve.enable('d', order_by => '{host,ts}');
+SELECT varve.set_tier('d', 'warm');
+SELECT count(*) FROM d WHERE host = 3;
+ALTER TABLE d DROP host;
+SELECT count(*), sum(v) FROM d;
+SELECT v FROM d WHERE ts BETWEEN 7 AND 9 ORDER BY ts;
+DELETE FROM d WHERE ts = 8;
+SELECT ts FROM d ORDER BY ts LIMIT 3 OFFSET 6;
+SELECT d.ts FROM (VALUES (7), (8), (9)) x(t) JOIN d ON d.ts = x.t ORDER BY 1;
 
 SET client_min_messages = warning;
 DROP SCHEMA columnar CASCADE;

@@ -179,10 +179,34 @@ pub fn for_each_row(
 
 /// Reads the directory of a companion under an MVCC snapshot; damage is an error (`data_corrupted`).
 pub fn load(rel: pg_sys::Relation, companion: &Companion, snapshot: pg_sys::Snapshot) -> Directory {
-    match try_load(companion, snapshot) {
+    let mut directory = match try_load(companion, snapshot) {
         Ok(directory) => directory,
         Err(damage) => super::error::corrupt(rel, damage.segment, &damage.detail),
+    };
+    for segment in directory.iter_mut().filter_map(Rc::get_mut) {
+        if let Err(detail) = fit_order(&mut segment.header.order, relation::tupdesc(rel)) {
+            super::error::corrupt(rel, segment.number, &detail);
+        }
     }
+    directory
+}
+
+/// Cuts the order of a segment off where a column was dropped since: what comes behind is sorted within it only. Says what is
+/// wrong with an order that no table of the row shape can have.
+fn fit_order(order: &mut Vec<u16>, desc: pg_sys::TupleDesc) -> Result<(), String> {
+    let natts = relation::natts(desc);
+    for attnum in order.iter() {
+        if !(1..=natts).contains(&usize::from(*attnum)) {
+            return Err(format!(
+                "it is sorted by column {attnum}, which there is not"
+            ));
+        }
+    }
+    let dropped = |attnum: &u16| relation::attribute(desc, usize::from(*attnum) - 1).attisdropped;
+    if let Some(end) = order.iter().position(dropped) {
+        order.truncate(end);
+    }
+    Ok(())
 }
 
 /// What is wrong with a segment.

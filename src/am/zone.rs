@@ -175,8 +175,22 @@ pub fn ascending<'a>(zones: impl Iterator<Item = &'a Zone>) -> bool {
             (Some(Bounds::Float { min, max }), Bounds::Float { min: a, max: b }) => {
                 float_order(*min, *a).is_le() && float_order(*max, *b).is_le()
             }
-            (Some(Bounds::Bytes { min, max, .. }), Bounds::Bytes { min: a, max: b, .. }) => {
-                min <= a && max <= b
+            (
+                Some(Bounds::Bytes {
+                    min,
+                    max,
+                    min_exact,
+                    max_exact,
+                }),
+                Bounds::Bytes {
+                    min: a,
+                    max: b,
+                    min_exact: a_exact,
+                    max_exact: b_exact,
+                },
+            ) => {
+                // A bound that was cut lies above the same bytes in full.
+                (min, !min_exact) <= (a, !a_exact) && (max, !max_exact) <= (b, !b_exact)
             }
             _ => false,
         };

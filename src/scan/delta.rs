@@ -2,7 +2,8 @@
 //!
 //! The inner side of a nested loop reads it again for every outer row. From the second time on its rows are kept in memory,
 //! sorted by the first column of the segments' order, as far as `work_mem` goes: those that cannot have the value are not
-//! looked at. The snapshot stays the same, and so do the rows.
+//! looked at. The snapshot stays the same, and so do the rows; and they leave in heap's order, since a cursor that is rewound
+//! must meet them as it did before.
 
 use super::eval::{Resolved, probe_order};
 use super::narrow::Narrow;
@@ -10,7 +11,6 @@ use crate::am::zone::{Probe, ProbeKind, of_attribute};
 use crate::heap_call;
 use crate::pg::relation;
 use pgrx::pg_sys;
-use std::ops::Range;
 
 /// A sequential scan of the delta. Ended by the executor's end of the node, or with the transaction.
 pub struct Delta {
@@ -41,10 +41,11 @@ enum Keeping {
 /// Rows in memory.
 struct Kept {
     memory: pg_sys::MemoryContext,
-    rows: Vec<(Probe, pg_sys::HeapTuple)>,
-    /// Those to deliver.
-    window: Range<usize>,
-    /// The place of the row delivered last; the one beside the window before and after all of them.
+    /// By value; each with its place among heap's rows.
+    rows: Vec<(Probe, (u32, pg_sys::HeapTuple))>,
+    /// Those to deliver, in heap's order.
+    window: Vec<(u32, pg_sys::HeapTuple)>,
+    /// The place in the window of the row delivered last; the one beside it before and after all of them.
     at: isize,
     /// Whether this run of the scan reads them.
     in_use: bool,
@@ -104,8 +105,12 @@ impl Delta {
             };
         }
         if let Keeping::Kept(kept) = &mut self.keeping {
-            kept.window = narrow.window(&kept.rows, values);
-            kept.at = kept.window.start as isize - 1;
+            let found = kept.rows.get(narrow.window(&kept.rows, values));
+            kept.window.clear();
+            kept.window
+                .extend(found.unwrap_or_default().iter().map(|(_, row)| *row));
+            kept.window.sort_unstable_by_key(|(place, _)| *place);
+            kept.at = -1;
             kept.in_use = true;
         }
     }
@@ -124,8 +129,10 @@ impl Delta {
                 pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
             )
         };
-        let mut rows: Vec<(Probe, pg_sys::HeapTuple)> = Vec::new();
+        let mut rows: Vec<(Probe, (u32, pg_sys::HeapTuple))> = Vec::new();
         let mut fits = true;
+        // Probes of bytes lie outside of the context.
+        let mut outside = 0;
         self.start_over();
         while fits && self.next_of_heap(slot, true) {
             pgrx::check_for_interrupts!();
@@ -136,11 +143,17 @@ impl Delta {
                 // NULL satisfies no comparison.
                 if !null {
                     let before = pg_sys::MemoryContextSwitchTo(memory);
-                    rows.push((kind.probe(value), pg_sys::ExecCopySlotHeapTuple(slot)));
+                    let probe = kind.probe(value);
+                    if let Probe::Bytes(bytes) = &probe {
+                        outside += bytes.len();
+                    }
+                    let row = (rows.len() as u32, pg_sys::ExecCopySlotHeapTuple(slot));
+                    rows.push((probe, row));
                     pg_sys::MemoryContextSwitchTo(before);
                 }
                 let taken = pg_sys::MemoryContextMemAllocated(memory, true)
-                    + rows.len() * size_of::<(Probe, pg_sys::HeapTuple)>();
+                    + rows.capacity() * size_of::<(Probe, (u32, pg_sys::HeapTuple))>()
+                    + outside;
                 fits = taken <= pg_sys::work_mem as usize * 1024;
             }
         }
@@ -153,7 +166,7 @@ impl Delta {
         rows.sort_by(|(a, _), (b, _)| probe_order(a, b));
         Some(Kept {
             memory,
-            window: 0..0,
+            window: Vec::new(),
             at: -1,
             rows,
             in_use: false,
@@ -221,10 +234,9 @@ impl Delta {
 impl Kept {
     fn next(&mut self, slot: *mut pg_sys::TupleTableSlot, forward: bool) -> bool {
         let step = if forward { 1 } else { -1 };
-        self.at = (self.at + step).clamp(self.window.start as isize - 1, self.window.end as isize);
+        self.at = (self.at + step).clamp(-1, self.window.len() as isize);
         let place = usize::try_from(self.at).ok();
-        let place = place.filter(|place| self.window.contains(place));
-        let Some((_, row)) = place.and_then(|place| self.rows.get(place)) else {
+        let Some((_, row)) = place.and_then(|place| self.window.get(place)) else {
             return false;
         };
         // SAFETY: our copy of a row of the relation; the slot makes another.

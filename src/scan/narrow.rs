@@ -29,7 +29,7 @@ impl Narrow {
         filters
             .iter()
             .for_each(|f| collect(f, attnum, &mut conditions));
-        (!conditions.is_empty()).then_some(Narrow {
+        (!conditions.is_empty()).then(|| Narrow {
             attnum,
             conditions,
             ordered: of_attribute(attr).0 == Comparable::Order,

@@ -382,7 +382,12 @@ impl Run {
         // SAFETY: the relation and the snapshot are the executor's, and live as long as the query.
         unsafe { ffi::PredicateLockRelation(self.rel, self.snapshot) };
         let context = node.css.ss.ps.ps_ExprContext;
-        let resolved = values::resolve(&self.values, &self.states, context);
+        // SAFETY: memory of the node; values are copied out of it.
+        let resolved = unsafe {
+            memory::within(self.per_row, || {
+                values::resolve(&self.values, &self.states, context)
+            })
+        };
         if let Some(pages) = &mut self.pages {
             pages.restart(resolved);
             if self.ordered.as_ref().is_some_and(Ordered::reads_backward) {
