@@ -19,19 +19,6 @@ fn filtered(column: &Column, effort: Effort) -> (EncodedColumn, ColumnIndex) {
     (encoded, index)
 }
 
-/// The hash of a row's value; `None` of a NULL.
-fn hash(column: &Column, row: usize) -> Option<ValueHash> {
-    (!column.is_null(row)).then(|| match &column.values {
-        Values::I8(v) => ValueHash::of_int(v[row].into()),
-        Values::I16(v) => ValueHash::of_int(v[row].into()),
-        Values::I32(v) => ValueHash::of_int(v[row].into()),
-        Values::I64(v) => ValueHash::of_int(v[row]),
-        Values::F32(v) => ValueHash::of_float(v[row].into()),
-        Values::F64(v) => ValueHash::of_float(v[row]),
-        _ => ValueHash::of_bytes(column.bytes_at(row).unwrap()),
-    })
-}
-
 fn mask(encoded: &EncodedColumn, index: &ColumnIndex, hash: ValueHash) -> u64 {
     let range = index.filter_range(hash).unwrap();
     index.filter_mask(hash, &encoded.bytes[range]).unwrap()
@@ -49,7 +36,7 @@ fn check(column: &Column, effort: Effort) -> bool {
     let decoded = decode_all(&encoded.bytes, encoded.index_len as usize).unwrap();
     assert_eq!(rows_of(&decoded), rows_of(column));
     for row in 0..column.rows() {
-        if let Some(hash) = hash(column, row) {
+        if let Some(hash) = hash_of(column, row) {
             let page = row / PAGE_ROWS;
             assert_eq!(mask(&encoded, &index, hash) >> page & 1, 1, "row {row}");
         }
@@ -88,7 +75,7 @@ fn few_values_of_other_pages_are_not_denied() {
         let bytes = (encoded.bytes.len() - plain.bytes.len()) as f64 / 65_536.0;
         let mut found = 0;
         for row in (0..65_536).step_by(17) {
-            let mask = mask(&encoded, &index, hash(&column, row).unwrap());
+            let mask = mask(&encoded, &index, hash_of(&column, row).unwrap());
             assert_eq!(mask >> (row / PAGE_ROWS) & 1, 1);
             found += mask.count_ones() - 1;
         }

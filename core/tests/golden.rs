@@ -15,7 +15,7 @@ use std::fmt::Write;
 use common::pages::*;
 use common::*;
 use sha2::{Digest, Sha256};
-use varve_core::paged::{self, ColumnIndex, Effort, Options, ValueHash, decode_all, encode};
+use varve_core::paged::{self, ColumnIndex, Effort, Options, decode_all, encode};
 use varve_core::{Column, Values};
 
 const GOLDEN: &str = include_str!("golden/column-v2.txt");
@@ -104,21 +104,13 @@ fn version_2_of_the_cold_tier_decodes() {
 fn masks(bytes: &[u8], index_len: usize) -> Vec<(usize, u64)> {
     let column = decode_all(bytes, index_len).unwrap();
     let index = ColumnIndex::parse(&bytes[..index_len]).unwrap();
-    let rows = (0..column.rows()).filter(|row| !column.is_null(*row));
-    rows.map(|row| {
-        let hash = match &column.values {
-            Values::I8(v) => ValueHash::of_int(v[row].into()),
-            Values::I16(v) => ValueHash::of_int(v[row].into()),
-            Values::I32(v) => ValueHash::of_int(v[row].into()),
-            Values::I64(v) => ValueHash::of_int(v[row]),
-            Values::F32(v) => ValueHash::of_float(v[row].into()),
-            Values::F64(v) => ValueHash::of_float(v[row]),
-            _ => ValueHash::of_bytes(column.bytes_at(row).unwrap()),
-        };
-        let piece = &bytes[index.filter_range(hash).unwrap()];
-        (row / 1_024, index.filter_mask(hash, piece).unwrap())
-    })
-    .collect()
+    let hashes = (0..column.rows()).filter_map(|row| Some((row, hash_of(&column, row)?)));
+    hashes
+        .map(|(row, hash)| {
+            let piece = &bytes[index.filter_range(hash).unwrap()];
+            (row / 1_024, index.filter_mask(hash, piece).unwrap())
+        })
+        .collect()
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! - [`heap`]: heap's own table access method, called behind a guard.
 //! - [`list`]: lists of nodes and integers.
 //! - [`page`]: rows as they lie in a heap page.
+//! - [`planner`]: asking the planner about columns and groups.
 //! - [`relation`]: opening, closing and naming relations.
 //! - [`tuple`]: item pointers, tuple headers and datums.
 //! - [`snapshot`]: snapshots that are released on every way out.
@@ -18,6 +19,7 @@ pub mod heap;
 pub mod list;
 pub mod memory;
 pub mod page;
+pub mod planner;
 pub mod relation;
 pub mod snapshot;
 pub mod spi;

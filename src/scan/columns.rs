@@ -47,9 +47,6 @@ pub enum Stored<'a> {
     Missing(bool),
 }
 
-/// So few rows of a page are worth decoding one by one.
-pub const FEW: usize = 64;
-
 /// Reads and decodes columns of one page after the other.
 pub struct Columns {
     desc: pg_sys::TupleDesc,
@@ -251,7 +248,7 @@ impl Columns {
         };
         let page = slot.page.get_or_insert_with(take_page);
         // Who comes back for other rows of a page will come again: all are decoded then.
-        let rows = rows.filter(|rows| rows.len() <= FEW && slot.decoded == Decoded::Nothing);
+        let rows = rows.filter(|_| slot.decoded == Decoded::Nothing);
         let done = slot.decoded == Decoded::All;
         if !done {
             let range = column

@@ -6,7 +6,7 @@ use super::order;
 use super::values;
 use crate::am::directory::Directory;
 use crate::am::zone::{Comparison, Verdict};
-use crate::pg::{list, relation};
+use crate::pg::{list, planner, relation};
 use pgrx::pg_sys;
 use varve_core::paged::Bounds;
 
@@ -154,13 +154,18 @@ impl Estimate {
             tests: tests(pages),
         };
         if known.len() < conditions.len() {
+            let reading = Reading {
+                root,
+                rel,
+                directory,
+                conditions: &conditions,
+                all,
+            };
             // SAFETY: by contract.
-            let ordered = unsafe { by_order(root, rel, directory, &conditions, all) };
-            // SAFETY: by contract.
-            let zones = unsafe { by_zones(root, rel, directory, &conditions, all) };
-            // SAFETY: by contract.
-            let filters = unsafe { by_filters(root, rel, directory, &conditions, all) };
-            let narrow = ordered.min(zones).min(filters);
+            let narrow = unsafe {
+                let ordered = reading.by_order();
+                ordered.min(reading.by_zones()).min(reading.by_filters())
+            };
             if narrow < estimate.pages {
                 estimate.pages = narrow.max(1.0);
                 // Segments that are read have their pages' zones asked.
@@ -206,161 +211,143 @@ unsafe fn conditions(
     }
 }
 
-/// The share of rows that satisfy some of the conditions, whatever the values of other tables' columns in them.
-///
-/// # Safety
-/// The planner's own nodes.
-unsafe fn selectivity<'a>(
+/// A relation that is to be read under conditions, of which `all` pages there are.
+struct Reading<'a> {
     root: *mut pg_sys::PlannerInfo,
-    rel: &pg_sys::RelOptInfo,
-    conditions: impl Iterator<Item = &'a Condition>,
-) -> f64 {
-    let clauses = list::of_nodes(conditions.map(|c| c.clause));
-    let none = std::ptr::null_mut();
-    // SAFETY: by contract.
-    unsafe {
-        pg_sys::clauselist_selectivity(
-            root,
-            clauses,
-            rel.relid as i32,
-            pg_sys::JoinType::JOIN_INNER,
-            none,
-        )
-    }
+    rel: &'a pg_sys::RelOptInfo,
+    directory: &'a Directory,
+    conditions: &'a [Condition],
+    all: f64,
 }
 
-/// Pages to read as far as the order of segments tells: rows that agree in the first columns of it lie together, in as
-/// many runs as there are values of columns before that are not asked for.
-///
-/// # Safety
-/// The planner's own nodes.
-unsafe fn by_order(
-    root: *mut pg_sys::PlannerInfo,
-    rel: &pg_sys::RelOptInfo,
-    directory: &Directory,
-    conditions: &[Condition],
-    all: f64,
-) -> f64 {
-    let Some(first) = directory.first() else {
-        return all;
-    };
-    // Segments that were not written together are sorted each by itself.
-    let mut runs = if order::sorted_by(directory).is_empty() {
-        directory.len() as f64
-    } else {
-        1.0
-    };
-    let mut share = 1.0;
-    let mut least = all;
-    for attnum in &first.header.order {
-        let attnum = *attnum as i16;
-        let holding = || conditions.iter().filter(move |c| c.hold(attnum).is_some());
-        if holding().next().is_none() {
+impl Reading<'_> {
+    /// The share of rows that satisfy some of the conditions, whatever the values of other tables' columns in them.
+    ///
+    /// # Safety
+    /// The planner's own nodes.
+    unsafe fn selectivity<'c>(&self, conditions: impl Iterator<Item = &'c Condition>) -> f64 {
+        let clauses = list::of_nodes(conditions.map(|c| c.clause));
+        let none = std::ptr::null_mut();
+        // SAFETY: by contract.
+        unsafe {
+            pg_sys::clauselist_selectivity(
+                self.root,
+                clauses,
+                self.rel.relid as i32,
+                pg_sys::JoinType::JOIN_INNER,
+                none,
+            )
+        }
+    }
+
+    /// Pages to read as far as the order of segments tells: rows that agree in the first columns of it lie together, in as
+    /// many runs as there are values of columns before that are not asked for.
+    ///
+    /// # Safety
+    /// The planner's own nodes.
+    unsafe fn by_order(&self) -> f64 {
+        let Some(first) = self.directory.first() else {
+            return self.all;
+        };
+        // Segments that were not written together are sorted each by itself.
+        let mut runs = if order::sorted_by(self.directory).is_empty() {
+            self.directory.len() as f64
+        } else {
+            1.0
+        };
+        let mut share = 1.0;
+        let mut least = self.all;
+        for attnum in &first.header.order {
+            let attnum = *attnum as i16;
+            let holding = || {
+                self.conditions
+                    .iter()
+                    .filter(move |c| c.hold(attnum).is_some())
+            };
+            if holding().next().is_none() {
+                // SAFETY: by contract.
+                runs *= unsafe { self.distinct(attnum) };
+                if runs >= self.all {
+                    break;
+                }
+                continue;
+            }
             // SAFETY: by contract.
-            runs *= unsafe { distinct(root, rel, attnum) };
-            if runs >= all {
+            share *= unsafe { self.selectivity(holding()) };
+            let pinned = holding().filter(|c| c.hold(attnum) == Some(Hold::Pinned));
+            let values = pinned.map(Condition::values).reduce(f64::min);
+            runs *= values.unwrap_or(1.0);
+            least = least.min(self.all * share + runs);
+            if values.is_none() {
                 break;
             }
-            continue;
         }
+        least
+    }
+
+    /// About how many values a column has.
+    ///
+    /// # Safety
+    /// The planner's own nodes; an attribute of the relation.
+    unsafe fn distinct(&self, attnum: i16) -> f64 {
+        // SAFETY: by contract; the relation is locked, and open while its row shape is read.
+        unsafe {
+            let rte = &**(*self.root).simple_rte_array.add(self.rel.relid as usize);
+            let table = relation::OpenRel::table(rte.relid, pg_sys::NoLock);
+            let var = planner::column(self.rel, relation::tupdesc(table.as_ptr()), attnum);
+            planner::num_groups(self.root, [var], self.rel.tuples.max(1.0)).max(1.0)
+        }
+    }
+
+    /// Pages to read as far as zones tell: where each segment has a small part of all values of a column, so has what is
+    /// looked for a small part of the segments.
+    ///
+    /// # Safety
+    /// The planner's own nodes.
+    unsafe fn by_zones(&self) -> f64 {
+        let mut least = self.all;
+        for condition in self.conditions.iter().filter(|c| c.known.is_none()) {
+            let (Filter::Compare { attnum, .. } | Filter::In { attnum, .. }) =
+                &condition.compiled.filter
+            else {
+                continue;
+            };
+            let Some(hold) = condition.hold(*attnum) else {
+                continue;
+            };
+            let width = width_of_segments(self.directory, *attnum) * condition.values();
+            let share = match hold {
+                Hold::Pinned => width,
+                // SAFETY: by contract.
+                Hold::Ranged => width + unsafe { self.selectivity(std::iter::once(condition)) },
+            };
+            least = least.min(self.all * share);
+        }
+        least.min(self.all)
+    }
+
+    /// Pages to read as far as Bloom filters tell, which columns have that an index has and segments are not sorted by: those
+    /// of the rows that are looked for, and those that filters take for theirs.
+    ///
+    /// # Safety
+    /// The planner's own nodes.
+    unsafe fn by_filters(&self) -> f64 {
+        let order = self.directory.first().map(|s| s.header.order.as_slice());
+        let order = order.unwrap_or_default();
+        let mut least = self.all;
         // SAFETY: by contract.
-        share *= unsafe { selectivity(root, rel, holding()) };
-        let pinned = holding().filter(|c| c.hold(attnum) == Some(Hold::Pinned));
-        let values = pinned.map(Condition::values).reduce(f64::min);
-        runs *= values.unwrap_or(1.0);
-        least = least.min(all * share + runs);
-        if values.is_none() {
-            break;
-        }
-    }
-    least
-}
-
-/// About how many values a column has.
-///
-/// # Safety
-/// The planner's own nodes; an attribute of the relation.
-unsafe fn distinct(root: *mut pg_sys::PlannerInfo, rel: &pg_sys::RelOptInfo, attnum: i16) -> f64 {
-    // SAFETY: by contract; the relation is locked, and open while its row shape is read.
-    unsafe {
-        let rte = &**(*root).simple_rte_array.add(rel.relid as usize);
-        let table = relation::OpenRel::table(rte.relid, pg_sys::NoLock);
-        let attr = relation::attribute(relation::tupdesc(table.as_ptr()), attnum as usize - 1);
-        let var: *mut pg_sys::Node = pg_sys::makeVar(
-            rel.relid as i32,
-            attnum,
-            attr.atttypid,
-            attr.atttypmod,
-            attr.attcollation,
-            0,
-        )
-        .cast();
-        let none = std::ptr::null_mut();
-        let exprs = list::of_nodes([var]);
-        pg_sys::estimate_num_groups(root, exprs, rel.tuples.max(1.0), none, none.cast()).max(1.0)
-    }
-}
-
-/// Pages to read as far as zones tell: where each segment has a small part of all values of a column, so has what is
-/// looked for a small part of the segments.
-///
-/// # Safety
-/// The planner's own nodes.
-unsafe fn by_zones(
-    root: *mut pg_sys::PlannerInfo,
-    rel: &pg_sys::RelOptInfo,
-    directory: &Directory,
-    conditions: &[Condition],
-    all: f64,
-) -> f64 {
-    let mut least = all;
-    for condition in conditions.iter().filter(|c| c.known.is_none()) {
-        let (Filter::Compare { attnum, .. } | Filter::In { attnum, .. }) =
-            &condition.compiled.filter
-        else {
-            continue;
-        };
-        let Some(hold) = condition.hold(*attnum) else {
-            continue;
-        };
-        let width = width_of_segments(directory, *attnum) * condition.values();
-        let share = match hold {
-            Hold::Pinned => width,
-            // SAFETY: by contract.
-            Hold::Ranged => width + unsafe { selectivity(root, rel, std::iter::once(condition)) },
-        };
-        least = least.min(all * share);
-    }
-    least.min(all)
-}
-
-/// Pages to read as far as Bloom filters tell, which columns have that an index has and segments are not sorted by: those
-/// of the rows that are looked for, and those that filters take for theirs.
-///
-/// # Safety
-/// The planner's own nodes.
-unsafe fn by_filters(
-    root: *mut pg_sys::PlannerInfo,
-    rel: &pg_sys::RelOptInfo,
-    directory: &Directory,
-    conditions: &[Condition],
-    all: f64,
-) -> f64 {
-    let order = directory.first().map(|s| s.header.order.as_slice());
-    let order = order.unwrap_or_default();
-    let mut least = all;
-    // SAFETY: by contract.
-    unsafe {
-        let indexed = super::inner::indexed_columns(rel);
-        for attnum in indexed.iter().filter(|a| !order.contains(&(**a as u16))) {
-            let pins = |c: &&Condition| c.hold(*attnum) == Some(Hold::Pinned);
-            for condition in conditions.iter().filter(pins) {
-                let rows = selectivity(root, rel, std::iter::once(condition)) * rel.tuples;
-                least = least.min(rows + all * condition.values() * FALSE_POSITIVES);
+        unsafe {
+            let indexed = super::inner::indexed_columns(self.rel);
+            for attnum in indexed.iter().filter(|a| !order.contains(&(**a as u16))) {
+                let pins = |c: &&Condition| c.hold(*attnum) == Some(Hold::Pinned);
+                for condition in self.conditions.iter().filter(pins) {
+                    let rows = self.selectivity(std::iter::once(condition)) * self.rel.tuples;
+                    least = least.min(rows + self.all * condition.values() * FALSE_POSITIVES);
+                }
             }
         }
+        least
     }
-    least
 }
 
 /// The part of a column's whole range that a segment has, on average; 1 where that is not known.

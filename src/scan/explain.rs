@@ -1,6 +1,6 @@
 //! What EXPLAIN shows of our nodes.
 
-use super::pages::Counters;
+use super::counters::Counters;
 use crate::pg::list;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};

@@ -5,11 +5,12 @@
 //! asked ([`super::slot`]).
 
 use super::batch::Batch;
+use super::counters::Counters;
 use super::delta::Delta;
 use super::explain;
 use super::filter::{Compiled, Filter, Scope, Value};
 use super::ordered::Ordered;
-use super::pages::{Counters, HandOut, Pages};
+use super::pages::{HandOut, Pages};
 use super::parallel::{self, Shared};
 use super::plan;
 use super::slot;

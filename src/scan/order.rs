@@ -1,7 +1,7 @@
 //! Orders in which a scan can deliver the rows of a table whose segments are sorted.
 
 use crate::am::directory::Directory;
-use crate::pg::{list, relation};
+use crate::pg::{list, planner, relation};
 use pgrx::pg_sys;
 
 /// An order of rows by the columns that segments are sorted by.
@@ -202,17 +202,9 @@ unsafe fn pathkeys(
         let attr = relation::attribute(desc, *attnum as usize - 1);
         // SAFETY: by contract.
         unsafe {
-            let var = pg_sys::makeVar(
-                (*rel).relid as i32,
-                *attnum,
-                attr.atttypid,
-                attr.atttypmod,
-                attr.attcollation,
-                0,
-            );
+            let var = planner::column(rel, desc, *attnum);
             let operator = operator(attr.atttypid, order.descends(n));
-            let found =
-                pg_sys::build_expression_pathkey(root, var.cast(), operator, (*rel).relids, false);
+            let found = pg_sys::build_expression_pathkey(root, var, operator, (*rel).relids, false);
             let Some(key) = list::nodes::<pg_sys::PathKey>(found).next() else {
                 break;
             };
@@ -282,27 +274,9 @@ unsafe fn first_of_each(
         }
         let straight = used.iter().filter(|n| **n < order.straight);
         let vars = straight.filter_map(|n| {
-            let attnum = *order.columns.get(*n)?;
-            let attr = relation::attribute(desc, attnum as usize - 1);
-            let var: *mut pg_sys::Node = pg_sys::makeVar(
-                (*rel).relid as i32,
-                attnum,
-                attr.atttypid,
-                attr.atttypmod,
-                attr.attcollation,
-                0,
-            )
-            .cast();
-            Some(var)
+            let attnum = order.columns.get(*n)?;
+            Some(planner::column(rel, desc, *attnum))
         });
-        let none = std::ptr::null_mut();
-        let rows = (*rel).rows;
-        Some(pg_sys::estimate_num_groups(
-            root,
-            list::of_nodes(vars),
-            rows,
-            none,
-            none.cast(),
-        ))
+        Some(planner::num_groups(root, vars, (*rel).rows))
     }
 }

@@ -1,7 +1,7 @@
 //! The pages of a table's segments that may hold rows of a query, one after the other.
 
 use super::columns::Columns;
-pub use super::counters::{COUNTED, Counters};
+use super::counters::Counters;
 use super::eval::{self, Bits, NO_ROWS, Resolved};
 use super::filter::Filter;
 use super::narrow::Narrow;

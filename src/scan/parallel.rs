@@ -1,8 +1,8 @@
 //! Scans that several processes share: segments, and blocks of the delta, are handed out to whoever asks next.
 
+use super::counters::{COUNTED, Counters};
 use super::delta;
 use super::node::run_of;
-use super::pages::{COUNTED, Counters};
 use crate::pg::guard;
 use pgrx::pg_sys;
 use std::ffi::c_void;

@@ -41,6 +41,7 @@ pub use encode::{EncodedColumn, encode, encode_pausing};
 pub use filter::ValueHash;
 pub use index::ColumnIndex;
 pub use page::{Page, PageValues};
+pub use pick::MOST_PICKED;
 pub use select::{RowBits, codes_below, floats_below, floats_up_to, ints_below};
 pub use whole::decode_all;
 pub use zone::{BOUND_BYTES, Bounds, Sum, Zone, is_negative_zero};

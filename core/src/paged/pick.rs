@@ -14,8 +14,8 @@ use crate::Kind;
 use crate::error::CoreError;
 use crate::wire::Reader;
 
-/// The most rows of a page that are worth it.
-pub(crate) const MOST: usize = 64;
+/// The most rows of a page that are worth decoding one by one.
+pub const MOST_PICKED: usize = 64;
 
 /// The rows that are wanted of a page.
 pub(crate) struct Wanted<'a> {
@@ -38,7 +38,7 @@ impl Wanted<'_> {
         mut reader: Reader<'_>,
         buffers: &mut Buffers,
     ) -> Result<Option<Form>, CoreError> {
-        if self.rows.len() > MOST || reader.remaining() == 0 {
+        if self.rows.len() > MOST_PICKED || reader.remaining() == 0 {
             return Ok(None);
         }
         if let Packing::Pco(_) = index.packing {
@@ -62,7 +62,7 @@ impl Wanted<'_> {
         if packed.delta && packed.width > 0 {
             return Ok(None);
         }
-        let mut numbers = [0; MOST];
+        let mut numbers = [0; MOST_PICKED];
         self.numbers(&packed, &mut numbers)?;
         let picked = || {
             let rows = self.rows.iter().map(|row| usize::from(*row));
@@ -108,7 +108,7 @@ impl Wanted<'_> {
     }
 
     /// The packed numbers of the rows that are not NULL.
-    fn numbers(&self, packed: &Packed<'_>, out: &mut [i64; MOST]) -> Result<(), CoreError> {
+    fn numbers(&self, packed: &Packed<'_>, out: &mut [i64; MOST_PICKED]) -> Result<(), CoreError> {
         for (position, _) in packed.patches() {
             if position >= self.present {
                 return Err(CoreError::corrupt(format!("a patch of number {position}")));

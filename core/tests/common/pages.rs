@@ -360,3 +360,16 @@ pub fn forge_page(
     seal_index(index);
     true
 }
+
+/// The hash of a row's value; `None` of a NULL.
+pub fn hash_of(column: &Column, row: usize) -> Option<ValueHash> {
+    (!column.is_null(row)).then(|| match &column.values {
+        Values::I8(v) => ValueHash::of_int(v[row].into()),
+        Values::I16(v) => ValueHash::of_int(v[row].into()),
+        Values::I32(v) => ValueHash::of_int(v[row].into()),
+        Values::I64(v) => ValueHash::of_int(v[row]),
+        Values::F32(v) => ValueHash::of_float(v[row].into()),
+        Values::F64(v) => ValueHash::of_float(v[row]),
+        _ => ValueHash::of_bytes(column.bytes_at(row).unwrap()),
+    })
+}

@@ -5,13 +5,14 @@ use super::spec::{Arithmetic, Class, Column, Operator};
 use super::strings::Strings;
 use crate::pg::tuple;
 use crate::scan::batch::positions;
-use crate::scan::columns::{Columns, FEW, Stored};
+use crate::scan::columns::{Columns, Stored};
 use crate::scan::eval::{Bits, count};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
-use varve_core::paged::{PAGE_ROWS, PageValues};
+use varve_core::paged::{MOST_PICKED, PAGE_ROWS, PageValues};
 
 /// Which rows of a page are in a block.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,13 +66,16 @@ impl Rows {
     }
 
     /// Their numbers, where they are so few that they are better decoded one by one.
-    fn few(&self) -> Option<Vec<u16>> {
-        if self.len() > FEW {
+    fn few(&self) -> Option<Cow<'_, [u16]>> {
+        if self.len() > MOST_PICKED {
             return None;
+        }
+        if let Rows::List(rows) = self {
+            return Some(Cow::Borrowed(rows));
         }
         let mut rows = Vec::with_capacity(self.len());
         self.each(|row| rows.push(row as u16));
-        Some(rows)
+        Some(Cow::Owned(rows))
     }
 
     fn pick<T: Copy + Default>(&self, from: &[T], to: &mut Vec<T>) {

@@ -3,7 +3,7 @@
 use super::plan::Chunk;
 use super::spec::{Aggregate, Function, Key};
 use crate::am::directory::Directory;
-use crate::pg::list;
+use crate::pg::{list, planner};
 use crate::scan::order::sorted_by;
 use pgrx::pg_sys;
 use varve_core::paged::Bounds;
@@ -77,7 +77,7 @@ pub unsafe fn groups(
     let mut others = Vec::new();
     for (at, (key, expr)) in keys.iter().zip(exprs).enumerate() {
         let Key::Bucket { width, .. } = key else {
-            others.push(expr.cast::<pg_sys::Node>());
+            others.push(*expr);
             continue;
         };
         let mut all: Option<(i64, i64)> = None;
@@ -102,11 +102,8 @@ pub unsafe fn groups(
     let values = if others.is_empty() {
         1.0
     } else {
-        let none = std::ptr::null_mut();
         // SAFETY: by contract.
-        unsafe {
-            pg_sys::estimate_num_groups(root, list::of_nodes(others), rows, none, none.cast())
-        }
+        unsafe { planner::num_groups(root, others, rows) }
     };
     (buckets * values).min(rows).max(1.0)
 }
@@ -155,9 +152,7 @@ pub unsafe fn distinct_fit(
                 return true;
             };
             let exprs = keys.iter().copied().chain([argument]);
-            let exprs = list::of_nodes(exprs.map(|e| e.cast::<pg_sys::Node>()));
-            let none = std::ptr::null_mut();
-            let values = pg_sys::estimate_num_groups(root, exprs, rows, none, none.cast());
+            let values = planner::num_groups(root, exprs, rows);
             let typ = pg_sys::exprType(argument.cast());
             let width = pg_sys::get_typavgwidth(typ, pg_sys::exprTypmod(argument.cast()));
             values * (DISTINCT + f64::from(width)) <= limit

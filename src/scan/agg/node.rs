@@ -14,9 +14,9 @@ use super::shared::{self, Shared};
 use super::spec::Key;
 use super::transfer::{Groups, Inflow};
 use crate::pg::{guard, relation};
+use crate::scan::counters::Counters;
 use crate::scan::explain;
 use crate::scan::node::{Methods, finish_row};
-use crate::scan::pages::Counters;
 use pgrx::pg_sys;
 use std::rc::Rc;
 

@@ -13,10 +13,11 @@ use crate::am::directory::SegmentRef;
 use crate::am::zone::{Comparison, Probe};
 use crate::pg::{ffi, relation, tuple};
 use crate::scan::columns::Columns;
+use crate::scan::counters::Counters;
 use crate::scan::delta::Delta;
 use crate::scan::eval::{self, Bits, NO_ROWS};
 use crate::scan::filter::Filter;
-use crate::scan::pages::{Counters, Pages, Selection};
+use crate::scan::pages::{Pages, Selection};
 use pgrx::pg_sys;
 use std::rc::Rc;
 

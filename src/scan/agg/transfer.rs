@@ -8,7 +8,7 @@ use super::engine::Engine;
 use super::read::Reader;
 use super::state::Messages;
 use crate::pg::{list, tuple};
-use crate::scan::pages::{COUNTED, Counters};
+use crate::scan::counters::{COUNTED, Counters};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
