@@ -14,6 +14,7 @@ const MAGIC: [u8; 2] = *b"vS";
 const VERSION: u8 = 2;
 const FLAG_ORIGINS: u8 = 1;
 const FLAG_SMALL: u8 = 2;
+const FLAG_SORT_KEYS: u8 = 4;
 
 /// What a segment says of itself; its columns follow each other in its body.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +23,8 @@ pub struct SegmentHeader {
     pub rows: u32,
     /// One entry a stored column, in the order of the body, no attribute number twice.
     pub columns: Vec<ColumnEntry>,
-    /// Attribute numbers by which the rows ascend, NULLs last, in the order of each type's default operators and the
-    /// column's own collation; empty where they lie as they came.
-    pub order: Vec<u16>,
+    /// By what the rows ascend, NULLs last; empty where they lie as they came, or by what is not known.
+    pub order: Vec<SortKey>,
     /// One bit a row, set where the row is dead.
     pub dead: Bitmap,
     /// Where each row came from, one number a row.
@@ -39,6 +39,18 @@ pub struct SegmentHeader {
     pub siblings: u32,
     /// What its columns were encoded for. Decoding does not look at it.
     pub effort: Effort,
+}
+
+/// A column that rows ascend by, and in which sense: the columns of a table can take another type or collation, and with
+/// it another order, while their values stay where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SortKey {
+    /// Attribute number of the column.
+    pub attnum: u16,
+    /// OID of the `<` that they were sorted with.
+    pub operator: u32,
+    /// OID of the collation that they were sorted with, 0 for none.
+    pub collation: u32,
 }
 
 /// One column of a segment.
@@ -126,6 +138,9 @@ impl SegmentHeader {
         if self.origins.is_some() {
             flags |= FLAG_ORIGINS;
         }
+        if !self.order.is_empty() {
+            flags |= FLAG_SORT_KEYS;
+        }
         let mut out = Vec::new();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[VERSION, flags]);
@@ -135,8 +150,10 @@ impl SegmentHeader {
         out.extend_from_slice(&self.siblings.to_le_bytes());
         out.extend_from_slice(&self.sha256);
         out.push(self.order.len() as u8);
-        for attnum in &self.order {
-            out.extend_from_slice(&attnum.to_le_bytes());
+        for key in &self.order {
+            out.extend_from_slice(&key.attnum.to_le_bytes());
+            out.extend_from_slice(&key.operator.to_le_bytes());
+            out.extend_from_slice(&key.collation.to_le_bytes());
         }
         out.extend_from_slice(&(self.columns.len() as u16).to_le_bytes());
         for entry in &self.columns {
@@ -172,7 +189,7 @@ impl SegmentHeader {
             return Err(CoreError::unsupported(format!("segment version {version}")));
         }
         let flags = reader.u8()?;
-        if flags & !(FLAG_ORIGINS | FLAG_SMALL) != 0 {
+        if flags & !(FLAG_ORIGINS | FLAG_SMALL | FLAG_SORT_KEYS) != 0 {
             return Err(CoreError::unsupported(format!("segment flags {flags:#x}")));
         }
         let rows = reader.u32()?;
@@ -185,7 +202,14 @@ impl SegmentHeader {
         let sha256 = reader.array()?;
         let mut order = Vec::new();
         for _ in 0..reader.u8()? {
-            order.push(reader.u16()?);
+            let attnum = reader.u16()?;
+            if flags & FLAG_SORT_KEYS != 0 {
+                order.push(SortKey {
+                    attnum,
+                    operator: reader.u32()?,
+                    collation: reader.u32()?,
+                });
+            }
         }
         let mut columns = Vec::new();
         for _ in 0..reader.u16()? {

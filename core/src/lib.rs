@@ -20,5 +20,5 @@ pub use bitmap::Bitmap;
 pub use column::{Column, Kind, MAX_DECODED_BYTES, Values};
 pub use error::CoreError;
 pub use header::{
-    ColumnEntry, MAX_ROWS, SegmentHeader, SegmentSum, combine_sha256, segment_sha256,
+    ColumnEntry, MAX_ROWS, SegmentHeader, SegmentSum, SortKey, combine_sha256, segment_sha256,
 };

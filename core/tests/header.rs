@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use varve_core::paged::{Bounds, Effort, Sum, Zone};
-use varve_core::{Bitmap, ColumnEntry, CoreError, Kind, SegmentHeader, segment_sha256};
+use varve_core::{Bitmap, ColumnEntry, CoreError, Kind, SegmentHeader, SortKey, segment_sha256};
 
 fn column(attnum: u16, rows: u32) -> ColumnEntry {
     let (kind, bounds, sum) = match attnum % 3 {
@@ -58,7 +58,13 @@ fn header(rows: u32, columns: u16, origins: bool) -> SegmentHeader {
     SegmentHeader {
         rows,
         columns: (1..=columns).map(|attnum| column(attnum, rows)).collect(),
-        order: vec![2, 1],
+        order: [(2, 97, 0), (1, 664, 950)]
+            .map(|(attnum, operator, collation)| SortKey {
+                attnum,
+                operator,
+                collation,
+            })
+            .to_vec(),
         dead,
         origins: origins.then(|| (0..u64::from(rows)).map(|n| n << 20).collect()),
         sha256: segment_sha256([(1, b"one".as_slice()), (2, b"two")].into_iter()),
@@ -126,12 +132,29 @@ fn every_changed_byte_and_every_length_is_noticed() {
 
 /// Bytes of version 2, which must be read for ever: of a warm segment and of a cold one.
 const GOLDEN: [(Effort, &str); 2] = [
+    (Effort::Fast, include_str!("golden/header-v2-sorted.txt")),
+    (
+        Effort::Small,
+        include_str!("golden/header-v2-cold-sorted.txt"),
+    ),
+];
+
+/// Those of before headers told by which operators rows ascend: they are read as if rows lay as they came.
+const GOLDEN_UNSORTED: [(Effort, &str); 2] = [
     (Effort::Fast, include_str!("golden/header-v2.txt")),
     (Effort::Small, include_str!("golden/header-v2-cold.txt")),
 ];
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    text.trim()
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
 }
 
 #[test]
@@ -141,20 +164,32 @@ fn golden_bytes_are_read_and_written() {
             effort,
             ..header(10, 3, true)
         };
-        let bytes: Vec<u8> = golden
-            .trim()
-            .as_bytes()
-            .chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-            .collect();
         assert_eq!(hex(&header.to_bytes().unwrap()), golden.trim());
-        assert_eq!(SegmentHeader::from_bytes(&bytes).as_ref(), Ok(&header));
+        assert_eq!(
+            SegmentHeader::from_bytes(&unhex(golden)).as_ref(),
+            Ok(&header)
+        );
+    }
+    for (effort, golden) in GOLDEN_UNSORTED {
+        let header = SegmentHeader {
+            effort,
+            order: Vec::new(),
+            ..header(10, 3, true)
+        };
+        assert_eq!(
+            SegmentHeader::from_bytes(&unhex(golden)).as_ref(),
+            Ok(&header)
+        );
     }
 }
 
 #[test]
 fn flags_of_later_versions_are_refused() {
-    let bytes = header(10, 3, false).to_bytes().unwrap();
+    let unsorted = SegmentHeader {
+        order: Vec::new(),
+        ..header(10, 3, false)
+    };
+    let bytes = unsorted.to_bytes().unwrap();
     for bit in 0..8 {
         let mut body = bytes[..bytes.len() - 8].to_vec();
         body[3] = 1 << bit;
@@ -165,6 +200,8 @@ fn flags_of_later_versions_are_refused() {
             // Origins, which are missing.
             0 => assert!(matches!(read, Err(CoreError::Corrupt { .. }))),
             1 => assert_eq!(read.unwrap().effort, Effort::Small),
+            // The order, of which there is none.
+            2 => assert_eq!(read.unwrap().order, []),
             _ => assert!(matches!(read, Err(CoreError::Unsupported { .. }))),
         }
     }

@@ -4,6 +4,7 @@ use super::body::{self, BodyReader, Location};
 use super::cache;
 use super::companion::Companion;
 use super::datum::{self, DatumColumn};
+use super::writer::sort_key;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot;
 use crate::pg::tuple;
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
-use varve_core::header::{ColumnEntry, SegmentHeader};
+use varve_core::header::{ColumnEntry, SegmentHeader, SortKey};
 use varve_core::paged::{Effort, PAGE_ROWS, Page};
 
 /// One segment: its header and where its columns are.
@@ -191,19 +192,23 @@ pub fn load(rel: pg_sys::Relation, companion: &Companion, snapshot: pg_sys::Snap
     directory
 }
 
-/// Cuts the order of a segment off where a column was dropped since: what comes behind is sorted within it only. Says what is
-/// wrong with an order that no table of the row shape can have.
-fn fit_order(order: &mut Vec<u16>, desc: pg_sys::TupleDesc) -> Result<(), String> {
+/// Cuts the order of a segment off where a column was dropped since, or where its type or its collation makes another order
+/// of its values by now: what comes behind is sorted within it only. Says what is wrong with an order that no table of the row
+/// shape can have.
+fn fit_order(order: &mut Vec<SortKey>, desc: pg_sys::TupleDesc) -> Result<(), String> {
     let natts = relation::natts(desc);
-    for attnum in order.iter() {
+    for SortKey { attnum, .. } in order.iter() {
         if !(1..=natts).contains(&usize::from(*attnum)) {
             return Err(format!(
                 "it is sorted by column {attnum}, which there is not"
             ));
         }
     }
-    let dropped = |attnum: &u16| relation::attribute(desc, usize::from(*attnum) - 1).attisdropped;
-    if let Some(end) = order.iter().position(dropped) {
+    let differs = |key: &SortKey| {
+        let attr = relation::attribute(desc, usize::from(key.attnum) - 1);
+        attr.attisdropped || sort_key(attr) != *key
+    };
+    if let Some(end) = order.iter().position(differs) {
         order.truncate(end);
     }
     Ok(())

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use varve_core::bitmap::Bitmap;
 use varve_core::column::Column;
-use varve_core::header::{ColumnEntry, MAX_ROWS, SegmentHeader, segment_sha256};
+use varve_core::header::{ColumnEntry, MAX_ROWS, SegmentHeader, SortKey, segment_sha256};
 use varve_core::paged::{self, Effort, EncodedColumn, Options};
 
 /// Bytes of raw column data after which a segment is closed early.
@@ -19,8 +19,8 @@ pub const MAX_RAW_BYTES: usize = 96 << 20;
 pub struct Layout {
     /// What they are encoded for.
     pub effort: Effort,
-    /// The attributes by which their rows ascend.
-    pub order: Vec<u16>,
+    /// By what their rows ascend.
+    pub order: Vec<SortKey>,
     /// The attributes of which they have filters.
     pub filtered: Vec<u16>,
 }
@@ -28,6 +28,7 @@ pub struct Layout {
 impl Layout {
     /// Of segments of a relation: filters are made of the columns that queries look values up in, as its indexes tell,
     /// but for those that the rows are sorted by.
+    /// `order` are the attributes by which rows ascend.
     pub fn of(rel: pg_sys::Relation, order: &[u16], effort: Effort) -> Self {
         let desc = relation::tupdesc(rel);
         let mut filtered: Vec<u16> = super::unique::index_oids(rel)
@@ -43,9 +44,21 @@ impl Layout {
         filtered.dedup();
         Layout {
             effort,
-            order: order.to_vec(),
+            order: order
+                .iter()
+                .map(|attnum| sort_key(relation::attribute(desc, usize::from(*attnum) - 1)))
+                .collect(),
             filtered,
         }
+    }
+}
+
+/// How the values of an attribute ascend: as its type's default operators and its own collation have it.
+pub fn sort_key(attr: &pg_sys::FormData_pg_attribute) -> SortKey {
+    SortKey {
+        attnum: attr.attnum as u16,
+        operator: relation::ordering_operator(attr.atttypid, false).to_u32(),
+        collation: attr.attcollation.to_u32(),
     }
 }
 

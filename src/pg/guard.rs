@@ -5,13 +5,14 @@
 //! position in the statement and the context lines. So the error is copied whole while it is being raised, and the
 //! copy is thrown instead.
 
-use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode, pg_sys};
 use std::any::Any;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::{CStr, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 
 thread_local! {
@@ -39,6 +40,39 @@ pub fn entry<R>(body: impl FnOnce() -> R) -> R {
     match outcome {
         Ok(result) => result,
         Err(payload) => rethrow(payload),
+    }
+}
+
+/// Runs a body in a subtransaction. An error in it for which `caught` says so takes back what it did, and is returned in
+/// words; others go on.
+pub fn attempt<R: UnwindSafe>(
+    body: impl FnOnce() -> R + UnwindSafe,
+    caught: impl Fn(PgSqlErrorCode) -> bool + RefUnwindSafe,
+) -> Result<R, String> {
+    // SAFETY: as a procedural language does with a block that has an exception handler; memory context and resource owner
+    // are put back whichever way it ends.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let result = PgTryBuilder::new(|| {
+            let result = body();
+            pg_sys::ReleaseCurrentSubTransaction();
+            Ok(result)
+        })
+        .catch_others(|error| match &error {
+            CaughtError::PostgresError(report) if caught(report.sql_error_code()) => {
+                let message = report.message().to_string();
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+                Err(message)
+            }
+            _ => error.rethrow(),
+        })
+        .execute();
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        result
     }
 }
 

@@ -11,6 +11,7 @@
 //! - [`relation`]: opening, closing and naming relations.
 //! - [`tuple`]: item pointers, tuple headers and datums.
 //! - [`snapshot`]: snapshots that are released on every way out.
+//! - [`sort`]: sorting rows.
 
 pub mod ffi;
 pub mod function;
@@ -22,5 +23,6 @@ pub mod page;
 pub mod planner;
 pub mod relation;
 pub mod snapshot;
+pub mod sort;
 pub mod spi;
 pub mod tuple;

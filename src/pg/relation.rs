@@ -74,6 +74,20 @@ pub fn attribute<'a>(desc: pg_sys::TupleDesc, index: usize) -> &'a pg_sys::FormD
     unsafe { &*(*desc).attrs.as_ptr().add(index) }
 }
 
+/// The default ordering operator of a type: `<`, or `>` for a descending order; invalid where it has none.
+pub fn ordering_operator(typ: pg_sys::Oid, descending: bool) -> pg_sys::Oid {
+    // SAFETY: a type cache look-up; entries live for ever.
+    unsafe {
+        let flags = pg_sys::TYPECACHE_LT_OPR | pg_sys::TYPECACHE_GT_OPR;
+        let entry = &*pg_sys::lookup_type_cache(typ, flags as i32);
+        if descending {
+            entry.gt_opr
+        } else {
+            entry.lt_opr
+        }
+    }
+}
+
 /// Number of attributes, dropped ones included.
 pub fn natts(desc: pg_sys::TupleDesc) -> usize {
     // SAFETY: `desc` is a live tuple descriptor.

@@ -133,8 +133,11 @@ impl Estimate {
         }
         let frozen: u64 = directory.iter().map(|s| s.live_at_birth()).sum();
         let leading = directory.first().and_then(|s| s.header.order.first());
-        let by_value =
-            leading.is_some_and(|a| conditions.iter().any(|c| c.hold(*a as i16).is_some()));
+        let by_value = leading.is_some_and(|key| {
+            conditions
+                .iter()
+                .any(|c| c.hold(key.attnum as i16).is_some())
+        });
         // SAFETY: reads a setting.
         let memory = unsafe { pg_sys::work_mem } as f64 * 1024.0 / f64::from(pg_sys::BLCKSZ);
         // Scans that start over and over find rows of the delta by their value, once they are in memory.
@@ -257,8 +260,8 @@ impl Reading<'_> {
         };
         let mut share = 1.0;
         let mut least = self.all;
-        for attnum in &first.header.order {
-            let attnum = *attnum as i16;
+        for key in &first.header.order {
+            let attnum = key.attnum as i16;
             let holding = || {
                 self.conditions
                     .iter()
@@ -338,7 +341,10 @@ impl Reading<'_> {
         // SAFETY: by contract.
         unsafe {
             let indexed = super::inner::indexed_columns(self.rel);
-            for attnum in indexed.iter().filter(|a| !order.contains(&(**a as u16))) {
+            for attnum in indexed
+                .iter()
+                .filter(|a| order.iter().all(|key| key.attnum as i16 != **a))
+            {
                 let pins = |c: &&Condition| c.hold(*attnum) == Some(Hold::Pinned);
                 for condition in self.conditions.iter().filter(pins) {
                     let rows = self.selectivity(std::iter::once(condition)) * self.rel.tuples;

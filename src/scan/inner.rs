@@ -67,7 +67,7 @@ unsafe fn add(sets: &mut Vec<pg_sys::Relids>, set: pg_sys::Relids) {
 unsafe fn columns(rel: &pg_sys::RelOptInfo, directory: &Directory) -> Vec<i16> {
     let mut columns: Vec<i16> = directory
         .first()
-        .map(|s| s.header.order.iter().map(|a| *a as i16).collect())
+        .map(|s| s.header.order.iter().map(|k| k.attnum as i16).collect())
         .unwrap_or_default();
     // SAFETY: by contract.
     columns.extend(unsafe { indexed_columns(rel) });

@@ -158,7 +158,7 @@ unsafe extern "C-unwind" fn begin(
                 relation::tupdesc(rel),
                 &raw const pg_sys::TTSOpsBufferHeapTuple,
             );
-            let ordered = order.map(|order| Ordered::new(order, rel, &needed, estate));
+            let ordered = order.map(|order| Ordered::new(order, rel, &needed));
             let run = Run {
                 rel,
                 snapshot,
@@ -499,7 +499,7 @@ impl Run {
 /// does nothing for a slot that says its values are its own already).
 ///
 /// # Safety
-/// Both slots have the same number of attributes; `to` is a virtual one or of the scan's kind.
+/// `from` has no fewer attributes than `to`, which is a virtual one or of the scan's kind.
 pub unsafe fn copy_row(from: *mut pg_sys::TupleTableSlot, to: *mut pg_sys::TupleTableSlot) {
     // SAFETY: by contract.
     unsafe {

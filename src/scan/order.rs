@@ -70,21 +70,7 @@ pub fn sorted_by(directory: &Directory) -> Vec<i16> {
     if !written_together || !directory.iter().all(|s| s.header.order == *columns) {
         return Vec::new();
     }
-    columns.iter().map(|c| *c as i16).collect()
-}
-
-/// The ordering operator of a type: `<`, or `>` for a descending order.
-pub fn operator(typ: pg_sys::Oid, descending: bool) -> pg_sys::Oid {
-    // SAFETY: a type cache look-up.
-    unsafe {
-        let flags = pg_sys::TYPECACHE_LT_OPR | pg_sys::TYPECACHE_GT_OPR;
-        let entry = &*pg_sys::lookup_type_cache(typ, flags as i32);
-        if descending {
-            entry.gt_opr
-        } else {
-            entry.lt_opr
-        }
-    }
+    columns.iter().map(|key| key.attnum as i16).collect()
 }
 
 /// An order and the planner's keys for it.
@@ -203,7 +189,7 @@ unsafe fn pathkeys(
         // SAFETY: by contract.
         unsafe {
             let var = planner::column(rel, desc, *attnum);
-            let operator = operator(attr.atttypid, order.descends(n));
+            let operator = relation::ordering_operator(attr.atttypid, order.descends(n));
             let found = pg_sys::build_expression_pathkey(root, var, operator, (*rel).relids, false);
             let Some(key) = list::nodes::<pg_sys::PathKey>(found).next() else {
                 break;

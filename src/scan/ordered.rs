@@ -5,12 +5,13 @@ use super::batch::{Batch, positions};
 use super::eval::{self, Bits, NO_ROWS, Resolved, and, and_not, first_rows};
 use super::filter::Filter;
 use super::node::copy_row;
-use super::order::{self, Order};
+use super::order::Order;
 use super::pages::{Pages, Selection};
 use crate::am::datum::DatumColumn;
 use crate::am::directory::SegmentRef;
 use crate::am::zone::{Comparable, Comparison, Verdict, of_attribute};
-use crate::pg::relation;
+use crate::pg::sort::{RowSort, SortColumn};
+use crate::pg::{relation, tuple};
 use pgrx::pg_sys;
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -54,6 +55,7 @@ impl Span {
 /// A scan in an order.
 pub struct Ordered {
     order: Order,
+    columns: Vec<SortColumn>,
     sorts: Vec<pg_sys::SortSupportData>,
     needed: Vec<i16>,
     /// The group at hand; the span to be delivered next is the last one.
@@ -66,9 +68,10 @@ pub struct Ordered {
     /// Whether the row of the present group that comes first was delivered.
     delivered: bool,
     frozen_done: bool,
-    delta: *mut pg_sys::Tuplesortstate,
-    delta_slot: *mut pg_sys::TupleTableSlot,
-    delta_head: bool,
+    /// Rows of the delta, each with its tid.
+    delta: Option<RowSort>,
+    /// The tid of the row of the delta that comes next.
+    delta_head: Option<u64>,
 }
 
 impl Ordered {
@@ -76,35 +79,18 @@ impl Ordered {
     ///
     /// # Safety
     /// Called when the node begins; the current memory context is the query's.
-    pub unsafe fn new(
-        order: Order,
-        rel: pg_sys::Relation,
-        needed: &[i16],
-        estate: *mut pg_sys::EState,
-    ) -> Self {
+    pub unsafe fn new(order: Order, rel: pg_sys::Relation, needed: &[i16]) -> Self {
         let desc = relation::tupdesc(rel);
-        let sorts = order
+        let columns: Vec<SortColumn> = order
             .columns
             .iter()
             .enumerate()
-            .map(|(n, attnum)| {
+            .filter_map(|(n, attnum)| {
                 let attr = relation::attribute(desc, *attnum as usize - 1);
-                let descends = order.descends(n);
-                // SAFETY: an ordering operator of the type.
-                unsafe {
-                    let mut sort = pg_sys::SortSupportData {
-                        ssup_cxt: pg_sys::CurrentMemoryContext,
-                        ssup_collation: attr.attcollation,
-                        ssup_nulls_first: descends,
-                        ssup_attno: *attnum,
-                        ..Default::default()
-                    };
-                    let operator = order::operator(attr.atttypid, descends);
-                    pg_sys::PrepareSortSupportFromOrderingOp(operator, &mut sort);
-                    sort
-                }
+                SortColumn::of(attr, order.descends(n))
             })
             .collect();
+        let sorts = columns.iter().map(SortColumn::support).collect();
         let mut needed = needed.to_vec();
         needed.extend(
             order
@@ -117,6 +103,7 @@ impl Ordered {
         needed.sort_unstable();
         Ordered {
             order,
+            columns,
             sorts,
             needed,
             group: Vec::new(),
@@ -125,12 +112,8 @@ impl Ordered {
             head: false,
             delivered: false,
             frozen_done: false,
-            delta: std::ptr::null_mut(),
-            // SAFETY: by contract.
-            delta_slot: unsafe {
-                pg_sys::ExecInitExtraTupleSlot(estate, desc, &raw const pg_sys::TTSOpsMinimalTuple)
-            },
-            delta_head: false,
+            delta: None,
+            delta_head: None,
         }
     }
 
@@ -147,19 +130,9 @@ impl Ordered {
         self.head = false;
         self.delivered = false;
         self.frozen_done = false;
-        self.delta_head = false;
-        self.end();
-    }
-
-    /// Gives back what the sort of the delta holds.
-    pub fn end(&mut self) {
-        if !self.delta.is_null() {
-            // SAFETY: begun by `sort_delta`; the slot must not point into it any longer.
-            unsafe {
-                pg_sys::ExecClearTuple(self.delta_slot);
-                pg_sys::tuplesort_end(self.delta);
-            }
-            self.delta = std::ptr::null_mut();
+        self.delta_head = None;
+        if let Some(sort) = self.delta.take() {
+            sort.end();
         }
     }
 
@@ -170,56 +143,29 @@ impl Ordered {
         slot: *mut pg_sys::TupleTableSlot,
         mut next: impl FnMut() -> bool,
     ) {
-        let mut any = next();
-        if !any {
+        if !next() {
             return;
         }
         let desc = relation::tupdesc(rel);
-        let mut attnums: Vec<i16> = self.order.columns.clone();
-        let mut nulls_first: Vec<bool> = self.sorts.iter().map(|s| s.ssup_nulls_first).collect();
-        let mut collations: Vec<pg_sys::Oid> =
-            self.sorts.iter().map(|s| s.ssup_collation).collect();
-        let mut operators: Vec<pg_sys::Oid> = attnums
-            .iter()
-            .enumerate()
-            .map(|(n, attnum)| {
-                let attr = relation::attribute(desc, *attnum as usize - 1);
-                order::operator(attr.atttypid, self.order.descends(n))
-            })
-            .collect();
-        // SAFETY: a sort of rows of the relation's shape, ended by `end` or with the query's memory.
-        unsafe {
-            self.delta = pg_sys::tuplesort_begin_heap(
-                desc,
-                attnums.len() as i32,
-                attnums.as_mut_ptr(),
-                operators.as_mut_ptr(),
-                collations.as_mut_ptr(),
-                nulls_first.as_mut_ptr(),
-                pg_sys::work_mem,
-                std::ptr::null_mut(),
-                0,
-            );
-            while any {
-                pg_sys::tuplesort_puttupleslot(self.delta, slot);
-                any = next();
+        let natts = relation::natts(desc);
+        // SAFETY: a setting.
+        let memory = unsafe { pg_sys::work_mem };
+        let mut sort = RowSort::new(desc, &self.columns, memory);
+        loop {
+            // SAFETY: the slot holds a row of the relation.
+            unsafe {
+                pg_sys::slot_getsomeattrs_int(slot, natts as i32);
+                let values = std::slice::from_raw_parts((*slot).tts_values, natts);
+                let nulls = std::slice::from_raw_parts((*slot).tts_isnull, natts);
+                sort.put(values, nulls, tuple::tid_key(&(*slot).tts_tid));
             }
-            pg_sys::tuplesort_performsort(self.delta);
+            if !next() {
+                break;
+            }
         }
-        self.advance_delta();
-    }
-
-    fn advance_delta(&mut self) {
-        // SAFETY: a performed sort.
-        self.delta_head = unsafe {
-            pg_sys::tuplesort_gettupleslot(
-                self.delta,
-                true,
-                false,
-                self.delta_slot,
-                std::ptr::null_mut(),
-            )
-        };
+        sort.perform();
+        self.delta_head = sort.next();
+        self.delta = Some(sort);
     }
 
     /// Puts the next row into the scan slot, `false` at the end.
@@ -234,7 +180,7 @@ impl Ordered {
             self.head = pages.is_some_and(|pages| self.advance_frozen(rel, pages, slot));
             self.frozen_done = !self.head;
         }
-        if self.delta_head {
+        if self.delta_head.is_some() {
             let first = match pages {
                 Some(pages) if self.head => self.compare_heads(pages).is_gt(),
                 _ => true,
@@ -254,16 +200,15 @@ impl Ordered {
 
     /// How the frozen row in the scan slot lies to the row of the delta.
     fn compare_heads(&mut self, pages: &mut Pages) -> Ordering {
+        let Some(delta) = &self.delta else {
+            return Ordering::Less;
+        };
         for (attnum, sort) in self.order.columns.iter().zip(&mut self.sorts) {
             let at = *attnum as usize - 1;
             let batch = self.batch.as_mut();
             let frozen = batch.and_then(|batch| batch.value(pages, at));
-            // SAFETY: a slot of the relation's row shape that holds a row; both values are of the column.
-            let order = unsafe {
-                pg_sys::slot_getsomeattrs_int(self.delta_slot, i32::from(*attnum));
-                let delta = value(self.delta_slot, at);
-                compare(frozen, delta, sort)
-            };
+            // SAFETY: a slot that holds a row of the relation's shape; both values are of the column.
+            let order = unsafe { compare(frozen, value(delta.slot(), at), sort) };
             if order.is_ne() {
                 return order;
             }
@@ -279,14 +224,18 @@ impl Ordered {
         {
             batch.back(forward);
         }
+        let (Some(delta), Some(tid)) = (&mut self.delta, self.delta_head) else {
+            return false;
+        };
         // The row lives in the sort until the next one is fetched: it is copied.
-        // SAFETY: both slots have the relation's row shape.
+        // SAFETY: the slot has the relation's row shape, the sort's one column more.
         unsafe {
-            copy_row(self.delta_slot, slot);
+            copy_row(delta.slot(), slot);
+            (*slot).tts_tid = tuple::tid_from_key(tid);
             (*slot).tts_tableOid = (*rel).rd_id;
             pg_sys::ExecMaterializeSlot(slot);
         }
-        self.advance_delta();
+        self.delta_head = delta.next();
         true
     }
 

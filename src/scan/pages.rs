@@ -96,10 +96,10 @@ impl Pages {
         filters: Vec<Filter>,
     ) -> Self {
         let leading = directory.first().and_then(|s| s.header.order.first());
-        let narrow = leading.and_then(|attnum| {
-            let attr =
-                relation::attribute(relation::tupdesc(rel), usize::from(*attnum).checked_sub(1)?);
-            Narrow::new(&filters, *attnum as i16, attr)
+        let narrow = leading.and_then(|key| {
+            let at = usize::from(key.attnum).checked_sub(1)?;
+            let attr = relation::attribute(relation::tupdesc(rel), at);
+            Narrow::new(&filters, key.attnum as i16, attr)
         });
         let ascending = narrow.as_ref().is_some_and(|narrow| {
             let zones = || {

@@ -96,7 +96,7 @@ unsafe fn offer(
             pg_sys::add_path(rel, path.cast());
         }
         // The planner does not look at the order of a path with parameters.
-        if lateral.is_null() && !reads_ctid(rel) {
+        if lateral.is_null() {
             let desc = relation::tupdesc(table.as_ptr());
             for offer in order::useful(root, rel, desc, &directory) {
                 let path = make_path(rel, &estimate, lateral, 0, Some(&offer));
@@ -132,15 +132,6 @@ unsafe fn reads_headers(rel: &pg_sys::RelOptInfo) -> bool {
     (rel.min_attr..0)
         .filter(others)
         .any(|attno| unsafe { reads(rel, attno) })
-}
-
-/// Whether the query reads where rows lie, which rows of the delta forget when they are sorted.
-///
-/// # Safety
-/// A base relation of the planner's.
-unsafe fn reads_ctid(rel: &pg_sys::RelOptInfo) -> bool {
-    // SAFETY: by contract.
-    unsafe { reads(rel, pg_sys::SelfItemPointerAttributeNumber as i16) }
 }
 
 /// Whether an attribute is read by the query, by conditions on the relation, or by what is to become of its rows: the

@@ -7,7 +7,7 @@
 
 use super::carry::{self, Carry, Cutoffs, Graves};
 use super::gather::Gather;
-use super::order::{RowOrder, Sorter};
+use super::order::RowOrder;
 use super::{lock, rewrite};
 use crate::am::body::BodyWriter;
 use crate::am::companion::{self, Companion};
@@ -16,6 +16,7 @@ use crate::am::tid::{self, Place};
 use crate::am::writer::{Encoded, Layout, SegmentBuilder};
 use crate::pg::ffi::{self, raw};
 use crate::pg::relation::{self, OpenRel};
+use crate::pg::sort::RowSort;
 use crate::pg::{snapshot, tuple};
 use pgrx::pg_sys;
 use pgrx::pg_sys::HTSV_Result;
@@ -282,7 +283,7 @@ struct Source<'a> {
     rel: pg_sys::Relation,
     order: &'a RowOrder,
     gather: Option<Gather>,
-    sorter: Option<Sorter>,
+    sorter: Option<RowSort>,
 }
 
 impl<'a> Source<'a> {
@@ -341,11 +342,10 @@ fn encode(
         segments.push(done);
         keys.push(origins);
     };
+    let layout = Layout::of(rel, &source.order.attnums(rel), effort);
     if let Some(gather) = source.gather {
-        let layout = Layout::of(rel, &gather.order(), effort);
         gather.encode(&layout, close);
-    } else if let Some(mut sorter) = source.sorter {
-        let layout = Layout::of(rel, sorter.columns(), effort);
+    } else if let Some(sorter) = source.sorter {
         let mut builder = SegmentBuilder::new(relation::tupdesc(rel), layout, false);
         let mut here = Vec::new();
         sorter.drain(|values, nulls, key| {

@@ -1,11 +1,12 @@
 //! Rows of a chunk gathered by columns, sorted, and cut into segments: the fast way of freezing, for chunks that fit into
-//! `varve.freeze_memory`. Larger ones are sorted row by row and on disk (`order::Sorter`).
+//! `varve.freeze_memory`. Larger ones are sorted row by row and on disk (`pg::sort`).
 
-use super::order::{RowOrder, SortColumn};
+use super::order::RowOrder;
 use crate::am::builder::{self, ColumnBuilder};
 use crate::am::datum::DatumColumn;
 use crate::am::writer::{Encoded, Layout, MAX_RAW_BYTES};
 use crate::pg::relation;
+use crate::pg::sort::SortColumn;
 use pgrx::pg_sys;
 use std::collections::HashMap;
 use varve_core::bitmap::Bitmap;
@@ -102,11 +103,6 @@ impl Gather {
             }
             f(&values, &nulls, *origin);
         }
-    }
-
-    /// The attributes of the order.
-    pub fn order(&self) -> Vec<u16> {
-        self.order.iter().map(|s| s.attnum as u16).collect()
     }
 
     /// Sorts the rows and encodes them, segment by segment, handing each to `f` with the origins of its rows.

@@ -1,6 +1,6 @@
 //! Taking an exclusive lock without making others queue behind us for long.
 
-use crate::pg::relation;
+use crate::pg::{guard, relation};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -61,26 +61,11 @@ fn try_lock(oid: pg_sys::Oid) -> bool {
             unsafe { pg_sys::LockTimeout = self.0 }
         }
     }
-    // SAFETY: the wait ends with lock_not_available after LockTimeout; a subtransaction cleans up after it.
+    // SAFETY: the wait ends with lock_not_available after LockTimeout.
     unsafe {
         let _restore = Restore(pg_sys::LockTimeout);
         pg_sys::LockTimeout = QUEUE_MS;
-        let context = pg_sys::CurrentMemoryContext;
-        let owner = pg_sys::CurrentResourceOwner;
-        pg_sys::BeginInternalSubTransaction(std::ptr::null());
-        pg_sys::MemoryContextSwitchTo(context);
-        let granted = PgTryBuilder::new(|| {
-            pg_sys::LockRelationOid(oid, mode);
-            pg_sys::ReleaseCurrentSubTransaction();
-            true
-        })
-        .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| {
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
-            false
-        })
-        .execute();
-        pg_sys::MemoryContextSwitchTo(context);
-        pg_sys::CurrentResourceOwner = owner;
-        granted
+        let late = |code| code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE;
+        guard::attempt(|| pg_sys::LockRelationOid(oid, mode), late).is_ok()
     }
 }

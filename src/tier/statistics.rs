@@ -4,8 +4,10 @@
 //! statistics, or autovacuum would analyse the chunk anyhow, that is done first: a chunk at rest may not change again, and
 //! nothing would make up for it. It happens before the exclusive lock is asked for, so nobody waits for it.
 
+use crate::pg::guard;
 use crate::pg::relation::{self, OpenRel};
-use pgrx::pg_sys;
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode, pg_sys};
 use std::ffi::CStr;
 
 /// Analyses a chunk where that is due. The caller holds SHARE UPDATE EXCLUSIVE and owns the chunk.
@@ -16,6 +18,29 @@ pub fn refresh(oid: pg_sys::Oid) {
     if !due {
         return;
     }
+    // Statistics can be had later, and a chunk whose expressions have none (they divide by zero, say) is to be frozen, too.
+    let passed_over = |code| {
+        !matches!(
+            code,
+            PgSqlErrorCode::ERRCODE_QUERY_CANCELED | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
+        )
+    };
+    if let Err(reason) = guard::attempt(|| analyze(oid), passed_over) {
+        pgrx::ereport!(
+            PgLogLevel::WARNING,
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!(
+                "{} is frozen without fresh statistics",
+                relation::qualified_name(oid)
+            ),
+            format!("ANALYZE failed: {reason}")
+        );
+    }
+}
+
+/// As the command, within our transaction. Where that fails later, the statistics go with it, and PostgreSQL's count of
+/// changes since is taken back nevertheless, as with the command.
+fn analyze(oid: pg_sys::Oid) {
     // SAFETY: as ANALYZE does within a transaction; the parameters outlive the call.
     unsafe {
         let mut params = pg_sys::VacuumParams {

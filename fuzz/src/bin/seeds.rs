@@ -7,7 +7,7 @@
 
 use std::path::Path;
 use varve_core::paged::{ColumnIndex, Effort, codec_name};
-use varve_core::{Bitmap, ColumnEntry, Kind, SegmentHeader, segment_sha256};
+use varve_core::{Bitmap, ColumnEntry, Kind, SegmentHeader, SortKey, segment_sha256};
 use varve_fuzz::joined;
 
 const COLUMNS: &str = include_str!("../../../core/tests/golden/column-v2.txt");
@@ -85,7 +85,11 @@ fn segment(writer: &Writer<'_>, n: usize, index: &ColumnIndex, index_len: usize,
             index_len: index_len as u32,
             summary: index.summary().clone(),
         }],
-        order: vec![1],
+        order: vec![SortKey {
+            attnum: 1,
+            operator: 97,
+            collation: 0,
+        }],
         dead: Bitmap::new(index.rows()),
         origins: None,
         sha256: segment_sha256([(1, bytes)].into_iter()),

@@ -196,7 +196,7 @@ unsafe fn offer(
             .filter_map(|expr| spec::key(*expr, varno))
             .collect();
         let chunks = chunks(root, input, rte, &aggregates, &specs)?;
-        let top = top(root, rte.relid, varno, &keys);
+        let top = top(root, &chunks, varno, &keys);
         let planned = list::nodes::<pg_sys::Path>(output.pathlist)
             .next()
             .map_or(1.0, |path| (*path).rows);
@@ -281,7 +281,7 @@ unsafe fn limit(parse: &pg_sys::Query) -> Option<i64> {
 /// The planner's own nodes.
 unsafe fn top(
     root: &pg_sys::PlannerInfo,
-    table: pg_sys::Oid,
+    chunks: &[Chunk],
     varno: i32,
     keys: &[*mut pg_sys::Expr],
 ) -> Option<Top> {
@@ -308,9 +308,14 @@ unsafe fn top(
         if column.class != spec::Class::Int {
             return None;
         }
-        let rel = OpenRel::table(table, pg_sys::NoLock);
-        let desc = relation::tupdesc(rel.as_ptr());
-        if !relation::attribute(desc, column.attnum as usize - 1).attnotnull {
+        // Zones don't say where NULLs lie. What a chunk allows is its own matter, whatever the table above says.
+        let never_null = |chunk: &Chunk| {
+            let attnum = chunk.map.get(column.attnum as usize - 1).copied();
+            let at = attnum.and_then(|a| usize::try_from(a).ok()?.checked_sub(1));
+            let rel = OpenRel::table(chunk.oid, pg_sys::NoLock);
+            at.is_some_and(|at| relation::attribute(relation::tupdesc(rel.as_ptr()), at).attnotnull)
+        };
+        if !chunks.iter().all(never_null) {
             return None;
         }
         let pathkey = &*list::nodes::<pg_sys::PathKey>(root.sort_pathkeys).next()?;
