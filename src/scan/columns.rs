@@ -209,6 +209,30 @@ impl Columns {
         }
     }
 
+    /// What is known of a column of any page; `None` where its segment has no such column or page, or it can't be read.
+    pub fn zone_of(
+        &mut self,
+        segment: &Rc<SegmentRef>,
+        page: usize,
+        attnum: i16,
+    ) -> Result<Option<PageZone>, String> {
+        let at_hand = self.segment.as_ref();
+        let column = if at_hand.is_some_and(|s| Rc::ptr_eq(s, segment)) {
+            self.cached(attnum)?
+        } else if segment.column(i32::from(attnum)).is_some() {
+            let reader = self
+                .reader
+                .get_or_insert_with(|| BodyReader::new(&segment.companion));
+            // Damage is for those to report who need what is damaged.
+            cache::column(reader, segment, i32::from(attnum)).ok()
+        } else {
+            None
+        };
+        Ok(column
+            .filter(|column| page < column.zones().len())
+            .map(|column| PageZone::Kept(column, page)))
+    }
+
     /// Where zones of pages of the segment at hand may have rows that satisfy conditions on the column that it is sorted
     /// by; all pages where that is not known.
     pub fn narrowed(

@@ -6,13 +6,14 @@
 //!   rows in an order.
 //! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
 //! - [`agg`]: grouping and aggregating.
-//! - [`pages`], [`narrow`], [`columns`]: the pages that may hold rows of a query, and their columns.
+//! - [`pages`], [`narrow`], [`edges`], [`columns`]: the pages that may hold rows of a query, and their columns.
 
 pub mod agg;
 pub mod batch;
 pub mod columns;
 pub mod counters;
 pub mod delta;
+pub mod edges;
 pub mod estimate;
 pub mod eval;
 pub mod explain;

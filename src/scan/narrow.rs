@@ -119,7 +119,7 @@ fn first(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
 }
 
 /// Collects what a filter says of a column, as far as every row has to satisfy it.
-fn collect(filter: &Filter, column: i16, into: &mut Vec<(Comparison, usize)>) {
+pub fn collect(filter: &Filter, column: i16, into: &mut Vec<(Comparison, usize)>) {
     match filter {
         Filter::Compare {
             attnum,

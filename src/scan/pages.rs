@@ -2,9 +2,11 @@
 
 use super::columns::Columns;
 use super::counters::Counters;
+use super::edges::{Beside, Edges};
 use super::eval::{self, Bits, NO_ROWS, Resolved};
 use super::filter::Filter;
 use super::narrow::Narrow;
+use super::order::sorted_by;
 use crate::am::cache;
 use crate::am::directory::{self, Directory, SegmentRef};
 use crate::am::error::corrupt;
@@ -43,6 +45,8 @@ pub struct Pages {
     kept_out: Vec<Option<bool>>,
     /// Conditions on the column that segments are sorted by.
     narrow: Option<Narrow>,
+    /// Conditions on columns that segments are sorted by, one after the other.
+    edges: Option<Edges>,
     /// Whether the headers' zones of that column lie one behind the other.
     ascending: bool,
     /// Segments that those conditions leave.
@@ -101,6 +105,7 @@ impl Pages {
             let attr = relation::attribute(relation::tupdesc(rel), at);
             Narrow::new(&filters, key.attnum as i16, attr)
         });
+        let edges = Edges::new(&filters, &sorted_by(&directory), relation::tupdesc(rel));
         let ascending = narrow.as_ref().is_some_and(|narrow| {
             let zones = || {
                 directory
@@ -114,6 +119,7 @@ impl Pages {
             rel,
             kept_out: vec![None; directory.len()],
             narrow,
+            edges,
             ascending,
             within: 0..directory.len(),
             directory,
@@ -507,6 +513,33 @@ impl Pages {
         self.current.as_ref()?.hidden.as_ref()?.as_ref()
     }
 
+    /// Whether a page lies before or behind all rows that are looked for, as far as the pages beside it tell.
+    fn is_beyond(&mut self, segment: &Rc<SegmentRef>, page: usize) -> Result<bool, String> {
+        let (Some(edges), Some(current)) = (&self.edges, &self.current) else {
+            return Ok(false);
+        };
+        let index = current.index;
+        edges.exclude(&self.values, |beside, attnum| {
+            let (index, page) = match beside {
+                Beside::This => (index, page),
+                Beside::Behind if page + 1 < segment.pages() => (index, page + 1),
+                Beside::Behind => (index + 1, 0),
+                Beside::Before if page > 0 => (index, page - 1),
+                Beside::Before => {
+                    let before = index.checked_sub(1).and_then(|i| self.directory.get(i));
+                    match before.and_then(|s| s.pages().checked_sub(1)) {
+                        Some(last) => (index - 1, last),
+                        None => return Ok(None),
+                    }
+                }
+            };
+            match self.directory.get(index) {
+                Some(segment) => self.columns.zone_of(segment, page, attnum),
+                None => Ok(None),
+            }
+        })
+    }
+
     /// The rows of a page that the snapshot sees and that satisfy every filter; `None` where there are none.
     fn select(&mut self, segment: &Rc<SegmentRef>, page: usize) -> Result<Option<Bits>, String> {
         self.columns.enter(segment, page);
@@ -522,6 +555,10 @@ impl Pages {
                 Verdict::Maybe => open.push(at),
                 Verdict::Always => {}
             }
+        }
+        if !open.is_empty() && self.is_beyond(segment, page)? {
+            self.counters.pages_skipped += 1;
+            return Ok(None);
         }
         let mut rows = eval::first_rows(self.columns.rows());
         if let Some(hidden) = self.hidden() {

@@ -114,30 +114,43 @@ impl Wanted<'_> {
                 return Err(CoreError::corrupt(format!("a patch of number {position}")));
             }
         }
+        if packed.delta {
+            self.steps(packed, out);
+            return Ok(());
+        }
         for (row, number) in self.rows.iter().zip(out) {
             let row = usize::from(*row);
             if self.is_null(row) {
                 continue;
             }
             let at = self.place(row);
-            *number = if packed.delta {
-                // Steps that are all alike, but for the patches. What stands for the first step is not looked at.
-                let steps = (at as i64).wrapping_mul(packed.reference.cast_signed());
-                let others = packed
-                    .patches()
-                    .filter(|(position, _)| (1..=at).contains(position));
-                others.fold(packed.first.wrapping_add(steps), |sum, (_, step)| {
-                    sum.wrapping_add(step)
-                })
-            } else {
-                let patches = packed.patches().filter(|(position, _)| *position == at);
-                let number = one(packed.stored, packed.width, self.present, at)
-                    .wrapping_add(packed.reference)
-                    .cast_signed();
-                patches.fold(number, |sum, (_, high)| sum.wrapping_add(high))
-            };
+            let patches = packed.patches().filter(|(position, _)| *position == at);
+            let packed = one(packed.stored, packed.width, self.present, at)
+                .wrapping_add(packed.reference)
+                .cast_signed();
+            *number = patches.fold(packed, |sum, (_, high)| sum.wrapping_add(high));
         }
         Ok(())
+    }
+
+    /// As [`numbers`](Self::numbers), where the steps from one to the next are all alike, but for the patches. What stands for
+    /// the first step is not looked at.
+    fn steps(&self, packed: &Packed<'_>, out: &mut [i64; MOST_PICKED]) {
+        let mut places = [0; MOST_PICKED];
+        for ((row, place), number) in self.rows.iter().zip(&mut places).zip(out.iter_mut()) {
+            let row = usize::from(*row);
+            if !self.is_null(row) {
+                *place = self.place(row);
+                let steps = (*place as i64).wrapping_mul(packed.reference.cast_signed());
+                *number = packed.first.wrapping_add(steps);
+            }
+        }
+        for (position, step) in packed.patches().filter(|(position, _)| *position > 0) {
+            for (place, number) in places.iter().zip(out.iter_mut()) {
+                let step = if *place >= position { step } else { 0 };
+                *number = number.wrapping_add(step);
+            }
+        }
     }
 
     /// Whether a row has no value.
