@@ -16,8 +16,7 @@ pub struct ColumnBuilder {
 impl ColumnBuilder {
     /// A builder for an attribute, with room for `capacity` rows. Types that no table can hold are an error.
     pub fn new(attr: &pg_sys::FormData_pg_attribute, capacity: usize) -> Result<Self, String> {
-        // SAFETY: syscache look-up; a domain counts as its base type.
-        let base = unsafe { pg_sys::getBaseType(attr.atttypid) };
+        let base = relation::base_type(attr.atttypid);
         let values = match (attr.attbyval, attr.attlen) {
             (true, 1) => Values::I8(Vec::with_capacity(capacity)),
             (true, 2) => Values::I16(Vec::with_capacity(capacity)),

@@ -48,8 +48,7 @@ pub enum ProbeKind {
 
 /// How values of an attribute compare with zones by the default operators of its type, under a collation.
 pub fn comparable(typ: pg_sys::Oid, collation: pg_sys::Oid) -> (Comparable, Option<ProbeKind>) {
-    // SAFETY: syscache look-ups; a domain counts as its base type.
-    let base = unsafe { pg_sys::getBaseType(typ) };
+    let base = relation::base_type(typ);
     match base {
         pg_sys::INT2OID
         | pg_sys::INT4OID

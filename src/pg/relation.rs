@@ -74,6 +74,16 @@ pub fn attribute<'a>(desc: pg_sys::TupleDesc, index: usize) -> &'a pg_sys::FormD
     unsafe { &*(*desc).attrs.as_ptr().add(index) }
 }
 
+/// The type below domains: the type itself where it is none.
+pub fn base_type(typ: pg_sys::Oid) -> pg_sys::Oid {
+    // Types whose OIDs were given by hand are no domains.
+    if typ.to_u32() < pg_sys::FirstGenbkiObjectId {
+        return typ;
+    }
+    // SAFETY: a syscache look-up.
+    unsafe { pg_sys::getBaseType(typ) }
+}
+
 /// The default ordering operator of a type: `<`, or `>` for a descending order; invalid where it has none.
 pub fn ordering_operator(typ: pg_sys::Oid, descending: bool) -> pg_sys::Oid {
     // SAFETY: a type cache look-up; entries live for ever.

@@ -216,21 +216,46 @@ impl Columns {
         page: usize,
         attnum: i16,
     ) -> Result<Option<PageZone>, String> {
-        let at_hand = self.segment.as_ref();
-        let column = if at_hand.is_some_and(|s| Rc::ptr_eq(s, segment)) {
-            self.cached(attnum)?
-        } else if segment.column(i32::from(attnum)).is_some() {
-            let reader = self
-                .reader
-                .get_or_insert_with(|| BodyReader::new(&segment.companion));
-            // Damage is for those to report who need what is damaged.
-            cache::column(reader, segment, i32::from(attnum)).ok()
-        } else {
-            None
-        };
+        let column = self.column_of(segment, attnum)?;
         Ok(column
             .filter(|column| page < column.zones().len())
             .map(|column| PageZone::Kept(column, page)))
+    }
+
+    /// Whether a segment is known to have no value of a column between two that it has.
+    pub fn adjacent(
+        &mut self,
+        segment: &Rc<SegmentRef>,
+        attnum: i16,
+        low: &[u8],
+        high: &[u8],
+    ) -> Result<bool, String> {
+        let column = self.column_of(segment, attnum)?;
+        let dictionary = column.as_ref().and_then(|c| c.index.dictionary());
+        Ok(dictionary.is_some_and(|dictionary| {
+            let codes = dictionary.find(low).zip(dictionary.find(high));
+            codes.is_some_and(|(low, high)| low.checked_add(1) == Some(high))
+        }))
+    }
+
+    /// The index of a column of any segment; `None` where it has no such column, or another segment's can't be read: damage is
+    /// for those to report who need what is damaged.
+    fn column_of(
+        &mut self,
+        segment: &Rc<SegmentRef>,
+        attnum: i16,
+    ) -> Result<Option<Rc<CachedColumn>>, String> {
+        let at_hand = self.segment.as_ref();
+        if at_hand.is_some_and(|s| Rc::ptr_eq(s, segment)) {
+            return self.cached(attnum);
+        }
+        if segment.column(i32::from(attnum)).is_none() {
+            return Ok(None);
+        }
+        let reader = self
+            .reader
+            .get_or_insert_with(|| BodyReader::new(&segment.companion));
+        Ok(cache::column(reader, segment, i32::from(attnum)).ok())
     }
 
     /// Where zones of pages of the segment at hand may have rows that satisfy conditions on the column that it is sorted

@@ -1,4 +1,4 @@
-//! Pages at the edge of what is looked for in sorted segments.
+//! Pages at the edges of series in sorted segments.
 //!
 //! Rows that ascend by host and time have the rows of a host on pages of its own, but for the first and the last one, which it
 //! shares with its neighbours: what zones say of the time there covers all there is. But the rows before a page come before its
@@ -27,11 +27,33 @@ pub enum Beside {
     Behind,
 }
 
-/// The conditions of a query that begin with values of the first columns of an order and go on with bounds of the next one.
+/// A page and what lies beside it.
+pub trait Nearby {
+    /// How zones are given.
+    type Zone: Borrow<Zone>;
+
+    /// What is known of a column of one of the pages; `None` where there is no such page.
+    ///
+    /// # Errors
+    /// In words what is wrong with the bytes of the segment.
+    fn zone(&mut self, beside: Beside, attnum: i16) -> Result<Option<Self::Zone>, String>;
+
+    /// Whether the segment of the page is known to have no value of a column between two that it has.
+    ///
+    /// # Errors
+    /// As [`zone`](Self::zone).
+    fn adjacent(&mut self, attnum: i16, low: &[u8], high: &[u8]) -> Result<bool, String>;
+}
+
+/// The conditions of a query that bound a column of the order of segments, and those that give the values of the columns
+/// before it, if there are such.
 pub struct Edges {
-    /// Attribute numbers of the first columns, and which values they are to have.
+    /// Attribute numbers of the first columns, and which values they are to have. Without any, the order has one column before
+    /// the bounded one, whose values do not matter.
     pins: Vec<(i16, usize)>,
-    /// The next column.
+    /// The first column.
+    leading: i16,
+    /// The bounded column.
     attnum: i16,
     /// What is compared with it.
     conditions: Vec<(Comparison, usize)>,
@@ -40,47 +62,62 @@ pub struct Edges {
 impl Edges {
     /// For scans under `filters` of segments that are sorted by `order`; `None` where the conditions are not of that form.
     pub fn new(filters: &[Filter], order: &[i16], desc: pg_sys::TupleDesc) -> Option<Self> {
+        let compared = |attnum: i16| {
+            let mut conditions = Vec::new();
+            for filter in filters {
+                collect(filter, attnum, &mut conditions);
+            }
+            conditions
+        };
+        let leading = *order.first()?;
         let mut pins: Vec<(i16, usize)> = Vec::new();
         let mut lists = 0;
-        let mut bounds = None;
+        let mut bounded = None;
         for attnum in order {
             let Some((value, list)) = filters.iter().find_map(|f| pin(f, *attnum)) else {
-                let mut conditions = Vec::new();
-                for filter in filters {
-                    collect(filter, *attnum, &mut conditions);
-                }
-                bounds = Some((*attnum, conditions)).filter(|(_, found)| !found.is_empty());
+                bounded = Some(*attnum);
                 break;
             };
             pins.push((*attnum, value));
             lists += usize::from(list);
         }
-        // Where nothing but values is given, the last one is its own bound.
-        if bounds.is_none() && lists == 0 {
-            bounds = pins
-                .pop()
-                .map(|(attnum, value)| (attnum, vec![(Comparison::Equal, value)]));
+        if pins.is_empty() {
+            bounded = order.get(1).copied();
         }
-        let (attnum, conditions) = bounds?;
+        let mut conditions = bounded.map(compared).unwrap_or_default();
+        // Where nothing but values is given, the last one is its own bound.
+        if conditions.is_empty() && lists == 0 {
+            let (attnum, value) = pins.pop()?;
+            bounded = Some(attnum);
+            conditions = vec![(Comparison::Equal, value)];
+            if pins.is_empty() {
+                return None;
+            }
+        }
+        let attnum = bounded?;
         let at = usize::try_from(attnum).ok()?.checked_sub(1)?;
         let exact = of_attribute(relation::attribute(desc, at))
             == (Comparable::Order, Some(ProbeKind::Int));
         // Lists of several columns would make as many pairs as their elements' product.
-        let fit = exact && !pins.is_empty() && (lists == 0 || pins.len() == 1);
+        let fit = exact && !conditions.is_empty() && (lists == 0 || pins.len() == 1);
         fit.then_some(Edges {
             pins,
+            leading,
             attnum,
             conditions,
         })
     }
 
-    /// Whether no row of a page satisfies the conditions, as far as the zones of the pages beside it tell. `zone` gives those
-    /// of columns, none where there is no such page.
-    pub fn exclude<Z: Borrow<Zone>>(
-        &self,
-        values: &[Resolved],
-        mut zone: impl FnMut(Beside, i16) -> Result<Option<Z>, String>,
-    ) -> Result<bool, String> {
+    /// Whether no row of a page satisfies the conditions, as far as the zones of the pages beside it tell.
+    pub fn exclude<N: Nearby>(&self, values: &[Resolved], nearby: &mut N) -> Result<bool, String> {
+        if self.pins.is_empty() {
+            let Some((tail, head)) = parts(self.leading, self.attnum, nearby)? else {
+                return Ok(false);
+            };
+            return Ok(
+                self.fail(values, Beside::Before, tail) && self.fail(values, Beside::Behind, head)
+            );
+        }
         // Each row that is looked for begins with one of these values, as many as there are lists' elements.
         let mut count = 1;
         for (_, value) in &self.pins {
@@ -91,15 +128,15 @@ impl Edges {
             }
         }
         for at in 0..count {
-            if self.begins(values, at, Beside::This, &mut zone)? == Verdict::Never {
+            if self.begins(values, at, Beside::This, nearby)? == Verdict::Never {
                 continue;
             }
             let mut out = false;
             for beside in [Beside::Behind, Beside::Before] {
                 out = out
-                    || self.begins(values, at, beside, &mut zone)? == Verdict::Always
-                        && zone(beside, self.attnum)?
-                            .is_some_and(|zone| self.ends(values, beside, zone.borrow()));
+                    || self.begins(values, at, beside, nearby)? == Verdict::Always
+                        && edge(nearby, beside, self.attnum)?
+                            .is_some_and(|edge| self.fail(values, beside, edge));
             }
             if !out {
                 return Ok(false);
@@ -109,12 +146,12 @@ impl Edges {
     }
 
     /// Whether the rows of a page begin with the values that are looked for: the only ones, or those of a list at a place.
-    fn begins<Z: Borrow<Zone>>(
+    fn begins<N: Nearby>(
         &self,
         values: &[Resolved],
         at: usize,
         beside: Beside,
-        zone: &mut impl FnMut(Beside, i16) -> Result<Option<Z>, String>,
+        nearby: &mut N,
     ) -> Result<Verdict, String> {
         let mut all = Verdict::Always;
         for (attnum, value) in &self.pins {
@@ -126,7 +163,7 @@ impl Edges {
                 },
                 _ => return Ok(Verdict::Maybe),
             };
-            let Some(zone) = zone(beside, *attnum)? else {
+            let Some(zone) = nearby.zone(beside, *attnum)? else {
                 return Ok(Verdict::Maybe);
             };
             let zone = zone.borrow();
@@ -139,13 +176,9 @@ impl Edges {
         Ok(all)
     }
 
-    /// Whether rows that lie no further on than all those of a page behind them, or no less far than all those of one before
-    /// them, fail the conditions.
-    fn ends(&self, values: &[Resolved], beside: Beside, zone: &Zone) -> bool {
-        let Bounds::Int { min, max } = zone.bounds else {
-            return false;
-        };
-        let edge = if beside == Beside::Behind { min } else { max };
+    /// Whether rows fail the conditions that lie no further on than `edge`, where the pages behind begin, or no less far than
+    /// where the pages before have ended.
+    fn fail(&self, values: &[Resolved], beside: Beside, edge: i64) -> bool {
         let edge = Zone {
             rows: 1,
             nulls: 0,
@@ -176,6 +209,103 @@ impl Edges {
             }
         })
     }
+
+    /// A bound of the rows of a page that satisfy the conditions, narrower than what its own zone says of `attnum` where it
+    /// holds the end of one series and the begin of another, and one of them fails the conditions.
+    pub fn bound<N: Nearby>(
+        &self,
+        values: &[Resolved],
+        attnum: i16,
+        greatest: bool,
+        nearby: &mut N,
+    ) -> Result<Option<i64>, String> {
+        if !self.pins.is_empty() || attnum != self.attnum {
+            return Ok(None);
+        }
+        Ok(
+            parts(self.leading, self.attnum, nearby)?.and_then(|(tail, head)| {
+                if greatest {
+                    self.fail(values, Beside::Before, tail).then_some(head)
+                } else {
+                    self.fail(values, Beside::Behind, head).then_some(tail)
+                }
+            }),
+        )
+    }
+}
+
+/// Where a page holds the end of a series, which the page before has alone, and the begin of the next one, which has the page
+/// behind alone, and nothing else: from where on the one goes, and how far the other.
+fn parts<N: Nearby>(
+    leading: i16,
+    attnum: i16,
+    nearby: &mut N,
+) -> Result<Option<(i64, i64)>, String> {
+    let Some(this) = nearby.zone(Beside::This, leading)? else {
+        return Ok(None);
+    };
+    let this = this.borrow();
+    let two = this.nulls == 0
+        && match &this.bounds {
+            Bounds::Int { min, max } => min.checked_add(1) == Some(*max),
+            Bounds::Bytes {
+                min,
+                max,
+                min_exact: true,
+                max_exact: true,
+            } => min != max && nearby.adjacent(leading, min, max)?,
+            _ => false,
+        };
+    if !two {
+        return Ok(None);
+    }
+    for (beside, greater) in [(Beside::Before, false), (Beside::Behind, true)] {
+        match nearby.zone(beside, leading)? {
+            Some(zone) if is_alone(zone.borrow(), &this.bounds, greater) => {}
+            _ => return Ok(None),
+        }
+    }
+    let tail = edge(nearby, Beside::Before, attnum)?;
+    let head = edge(nearby, Beside::Behind, attnum)?;
+    Ok(tail.zip(head))
+}
+
+/// Whether all rows of a zone have the smaller, or the greater, of two bounds.
+fn is_alone(zone: &Zone, bounds: &Bounds, greater: bool) -> bool {
+    zone.nulls == 0
+        && match (&zone.bounds, bounds) {
+            (
+                Bounds::Int { min, max },
+                Bounds::Int {
+                    min: low,
+                    max: high,
+                },
+            ) => min == max && max == if greater { high } else { low },
+            (
+                Bounds::Bytes {
+                    min,
+                    max,
+                    min_exact: true,
+                    max_exact: true,
+                },
+                Bounds::Bytes {
+                    min: low,
+                    max: high,
+                    ..
+                },
+            ) => min == max && max == if greater { high } else { low },
+            _ => false,
+        }
+}
+
+/// The smallest value of the page behind, or the greatest of the one before.
+fn edge<N: Nearby>(nearby: &mut N, beside: Beside, attnum: i16) -> Result<Option<i64>, String> {
+    let zone = nearby.zone(beside, attnum)?;
+    Ok(zone.and_then(|zone| match zone.borrow().bounds {
+        Bounds::Int { min, .. } if beside == Beside::Behind => Some(min),
+        Bounds::Int { max, .. } => Some(max),
+        _ => None,
+    }))
 }
 
 /// The value that a filter pins a column to, and whether it is a list of them.

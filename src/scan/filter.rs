@@ -6,7 +6,7 @@
 //! them). What it does not recognise stays a filter of the executor.
 
 use crate::am::zone::{Comparable, Comparison, ProbeKind, comparable};
-use crate::pg::list;
+use crate::pg::{list, relation};
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
@@ -149,9 +149,7 @@ unsafe fn steady(expr: *mut pg_sys::Expr, scope: &Scope) -> bool {
 
 /// Types whose values can be compared with each other by their bits, each class by itself.
 fn class(typ: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: a syscache look-up.
-    let base = unsafe { pg_sys::getBaseType(typ) };
-    match base {
+    match relation::base_type(typ) {
         pg_sys::INT2OID | pg_sys::INT4OID => pg_sys::INT8OID,
         pg_sys::FLOAT4OID => pg_sys::FLOAT8OID,
         pg_sys::VARCHAROID => pg_sys::TEXTOID,
@@ -199,8 +197,7 @@ fn kind(column: &Column, collation: pg_sys::Oid, comparison: Comparison) -> Opti
 
 /// The probe kind for values of a type that are compared with a column of another of its class.
 fn kind_of_value(column: ProbeKind, typ: pg_sys::Oid) -> ProbeKind {
-    // SAFETY: a syscache look-up.
-    match (column, unsafe { pg_sys::getBaseType(typ) }) {
+    match (column, relation::base_type(typ)) {
         (ProbeKind::Float4 | ProbeKind::Float8, pg_sys::FLOAT4OID) => ProbeKind::Float4,
         (ProbeKind::Float4 | ProbeKind::Float8, _) => ProbeKind::Float8,
         (other, _) => other,

@@ -6,9 +6,10 @@
 //!   rows in an order.
 //! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
 //! - [`agg`]: grouping and aggregating.
-//! - [`pages`], [`narrow`], [`edges`], [`columns`]: the pages that may hold rows of a query, and their columns.
+//! - [`pages`], [`narrow`], [`edges`], [`around`], [`columns`]: the pages that may hold rows of a query, and their columns.
 
 pub mod agg;
+pub mod around;
 pub mod batch;
 pub mod columns;
 pub mod counters;

@@ -1,8 +1,9 @@
 //! The pages of a table's segments that may hold rows of a query, one after the other.
 
+use super::around::Around;
 use super::columns::Columns;
 use super::counters::Counters;
-use super::edges::{Beside, Edges};
+use super::edges::Edges;
 use super::eval::{self, Bits, NO_ROWS, Resolved};
 use super::filter::Filter;
 use super::narrow::Narrow;
@@ -282,17 +283,34 @@ impl Pages {
                 continue;
             }
             let column = cache::column_of(self.rel, &segment, i32::from(attnum));
+            self.columns.enter(&segment, 0);
             for page in 0..segment.pages() {
-                let bound = match column.index.zone(page).map(|z| z.bounds) {
-                    Some(Bounds::Int { max, .. }) if greatest => max,
-                    Some(Bounds::Int { min, .. }) => min,
+                let bound = match column.zones().get(page).map(|z| &z.bounds) {
+                    Some(Bounds::Int { max, .. }) if greatest => *max,
+                    Some(Bounds::Int { min, .. }) => *min,
                     Some(Bounds::None) => continue,
                     _ => unknown,
                 };
-                found.push((bound, index, page));
+                let narrower = self.narrower(index, page, attnum, greatest);
+                found.push((narrower.unwrap_or(bound), index, page));
             }
         }
         found
+    }
+
+    /// A bound of the rows of a page that satisfy the filters, where the pages beside it tell more than its own zone.
+    fn narrower(&mut self, index: usize, page: usize, attnum: i16, greatest: bool) -> Option<i64> {
+        let edges = self.edges.as_ref()?;
+        let mut around = Around {
+            directory: &self.directory,
+            columns: &mut self.columns,
+            index,
+            page,
+        };
+        // What is wrong with a segment is said when its rows are read.
+        edges
+            .bound(&self.values, attnum, greatest, &mut around)
+            .ok()?
     }
 
     /// The rows of a page, by the number of its segment in the directory, that satisfy every filter.
@@ -514,30 +532,17 @@ impl Pages {
     }
 
     /// Whether a page lies before or behind all rows that are looked for, as far as the pages beside it tell.
-    fn is_beyond(&mut self, segment: &Rc<SegmentRef>, page: usize) -> Result<bool, String> {
+    fn is_beyond(&mut self, page: usize) -> Result<bool, String> {
         let (Some(edges), Some(current)) = (&self.edges, &self.current) else {
             return Ok(false);
         };
-        let index = current.index;
-        edges.exclude(&self.values, |beside, attnum| {
-            let (index, page) = match beside {
-                Beside::This => (index, page),
-                Beside::Behind if page + 1 < segment.pages() => (index, page + 1),
-                Beside::Behind => (index + 1, 0),
-                Beside::Before if page > 0 => (index, page - 1),
-                Beside::Before => {
-                    let before = index.checked_sub(1).and_then(|i| self.directory.get(i));
-                    match before.and_then(|s| s.pages().checked_sub(1)) {
-                        Some(last) => (index - 1, last),
-                        None => return Ok(None),
-                    }
-                }
-            };
-            match self.directory.get(index) {
-                Some(segment) => self.columns.zone_of(segment, page, attnum),
-                None => Ok(None),
-            }
-        })
+        let mut around = Around {
+            directory: &self.directory,
+            columns: &mut self.columns,
+            index: current.index,
+            page,
+        };
+        edges.exclude(&self.values, &mut around)
     }
 
     /// The rows of a page that the snapshot sees and that satisfy every filter; `None` where there are none.
@@ -556,7 +561,7 @@ impl Pages {
                 Verdict::Always => {}
             }
         }
-        if !open.is_empty() && self.is_beyond(segment, page)? {
+        if !open.is_empty() && self.is_beyond(page)? {
             self.counters.pages_skipped += 1;
             return Ok(None);
         }

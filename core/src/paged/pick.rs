@@ -118,17 +118,31 @@ impl Wanted<'_> {
             self.steps(packed, out);
             return Ok(());
         }
-        for (row, number) in self.rows.iter().zip(out) {
+        let mut places = [usize::MAX; MOST_PICKED];
+        let mut wanted = [0u64; PAGE_ROWS / 64];
+        for ((row, place), number) in self.rows.iter().zip(&mut places).zip(out.iter_mut()) {
             let row = usize::from(*row);
             if self.is_null(row) {
                 continue;
             }
-            let at = self.place(row);
-            let patches = packed.patches().filter(|(position, _)| *position == at);
-            let packed = one(packed.stored, packed.width, self.present, at)
+            *place = self.place(row);
+            if let Some(word) = wanted.get_mut(*place / 64) {
+                *word |= 1 << (*place % 64);
+            }
+            *number = one(packed.stored, packed.width, self.present, *place)
                 .wrapping_add(packed.reference)
                 .cast_signed();
-            *number = patches.fold(packed, |sum, (_, high)| sum.wrapping_add(high));
+        }
+        for (position, high) in packed.patches() {
+            let word = wanted.get(position / 64).copied().unwrap_or_default();
+            if word >> (position % 64) & 1 == 0 {
+                continue;
+            }
+            for (place, number) in places.iter().zip(out.iter_mut()) {
+                if *place == position {
+                    *number = number.wrapping_add(high);
+                }
+            }
         }
         Ok(())
     }

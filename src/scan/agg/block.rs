@@ -3,7 +3,7 @@
 use super::accumulate::{Data, Values};
 use super::spec::{Arithmetic, Class, Column, Operator};
 use super::strings::Strings;
-use crate::pg::tuple;
+use crate::pg::{relation, tuple};
 use crate::scan::batch::positions;
 use crate::scan::columns::{Columns, Stored};
 use crate::scan::eval::{Bits, count};
@@ -421,7 +421,7 @@ unsafe fn value_of(column: Column, datum: pg_sys::Datum, strings: &mut Strings) 
         Class::Int => (datum.value() as i64, 0.0),
         Class::Float => (0, float_of(column.typ, datum)),
         // SAFETY: by contract.
-        Class::Text if unsafe { pg_sys::getBaseType(column.typ) } == pg_sys::UUIDOID => unsafe {
+        Class::Text if relation::base_type(column.typ) == pg_sys::UUIDOID => unsafe {
             let bytes = std::slice::from_raw_parts(datum.cast_mut_ptr::<u8>(), 16);
             (strings.number(bytes), 0.0)
         },
@@ -449,8 +449,7 @@ pub unsafe fn token_of(
 }
 
 fn float_of(typ: pg_sys::Oid, datum: pg_sys::Datum) -> f64 {
-    // SAFETY: a syscache look-up.
-    if unsafe { pg_sys::getBaseType(typ) } == pg_sys::FLOAT4OID {
+    if relation::base_type(typ) == pg_sys::FLOAT4OID {
         f32::from_bits(datum.value() as u32).into()
     } else {
         f64::from_bits(datum.value() as u64)

@@ -3,7 +3,7 @@
 use super::accumulate::{Accumulator, Cell};
 use super::spec::{Aggregate, Class, Function, class_of};
 use super::strings::Strings;
-use crate::pg::tuple;
+use crate::pg::{relation, tuple};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CString;
@@ -63,8 +63,7 @@ pub fn of_cell(typ: pg_sys::Oid, cell: Cell, strings: &Strings) -> Option<pg_sys
     if null {
         return None;
     }
-    // SAFETY: a syscache look-up.
-    let base = unsafe { pg_sys::getBaseType(typ) };
+    let base = relation::base_type(typ);
     match class_of(typ)? {
         Class::Int => Some(pg_sys::Datum::from(bits as usize)),
         Class::Float => {

@@ -1,6 +1,6 @@
 //! Grouping and aggregating by columns.
 //!
-//! - [`spec`]: what a query asks for; [`plan`], [`parallel`]: when the planner is offered to do it here, [`estimate`]: at what
+//! - [`spec`], [`timescale`]: what a query asks for; [`plan`], [`parallel`]: when the planner is offered to do it here, [`estimate`]: at what
 //!   price, [`private`]: the plan.
 //! - [`node`]: the executor's node; [`child`], [`read`]: chunks, which become [`block`]s; [`engine`]: groups and accumulators,
 //!   [`runs`]: of keys.
@@ -26,5 +26,6 @@ pub mod shared;
 pub mod spec;
 pub mod state;
 pub mod strings;
+pub mod timescale;
 pub mod transfer;
 pub mod upkeep;

@@ -8,6 +8,7 @@ use super::node::SCAN_METHODS;
 use super::parallel;
 use super::private::{Mode, PATH_METHODS, Top, write_private};
 use super::spec::{self, Aggregate, Key};
+use super::timescale;
 use crate::am::cache;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{guard, list, snapshot};
@@ -26,6 +27,7 @@ pub fn install() {
         pg_sys::create_upper_paths_hook = Some(upper_paths);
         pg_sys::RegisterCustomScanMethods(&raw const SCAN_METHODS.0);
     }
+    timescale::install();
 }
 
 unsafe extern "C-unwind" fn upper_paths(

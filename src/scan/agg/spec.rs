@@ -2,8 +2,9 @@
 //!
 //! The same functions run at planning time (to know whether the query can be answered by columns) and at execution time.
 
+use super::timescale;
 use crate::am::zone::{Comparable, comparable};
-use crate::pg::list;
+use crate::pg::{list, relation};
 use crate::scan::filter::{Compiled, Scope};
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
@@ -22,9 +23,7 @@ pub enum Class {
 
 /// The class of a type, `None` where values of it can't be held.
 pub fn class_of(typ: pg_sys::Oid) -> Option<Class> {
-    // SAFETY: a syscache look-up.
-    let base = unsafe { pg_sys::getBaseType(typ) };
-    Some(match base {
+    Some(match relation::base_type(typ) {
         pg_sys::INT2OID
         | pg_sys::INT4OID
         | pg_sys::INT8OID
@@ -230,16 +229,6 @@ unsafe fn column(expr: *mut pg_sys::Expr, varno: i32) -> Option<Column> {
     }
 }
 
-/// Whether a function is one of TimescaleDB's.
-fn is_timescale(function: pg_sys::Oid) -> bool {
-    // SAFETY: catalogue look-ups.
-    unsafe {
-        let extension = pg_sys::get_extension_oid(c"timescaledb".as_ptr(), true);
-        extension != pg_sys::InvalidOid
-            && pg_sys::getExtensionOfObject(pg_sys::ProcedureRelationId, function) == extension
-    }
-}
-
 /// The name of a function, and whether it is PostgreSQL's own.
 fn function_name(function: pg_sys::Oid) -> Option<(&'static CStr, bool)> {
     // SAFETY: syscache look-ups; the name is a copy in the current memory context, which outlives the call.
@@ -312,7 +301,7 @@ unsafe fn bucket(expr: *mut pg_sys::Expr, varno: i32) -> Option<Key> {
         let [width, time] = arguments[..] else {
             return None;
         };
-        if list::tag(width) != NodeTag::T_Const || !is_timescale(call.funcid) {
+        if list::tag(width) != NodeTag::T_Const || !timescale::is_member(call.funcid) {
             return None;
         }
         if function_name(call.funcid)?.0 != c"time_bucket" {
@@ -469,7 +458,7 @@ pub unsafe fn aggregate(call: &pg_sys::Aggref, varno: i32) -> Option<Aggregate> 
         let (name, own) = function_name(call.aggfnoid)?;
         let function = if own {
             builtin(name, call, &arguments, varno)?
-        } else if is_timescale(call.aggfnoid) {
+        } else if timescale::is_member(call.aggfnoid) {
             bookend(name, &arguments, varno)?
         } else {
             return None;
