@@ -210,16 +210,24 @@ impl Edges {
         })
     }
 
-    /// A bound of the rows of a page that satisfy the conditions, narrower than what its own zone says of `attnum` where it
-    /// holds the end of one series and the begin of another, and one of them fails the conditions.
+    /// A bound of the rows of a page that satisfy the conditions, narrower than the one that its own zone has of `attnum`, where
+    /// it holds the end of one series and the begin of another, and one of them fails the conditions.
     pub fn bound<N: Nearby>(
         &self,
         values: &[Resolved],
         attnum: i16,
+        own: i64,
         greatest: bool,
         nearby: &mut N,
     ) -> Result<Option<i64>, String> {
-        if !self.pins.is_empty() || attnum != self.attnum {
+        let other = !self.pins.is_empty() || attnum != self.attnum;
+        // The row that has the own bound is of the series that would have to fail.
+        let beside = if greatest {
+            Beside::Before
+        } else {
+            Beside::Behind
+        };
+        if other || !self.fail(values, beside, own) {
             return Ok(None);
         }
         Ok(

@@ -291,16 +291,19 @@ impl Pages {
                     Some(Bounds::None) => continue,
                     _ => unknown,
                 };
-                let narrower = self.narrower(index, page, attnum, greatest);
-                found.push((narrower.unwrap_or(bound), index, page));
+                let bound = self.narrower((index, page), attnum, bound, greatest);
+                found.push((bound, index, page));
             }
         }
         found
     }
 
     /// A bound of the rows of a page that satisfy the filters, where the pages beside it tell more than its own zone.
-    fn narrower(&mut self, index: usize, page: usize, attnum: i16, greatest: bool) -> Option<i64> {
-        let edges = self.edges.as_ref()?;
+    fn narrower(&mut self, at: (usize, usize), attnum: i16, own: i64, greatest: bool) -> i64 {
+        let Some(edges) = &self.edges else {
+            return own;
+        };
+        let (index, page) = at;
         let mut around = Around {
             directory: &self.directory,
             columns: &mut self.columns,
@@ -308,9 +311,8 @@ impl Pages {
             page,
         };
         // What is wrong with a segment is said when its rows are read.
-        edges
-            .bound(&self.values, attnum, greatest, &mut around)
-            .ok()?
+        let bound = edges.bound(&self.values, attnum, own, greatest, &mut around);
+        bound.ok().flatten().unwrap_or(own)
     }
 
     /// The rows of a page, by the number of its segment in the directory, that satisfy every filter.
