@@ -192,6 +192,18 @@ pub struct BodyReader {
     blocks: u32,
 }
 
+/// The piece that a range of a body lies in, and where; `None` where it lies in more than one.
+pub fn piece_of(range: &Range<usize>) -> Option<(usize, Range<usize>)> {
+    let piece = range.start / PIECE;
+    let start = piece * PIECE;
+    (range.end <= start + PIECE).then(|| {
+        (
+            piece,
+            range.start - start..range.end.max(range.start) - start,
+        )
+    })
+}
+
 impl BodyReader {
     /// Opens the table of segments of a companion.
     pub fn new(companion: &Companion) -> Self {
@@ -237,10 +249,7 @@ impl BodyReader {
         scratch: &mut Vec<u8>,
         mut f: impl FnMut(&[u8]) -> T,
     ) -> Result<T, String> {
-        let piece = range.start / PIECE;
-        let start = piece * PIECE;
-        if range.end <= start + PIECE {
-            let within = range.start - start..range.end.max(range.start) - start;
+        if let Some((piece, within)) = piece_of(&range) {
             let done = self.with_piece(location, piece, |bytes| {
                 bytes.get(within.clone()).map(&mut f)
             });
@@ -251,6 +260,15 @@ impl BodyReader {
         scratch.clear();
         self.read(location, range, scratch)?;
         Ok(f(scratch))
+    }
+
+    /// Copies a piece of a body; says whether it was there.
+    pub fn copy_piece(&self, location: Location, piece: usize, to: &mut Vec<u8>) -> bool {
+        let found = self.with_piece(location, piece, |bytes| {
+            to.clear();
+            to.extend_from_slice(bytes);
+        });
+        found.is_some()
     }
 
     fn with_piece<T>(

@@ -3,7 +3,7 @@
 use super::eval::Resolved;
 use super::narrow::Narrow;
 use crate::am::bloom;
-use crate::am::body::BodyReader;
+use crate::am::body::{self, BodyReader, Location};
 use crate::am::cache;
 use crate::am::datum::{self, CachedColumn, DatumColumn, PageZone};
 use crate::am::directory::SegmentRef;
@@ -23,8 +23,40 @@ struct Slot {
     /// The page at hand, as far as `decoded` says.
     page: Option<Page>,
     decoded: Decoded,
+    /// The bytes around the page that was read last.
+    near: Near,
     /// Of values that were looked for in the segment at hand the pages that may hold them.
     masks: HashMap<ValueHash, u64>,
+}
+
+/// The piece of a body that was read last, kept from the second read on: small pages share one, and are asked for one after
+/// the other.
+#[derive(Default)]
+struct Near {
+    piece: Option<usize>,
+    /// Nothing before the second read.
+    bytes: Vec<u8>,
+}
+
+impl Near {
+    /// The bytes of a range, if the piece that it lies in is the one that was read last.
+    fn bytes(
+        &mut self,
+        reader: &BodyReader,
+        location: Location,
+        range: &Range<usize>,
+    ) -> Option<&[u8]> {
+        let (piece, within) = body::piece_of(range)?;
+        if self.piece != Some(piece) {
+            self.piece = Some(piece);
+            self.bytes.clear();
+            return None;
+        }
+        if self.bytes.is_empty() && !reader.copy_piece(location, piece, &mut self.bytes) {
+            return None;
+        }
+        self.bytes.get(within)
+    }
 }
 
 /// How much of a page is decoded.
@@ -71,6 +103,7 @@ impl Columns {
                 cached: None,
                 page: None,
                 decoded: Decoded::Nothing,
+                near: Near::default(),
                 masks: HashMap::new(),
             })
             .collect();
@@ -96,6 +129,7 @@ impl Columns {
         {
             self.slots.iter_mut().for_each(|s| {
                 s.cached = None;
+                s.near.piece = None;
                 s.masks.clear();
             });
             self.segment = Some(segment.clone());
@@ -308,18 +342,18 @@ impl Columns {
                 .reader
                 .get_or_insert_with(|| BodyReader::new(&segment.companion));
             let range = column.start + range.start..column.start + range.end;
-            let all = reader
-                .with_range(
-                    segment.location(),
-                    range,
-                    &mut self.bytes,
-                    |bytes| match rows {
-                        Some(rows) => column.index.decode_rows(self.page, bytes, rows, page),
-                        None => column.index.decode(self.page, bytes, page).map(|()| true),
-                    },
-                )
-                .map_err(in_words)?
-                .map_err(|e| in_words(e.to_string()))?;
+            let mut decode = |bytes: &[u8]| match rows {
+                Some(rows) => column.index.decode_rows(self.page, bytes, rows, page),
+                None => column.index.decode(self.page, bytes, page).map(|()| true),
+            };
+            let location = segment.location();
+            let all = match slot.near.bytes(reader, location, &range) {
+                Some(bytes) => decode(bytes),
+                None => reader
+                    .with_range(location, range, &mut self.bytes, decode)
+                    .map_err(in_words)?,
+            };
+            let all = all.map_err(|e| in_words(e.to_string()))?;
             if page.rows() != self.rows.len() {
                 return Err(in_words("a page has another number of rows".into()));
             }

@@ -111,6 +111,17 @@ impl Edges {
     /// Whether no row of a page satisfies the conditions, as far as the zones of the pages beside it tell.
     pub fn exclude<N: Nearby>(&self, values: &[Resolved], nearby: &mut N) -> Result<bool, String> {
         if self.pins.is_empty() {
+            // The greatest value of the page is of the one series or of the other, and so is the smallest: both have to fail.
+            let own = nearby.zone(Beside::This, self.attnum)?;
+            let all = own.is_some_and(|zone| match zone.borrow().bounds {
+                Bounds::Int { min, max } => {
+                    self.fail(values, Beside::Before, max) && self.fail(values, Beside::Behind, min)
+                }
+                _ => false,
+            });
+            if !all {
+                return Ok(false);
+            }
             let Some((tail, head)) = parts(self.leading, self.attnum, nearby)? else {
                 return Ok(false);
             };
