@@ -8,6 +8,8 @@ pub struct Query {
     pub name: String,
     /// Longest time allowed, as a ratio to heap's.
     pub target: f64,
+    /// Milliseconds that it takes on heap, at the full scale, where targets in rows per second were measured.
+    pub reference: f64,
     pub sql: String,
 }
 
@@ -39,6 +41,13 @@ fn parse(text: &str) -> Result<Vec<Query>> {
             .next()
             .and_then(|line| line.strip_prefix("-- target: ")?.parse().ok())
             .ok_or_else(|| format!("{name} has no target"))?;
+        let reference = lines
+            .next()
+            .and_then(|line| {
+                let line = line.strip_prefix("-- reference: ")?;
+                line.strip_suffix(" ms")?.parse().ok()
+            })
+            .ok_or_else(|| format!("{name} has no reference"))?;
         let sql = lines
             .next()
             .and_then(|line| line.strip_suffix(';'))
@@ -46,6 +55,7 @@ fn parse(text: &str) -> Result<Vec<Query>> {
         queries.push(Query {
             name: name.into(),
             target,
+            reference,
             sql: sql.into(),
         });
     }
@@ -62,6 +72,7 @@ mod tests {
         assert_eq!(queries.len(), 24);
         assert_eq!(queries[0].name, "c01_count");
         assert_eq!(queries[0].target, 0.004);
+        assert_eq!(queries[0].reference, 91.0);
         assert_eq!(queries[0].sql, "SELECT count(*) FROM cpu");
         let cpu = queries.iter().filter(|q| q.reads("cpu")).count();
         let bars = queries.iter().filter(|q| q.reads("bars")).count();
@@ -74,5 +85,7 @@ mod tests {
     fn a_query_without_a_target_is_named() {
         let error = parse("-- name: x\nSELECT 1;\n").unwrap_err();
         assert_eq!(error.to_string(), "x has no target");
+        let error = parse("-- name: x\n-- target: 1\nSELECT 1;\n").unwrap_err();
+        assert_eq!(error.to_string(), "x has no reference");
     }
 }

@@ -125,6 +125,84 @@ RESET enable_hashjoin;
 RESET enable_nestloop;
 SELECT * FROM w WHERE k = 2 ORDER BY k, n;
 
+-- Series that end and begin within pages and segments: what the pages beside them leave out is not missed. Every chunk has
+-- series with NULLs, with a single row, and with many; rows that were changed, and rows that are dead.
+CREATE TABLE series (k text COLLATE "C" NOT NULL, n int NOT NULL, ts int, v int NOT NULL);
+INSERT INTO series SELECT 's' || lpad(s::text, 3, '0'), s, CASE WHEN s % 9 = 4 AND i % 50 = 0 THEN NULL ELSE i * 2 + s % 2 END, i
+    FROM generate_series(0, 119) s, generate_series(1, CASE WHEN s % 13 = 0 THEN 1 WHEN s % 7 = 0 THEN 4000 ELSE 900 END) i;
+CREATE TABLE by_text (LIKE series);
+CREATE TABLE by_number (LIKE series);
+CREATE TABLE by_both (LIKE series);
+INSERT INTO by_text TABLE series;
+INSERT INTO by_number TABLE series;
+INSERT INTO by_both TABLE series;
+SELECT varve.enable('by_text', order_by => '{k,ts}'), varve.enable('by_number', order_by => '{n,ts}'), varve.enable('by_both', order_by => '{k,n,ts}');
+SELECT testing.freeze('by_text'), testing.freeze('by_number'), testing.freeze('by_both');
+DELETE FROM series WHERE n % 5 = 3 AND ts BETWEEN 300 AND 420;
+DELETE FROM by_text WHERE n % 5 = 3 AND ts BETWEEN 300 AND 420;
+DELETE FROM by_number WHERE n % 5 = 3 AND ts BETWEEN 300 AND 420;
+DELETE FROM by_both WHERE n % 5 = 3 AND ts BETWEEN 300 AND 420;
+UPDATE series SET v = -v WHERE n % 11 = 2 AND ts < 40;
+UPDATE by_text SET v = -v WHERE n % 11 = 2 AND ts < 40;
+UPDATE by_number SET v = -v WHERE n % 11 = 2 AND ts < 40;
+UPDATE by_both SET v = -v WHERE n % 11 = 2 AND ts < 40;
+ANALYZE series;
+ANALYZE by_text;
+ANALYZE by_number;
+ANALYZE by_both;
+CREATE TABLE asked (q text);
+INSERT INTO asked SELECT format(q, a, b) FROM unnest(ARRAY[
+    'SELECT count(*), sum(v) FROM @ WHERE ts >= %s AND ts < %s',
+    'SELECT count(*), sum(v) FROM @ WHERE ts > %s AND ts <= %s',
+    'SELECT count(*), sum(v) FROM @ WHERE ts = %s OR ts = %s',
+    'SELECT count(*), sum(v) FROM @ WHERE ts IN (%s, %s)',
+    'SELECT count(*), sum(v) FROM @ WHERE k = ''s057'' AND ts >= %s AND ts < %s',
+    'SELECT count(*), sum(v) FROM @ WHERE n = 57 AND ts >= %s AND ts < %s',
+    'SELECT count(*), sum(v) FROM @ WHERE k = ''s063'' AND n = 63 AND ts BETWEEN %s AND %s::bigint',
+    'SELECT count(*), sum(v) FROM @ WHERE k = ''s039'' AND ts = %s AND v <> %s',
+    'SELECT count(*), sum(v) FROM @ WHERE k IN (''s012'', ''s014'', ''s013'', ''s014'', NULL) AND ts >= %s AND ts < %s',
+    'SELECT count(*), sum(v) FROM @ WHERE n = ANY (ARRAY[25, 26, 27, 77, 200]) AND ts > %s AND ts < %s',
+    'SELECT count(*), sum(v) FROM @ WHERE n = ANY (ARRAY[25, 26]) AND k IN (''s025'', ''s026'') AND ts > %s AND ts < %s',
+    'SELECT count(*), sum(v) FROM @ WHERE k = ''s049'' AND (ts < %s OR ts > %s)',
+    'SELECT ts, count(*), sum(v) FROM @ WHERE ts < %s + %s GROUP BY ts ORDER BY ts DESC LIMIT 3',
+    'SELECT ts / 10, count(*), sum(v) FROM @ WHERE ts > %s AND ts < %s GROUP BY 1 ORDER BY 1 LIMIT 3',
+    'SELECT k, ts, v FROM @ WHERE ts > %s AND ts <= %s ORDER BY k DESC, n DESC, ts DESC, v DESC LIMIT 7',
+    'SELECT DISTINCT ON (k) k, ts, v FROM @ WHERE ts >= %s AND ts <= %s AND n BETWEEN 10 AND 40 ORDER BY k, ts, v']) q,
+    (VALUES (-5, 1), (0, 3), (1, 3), (2, 40), (299, 421), (360, 361), (1795, 1801), (1799, 1800), (1801, 8002), (7990, 8001), (8001, 9000)) r (a, b);
+CREATE FUNCTION answers(query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    answer text;
+BEGIN
+    EXECUTE format('SELECT array_agg(x)::text FROM (%s) x', query) INTO answer;
+    RETURN answer;
+END $$;
+ALTER TABLE asked ADD answer text;
+UPDATE asked SET answer = answers(replace(q, '@', 'series'));
+CREATE FUNCTION differences() RETURNS TABLE (relation text, asked bigint, differ bigint, which text) LANGUAGE sql AS $$
+    SELECT t, count(*), count(*) FILTER (WHERE d), (min(q) FILTER (WHERE d)) FROM (
+        SELECT t, q, answers(replace(q, '@', t)) IS DISTINCT FROM answer AS d
+        FROM asked, unnest(ARRAY['by_text', 'by_number', 'by_both']) t) x GROUP BY t ORDER BY t
+$$;
+SELECT * FROM differences();
+SET varve.enable_columnar_aggregate = off;
+SELECT * FROM differences();
+RESET varve.enable_columnar_aggregate;
+-- Pages beside tell: of a series' own there are more, and none of the others.
+CREATE FUNCTION pages_read(query text) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || query LOOP
+        IF line ~ 'Pages: ' THEN
+            RETURN substring(line from 'Pages: (\d+) read')::int;
+        END IF;
+    END LOOP;
+END $$;
+SELECT pages_read('SELECT count(*) FROM by_text WHERE k = ''s063'' AND ts = 4001') AS one_row, pages_read('SELECT count(*) FROM by_text WHERE k = ''s063''') AS series,
+    pages_read('SELECT count(*) FROM by_number WHERE n IN (49, 63) AND ts BETWEEN 3000 AND 3100') AS two_ranges,
+    pages_read('SELECT count(*) FROM by_both WHERE k = ''s063'' AND n = 63 AND ts BETWEEN 3000 AND 3100') AS of_both,
+    pages_read('SELECT count(*) FROM by_text WHERE ts BETWEEN 5000 AND 5010') AS of_all;
+
 -- The first groups: NULLs come first in a descending order, also where only a chunk lets them in.
 CREATE TABLE parent (ts int NOT NULL, g int NOT NULL);
 CREATE TABLE child () INHERITS (parent);
