@@ -88,6 +88,22 @@ SELECT string_agg(b, '' ORDER BY a, b COLLATE "und-x-icu") = (SELECT string_agg(
 RESET enable_hashjoin;
 RESET enable_nestloop;
 
+-- NULLs behind the greatest of all numbers, where the smallest is there, too.
+CREATE TABLE ends (h int NOT NULL, at timestamptz, n bigint, k int NOT NULL);
+INSERT INTO ends SELECT i % 3, timestamptz '2025-01-01 00:00+00' + i % 50 * interval '1 hour', i % 70, i FROM generate_series(1, 3000) i;
+INSERT INTO ends VALUES (1, NULL, NULL, -1), (1, 'infinity', 9223372036854775807, -2), (1, NULL, NULL, -3), (1, 'infinity', 9223372036854775807, -4), (1, '-infinity', -9223372036854775808, -5);
+CREATE TABLE of_time (LIKE ends);
+CREATE TABLE of_numbers (LIKE ends);
+INSERT INTO of_time TABLE ends;
+INSERT INTO of_numbers TABLE ends;
+SELECT varve.enable('of_time', order_by => '{h,at}'), varve.enable('of_numbers', order_by => '{h,n}');
+SELECT testing.freeze('of_time'), testing.freeze('of_numbers');
+SELECT nodes('SELECT * FROM of_time ORDER BY h, at'), nodes('SELECT * FROM of_numbers ORDER BY h DESC, n DESC');
+SELECT count(*) FILTER (WHERE at IS NULL AND place < 1004 OR at = 'infinity' AND place NOT BETWEEN 1002 AND 1003 OR at = '-infinity' AND place > 1) AS wrong
+    FROM (SELECT at, row_number() OVER (ORDER BY h, at) - (SELECT count(*) FROM ends WHERE h = 0) AS place, h FROM of_time) x WHERE h = 1;
+SELECT string_agg(coalesce(n::text, 'NULL'), ', ') FROM (SELECT n FROM of_numbers WHERE h = 1 ORDER BY h DESC, n DESC LIMIT 5) x;
+SELECT string_agg(coalesce(at::text, 'NULL'), ', ') FROM (SELECT at FROM of_time WHERE h = 1 ORDER BY h DESC, at DESC LIMIT 5) x;
+
 -- Rows of the delta between frozen ones.
 CREATE TABLE w (k int NOT NULL, n int NOT NULL, v text, PRIMARY KEY (k, n));
 INSERT INTO w SELECT i / 10, i % 10, 'frozen' FROM generate_series(0, 2999) i;

@@ -117,5 +117,47 @@ CREATE TABLE nothing (LIKE h);
 SELECT varve.set_tier('nothing', 'warm');
 SELECT * FROM known('nothing');
 
+-- Statistics that are cut short: whoever catches that finds the transaction as he left it.
+CREATE FUNCTION slow(v int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('statistics.slow', true) = 'on' THEN
+        PERFORM pg_sleep(1);
+    END IF;
+    RETURN v;
+END $$;
+CREATE TABLE cut (k int PRIMARY KEY, v int);
+CREATE INDEX ON cut (slow(v));
+INSERT INTO cut SELECT i, i FROM generate_series(1, 100) i;
+CREATE TABLE log (what text);
+SELECT testing.error('SELECT slow(1)') AS not_slow;
+SET statistics.slow = on;
+SET statement_timeout = '1500ms';
+SELECT varve.set_tier('cut', 'warm');
+SELECT txid_current_if_assigned() IS NULL AS nothing_is_open;
+ROLLBACK;
+DO $$
+BEGIN
+    INSERT INTO log VALUES ('outer');
+    BEGIN
+        INSERT INTO log VALUES ('inner');
+        PERFORM varve.set_tier('cut', 'warm');
+    EXCEPTION WHEN query_canceled THEN
+        RAISE NOTICE 'caught';
+    END;
+END $$;
+SELECT txid_current_if_assigned() IS NULL AS nothing_is_open;
+COMMIT;
+TABLE log;
+BEGIN;
+SAVEPOINT before;
+SELECT varve.set_tier('cut', 'warm');
+ROLLBACK TO before;
+INSERT INTO log VALUES ('after');
+COMMIT;
+TABLE log;
+RESET statement_timeout;
+RESET statistics.slow;
+SELECT testing.freeze('cut');
+
 SET client_min_messages = warning;
 DROP SCHEMA statistics CASCADE;

@@ -61,13 +61,18 @@ pub fn attempt<R: UnwindSafe>(
             pg_sys::ReleaseCurrentSubTransaction();
             Ok(result)
         })
-        .catch_others(|error| match &error {
-            CaughtError::PostgresError(report) if caught(report.sql_error_code()) => {
-                let message = report.message().to_string();
-                pg_sys::RollbackAndReleaseCurrentSubTransaction();
-                Err(message)
+        .catch_others(|error| {
+            // Whoever else catches an error that goes on must not find our subtransaction where he left his own.
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::CurrentResourceOwner = owner;
+            match &error {
+                CaughtError::PostgresError(report) if caught(report.sql_error_code()) => {
+                    Err(report.message().to_string())
+                }
+                _ => error.rethrow(),
             }
-            _ => error.rethrow(),
         })
         .execute();
         pg_sys::MemoryContextSwitchTo(context);

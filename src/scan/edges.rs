@@ -244,9 +244,11 @@ impl Edges {
         Ok(
             parts(self.leading, self.attnum, nearby)?.and_then(|(tail, head)| {
                 if greatest {
-                    self.fail(values, Beside::Before, tail).then_some(head)
+                    self.fail(values, Beside::Before, tail)
+                        .then_some(head.min(own))
                 } else {
-                    self.fail(values, Beside::Behind, head).then_some(tail)
+                    self.fail(values, Beside::Behind, head)
+                        .then_some(tail.max(own))
                 }
             }),
         )

@@ -297,14 +297,23 @@ impl Ranks {
         };
         let low = present().min().unwrap_or(0);
         let high = present().max().unwrap_or(0);
-        // NULL comes behind the greatest value; where that is the greatest number, it shares its rank.
-        let null = (high - low).saturating_add(1);
-        for (row, rank) in ranks.iter_mut().enumerate() {
-            *rank = if column.validity.as_ref().is_none_or(|v| v.get(row)) {
-                *rank - low
-            } else {
-                null
+        // NULL comes behind the greatest value. Where values span all numbers there are, their places are counted instead.
+        let Some(null) = (high - low).checked_add(1) else {
+            let mut distinct: Vec<u64> = present().collect();
+            distinct.sort_unstable();
+            distinct.dedup();
+            let place = |rank| distinct.partition_point(|value| *value < rank) as u64;
+            let null = distinct.len() as u64;
+            return Ranks {
+                ranks: (0..ranks.len())
+                    .zip(&ranks)
+                    .map(|(row, rank)| if valid(row) { place(*rank) } else { null })
+                    .collect(),
+                bits: 64 - null.leading_zeros(),
             };
+        };
+        for (row, rank) in ranks.iter_mut().enumerate() {
+            *rank = if valid(row) { *rank - low } else { null };
         }
         Ranks {
             ranks,
