@@ -15,10 +15,10 @@ const SLOW: Duration = Duration::from_secs(2);
 const FEW: u32 = 3;
 
 /// Quick queries are run more often, for a steadier minimum, until they have taken this long on both sides...
-const QUICK: Duration = Duration::from_millis(300);
+const QUICK: Duration = Duration::from_secs(2);
 
 /// ... or have run so often.
-const OFTEN: u32 = 50;
+const OFTEN: u32 = 1_000;
 
 /// What one query took.
 pub struct Timing {
