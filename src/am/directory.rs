@@ -7,6 +7,7 @@ use super::datum::{self, DatumColumn};
 use super::writer::sort_key;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot;
+use crate::pg::sort::SortColumn;
 use crate::pg::tuple;
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -206,7 +207,8 @@ fn fit_order(order: &mut Vec<SortKey>, desc: pg_sys::TupleDesc) -> Result<(), St
     }
     let differs = |key: &SortKey| {
         let attr = relation::attribute(desc, usize::from(key.attnum) - 1);
-        attr.attisdropped || sort_key(attr) != *key
+        attr.attisdropped
+            || SortColumn::of(attr, false).is_none_or(|column| sort_key(&column) != *key)
     };
     if let Some(end) = order.iter().position(differs) {
         order.truncate(end);

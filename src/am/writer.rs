@@ -4,6 +4,7 @@ use super::body::{BodyWriter, NO_BLOCK};
 use super::builder::{self, ColumnBuilder};
 use super::zone::{self, Comparable};
 use crate::pg::relation;
+use crate::pg::sort::SortColumn;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use varve_core::bitmap::Bitmap;
@@ -28,13 +29,13 @@ pub struct Layout {
 impl Layout {
     /// Of segments of a relation: filters are made of the columns that queries look values up in, as its indexes tell,
     /// but for those that the rows are sorted by.
-    /// `order` are the attributes by which rows ascend.
-    pub fn of(rel: pg_sys::Relation, order: &[u16], effort: Effort) -> Self {
+    /// `order` is what they are sorted by.
+    pub fn of(rel: pg_sys::Relation, order: &[SortColumn], effort: Effort) -> Self {
         let desc = relation::tupdesc(rel);
         let mut filtered: Vec<u16> = super::unique::index_oids(rel)
             .into_iter()
             .flat_map(relation::key_attributes)
-            .filter(|attnum| !order.contains(attnum))
+            .filter(|attnum| order.iter().all(|column| column.attnum as u16 != *attnum))
             .filter(|attnum| {
                 let attr = relation::attribute(desc, usize::from(*attnum) - 1);
                 zone::of_attribute(attr).0 != Comparable::No
@@ -44,21 +45,18 @@ impl Layout {
         filtered.dedup();
         Layout {
             effort,
-            order: order
-                .iter()
-                .map(|attnum| sort_key(relation::attribute(desc, usize::from(*attnum) - 1)))
-                .collect(),
+            order: order.iter().map(sort_key).collect(),
             filtered,
         }
     }
 }
 
-/// How the values of an attribute ascend: as its type's default operators and its own collation have it.
-pub fn sort_key(attr: &pg_sys::FormData_pg_attribute) -> SortKey {
+/// What a header says of a column that rows ascend by.
+pub fn sort_key(column: &SortColumn) -> SortKey {
     SortKey {
-        attnum: attr.attnum as u16,
-        operator: relation::ordering_operator(attr.atttypid, false).to_u32(),
-        collation: attr.attcollation.to_u32(),
+        attnum: column.attnum as u16,
+        operator: column.operator.to_u32(),
+        collation: column.collation.to_u32(),
     }
 }
 

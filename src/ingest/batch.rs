@@ -4,7 +4,7 @@
 
 use super::target::{Column, Target, no_column};
 use crate::am::error::raise;
-use crate::pg::relation::quote;
+use crate::pg::relation::{self, quote};
 use crate::pg::spi::{Connection, Param, Rows, with_setting};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -220,7 +220,7 @@ fn cut_by_cast(array: pg_sys::Oid) -> bool {
         if element == pg_sys::InvalidOid {
             return false;
         }
-        pg_sys::getBaseType(element)
+        relation::base_type(element)
     };
     matches!(
         element,

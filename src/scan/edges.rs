@@ -130,22 +130,26 @@ impl Edges {
             );
         }
         // Each row that is looked for begins with one of these values, as many as there are lists' elements.
+        let mut pins: Vec<(i16, &[Probe])> = Vec::with_capacity(self.pins.len());
         let mut count = 1;
-        for (_, value) in &self.pins {
+        for (attnum, value) in &self.pins {
             match values.get(*value) {
-                Some(Resolved::One(_)) => {}
-                Some(Resolved::Many(probes)) if probes.len() <= MOST => count = probes.len(),
+                Some(Resolved::One(probe)) => pins.push((*attnum, std::slice::from_ref(probe))),
+                Some(Resolved::Many(probes)) if probes.len() <= MOST => {
+                    count = probes.len();
+                    pins.push((*attnum, probes));
+                }
                 _ => return Ok(false),
             }
         }
         for at in 0..count {
-            if self.begins(values, at, Beside::This, nearby)? == Verdict::Never {
+            if begins(&pins, at, Beside::This, nearby)? == Verdict::Never {
                 continue;
             }
             let mut out = false;
             for beside in [Beside::Behind, Beside::Before] {
                 out = out
-                    || self.begins(values, at, beside, nearby)? == Verdict::Always
+                    || begins(&pins, at, beside, nearby)? == Verdict::Always
                         && edge(nearby, beside, self.attnum)?
                             .is_some_and(|edge| self.fail(values, beside, edge));
             }
@@ -154,37 +158,6 @@ impl Edges {
             }
         }
         Ok(true)
-    }
-
-    /// Whether the rows of a page begin with the values that are looked for: the only ones, or those of a list at a place.
-    fn begins<N: Nearby>(
-        &self,
-        values: &[Resolved],
-        at: usize,
-        beside: Beside,
-        nearby: &mut N,
-    ) -> Result<Verdict, String> {
-        let mut all = Verdict::Always;
-        for (attnum, value) in &self.pins {
-            let probe = match values.get(*value) {
-                Some(Resolved::One(probe)) => probe,
-                Some(Resolved::Many(probes)) => match probes.get(at) {
-                    Some(probe) => probe,
-                    None => return Ok(Verdict::Maybe),
-                },
-                _ => return Ok(Verdict::Maybe),
-            };
-            let Some(zone) = nearby.zone(beside, *attnum)? else {
-                return Ok(Verdict::Maybe);
-            };
-            let zone = zone.borrow();
-            match judge(zone, Comparison::Equal, probe) {
-                Verdict::Never => return Ok(Verdict::Never),
-                Verdict::Always if zone.nulls == 0 => {}
-                _ => all = Verdict::Maybe,
-            }
-        }
-        Ok(all)
     }
 
     /// Whether rows fail the conditions that lie no further on than `edge`, where the pages behind begin, or no less far than
@@ -253,6 +226,29 @@ impl Edges {
             }),
         )
     }
+}
+
+/// Whether the rows of a page begin with values: those of columns that have one, and of a list at a place.
+fn begins<N: Nearby>(
+    pins: &[(i16, &[Probe])],
+    at: usize,
+    beside: Beside,
+    nearby: &mut N,
+) -> Result<Verdict, String> {
+    let mut all = Verdict::Always;
+    for (attnum, probes) in pins {
+        let zone = nearby.zone(beside, *attnum)?;
+        let (Some(zone), Some(probe)) = (zone, probes.get(at)) else {
+            return Ok(Verdict::Maybe);
+        };
+        let zone = zone.borrow();
+        match judge(zone, Comparison::Equal, probe) {
+            Verdict::Never => return Ok(Verdict::Never),
+            Verdict::Always if zone.nulls == 0 => {}
+            _ => all = Verdict::Maybe,
+        }
+    }
+    Ok(all)
 }
 
 /// Where a page holds the end of a series, which the page before has alone, and the begin of the next one, which has the page

@@ -300,7 +300,7 @@ unsafe fn in_list(
         {
             return None;
         }
-        let element = pg_sys::get_element_type(pg_sys::getBaseType(pg_sys::exprType(right.cast())));
+        let element = pg_sys::get_element_type(relation::base_type(pg_sys::exprType(right.cast())));
         if element == pg_sys::InvalidOid || class(element) != class(column.typ) {
             return None;
         }

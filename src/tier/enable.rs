@@ -38,11 +38,8 @@ fn check_columns(oid: pg_sys::Oid, names: &[String], what: &str) {
                     Some("Name columns of the table.".into()),
                 );
             }
-            let typ = pg_sys::lookup_type_cache(
-                pg_sys::get_atttype(oid, attnum),
-                pg_sys::TYPECACHE_LT_OPR as i32,
-            );
-            if (*typ).lt_opr == pg_sys::InvalidOid {
+            let typ = pg_sys::get_atttype(oid, attnum);
+            if relation::ordering_operator(typ, false) == pg_sys::InvalidOid {
                 raise(
                     PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
                     format!("column \"{name}\" has a type without an order"),

@@ -7,7 +7,7 @@
 
 use super::carry::{self, Carry, Cutoffs, Graves};
 use super::gather::Gather;
-use super::order::RowOrder;
+use super::order::{self, RowOrder};
 use super::{lock, rewrite};
 use crate::am::body::BodyWriter;
 use crate::am::companion::{self, Companion};
@@ -16,7 +16,7 @@ use crate::am::tid::{self, Place};
 use crate::am::writer::{Encoded, Layout, SegmentBuilder};
 use crate::pg::ffi::{self, raw};
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::sort::RowSort;
+use crate::pg::sort::{RowSort, SortColumn};
 use crate::pg::{snapshot, tuple};
 use pgrx::pg_sys;
 use pgrx::pg_sys::HTSV_Result;
@@ -279,17 +279,18 @@ fn read_segments(
 }
 
 /// Rows to be frozen, by columns in memory as long as they fit, else one by one in a sort that goes to disk.
-struct Source<'a> {
+struct Source {
     rel: pg_sys::Relation,
-    order: &'a RowOrder,
+    order: Vec<SortColumn>,
     gather: Option<Gather>,
     sorter: Option<RowSort>,
 }
 
-impl<'a> Source<'a> {
-    fn new(rel: pg_sys::Relation, order: &'a RowOrder) -> Self {
-        let gather = Gather::new(rel, order).filter(|_| crate::settings::freeze_memory() > 0);
-        let sorter = gather.is_none().then(|| order.sorter(rel));
+impl Source {
+    fn new(rel: pg_sys::Relation, order: &RowOrder) -> Self {
+        let order = order.resolve(rel);
+        let gather = Gather::new(rel, &order).filter(|_| crate::settings::freeze_memory() > 0);
+        let sorter = gather.is_none().then(|| order::sorter(rel, &order));
         Source {
             rel,
             order,
@@ -313,7 +314,7 @@ impl<'a> Source<'a> {
         unsafe { gather.push(values, nulls, origin) };
         let check = gather.rows() % 1024 == 0;
         if check && gather.memory() > crate::settings::freeze_memory() {
-            let mut sorter = self.order.sorter(self.rel);
+            let mut sorter = order::sorter(self.rel, &self.order);
             if let Some(gather) = self.gather.take() {
                 gather.drain(|values, nulls, origin| sorter.put(values, nulls, origin));
             }
@@ -342,7 +343,7 @@ fn encode(
         segments.push(done);
         keys.push(origins);
     };
-    let layout = Layout::of(rel, &source.order.attnums(rel), effort);
+    let layout = Layout::of(rel, &source.order, effort);
     if let Some(gather) = source.gather {
         gather.encode(&layout, close);
     } else if let Some(sorter) = source.sorter {

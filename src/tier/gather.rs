@@ -1,7 +1,6 @@
 //! Rows of a chunk gathered by columns, sorted, and cut into segments: the fast way of freezing, for chunks that fit into
 //! `varve.freeze_memory`. Larger ones are sorted row by row and on disk (`pg::sort`).
 
-use super::order::RowOrder;
 use crate::am::builder::{self, ColumnBuilder};
 use crate::am::datum::DatumColumn;
 use crate::am::writer::{Encoded, Layout, MAX_RAW_BYTES};
@@ -23,9 +22,8 @@ pub struct Gather {
 
 impl Gather {
     /// Nothing yet; `None` where the order is one of types that are not sorted by columns.
-    pub fn new(rel: pg_sys::Relation, order: &RowOrder) -> Option<Self> {
+    pub fn new(rel: pg_sys::Relation, order: &[SortColumn]) -> Option<Self> {
         let desc = relation::tupdesc(rel);
-        let order = order.resolve(rel);
         let columns = builder::builders(desc, 0).ok()?;
         let sortable = order.iter().all(|sort| {
             let values = columns
@@ -45,7 +43,7 @@ impl Gather {
             desc,
             columns,
             origins: Vec::new(),
-            order,
+            order: order.to_vec(),
         })
     }
 

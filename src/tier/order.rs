@@ -86,18 +86,11 @@ impl RowOrder {
             })
             .collect()
     }
+}
 
-    /// Attribute numbers of the columns in this relation.
-    pub fn attnums(&self, rel: pg_sys::Relation) -> Vec<u16> {
-        let columns = self.resolve(rel);
-        columns.iter().map(|c| c.attnum as u16).collect()
-    }
-
-    /// A sorter for the rows of `rel`, which spills to disk beyond `maintenance_work_mem`.
-    pub fn sorter(&self, rel: pg_sys::Relation) -> RowSort {
-        let columns = self.resolve(rel);
-        // SAFETY: a setting.
-        let memory = unsafe { pg_sys::maintenance_work_mem };
-        RowSort::new(relation::tupdesc(rel), &columns, memory)
-    }
+/// A sorter for the rows of `rel`, which spills to disk beyond `maintenance_work_mem`.
+pub fn sorter(rel: pg_sys::Relation, columns: &[SortColumn]) -> RowSort {
+    // SAFETY: a setting.
+    let memory = unsafe { pg_sys::maintenance_work_mem };
+    RowSort::new(relation::tupdesc(rel), columns, memory)
 }

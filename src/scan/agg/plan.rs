@@ -310,16 +310,6 @@ unsafe fn top(
         if column.class != spec::Class::Int {
             return None;
         }
-        // Zones don't say where NULLs lie. What a chunk allows is its own matter, whatever the table above says.
-        let never_null = |chunk: &Chunk| {
-            let attnum = chunk.map.get(column.attnum as usize - 1).copied();
-            let at = attnum.and_then(|a| usize::try_from(a).ok()?.checked_sub(1));
-            let rel = OpenRel::table(chunk.oid, pg_sys::NoLock);
-            at.is_some_and(|at| relation::attribute(relation::tupdesc(rel.as_ptr()), at).attnotnull)
-        };
-        if !chunks.iter().all(never_null) {
-            return None;
-        }
         let pathkey = &*list::nodes::<pg_sys::PathKey>(root.sort_pathkeys).next()?;
         let found = list::nodes::<pg_sys::EquivalenceMember>((*pathkey.pk_eclass).ec_members)
             .map(|m| (*m).em_expr)
@@ -329,7 +319,14 @@ unsafe fn top(
             pg_sys::BTGreaterStrategyNumber => true,
             _ => return None,
         };
-        found.then_some(Top {
+        // Zones don't say where NULLs lie. What a chunk allows is its own matter, whatever the table above says.
+        let never_null = |chunk: &Chunk| {
+            let attnum = chunk.map.get(column.attnum as usize - 1).copied();
+            let at = attnum.and_then(|a| usize::try_from(a).ok()?.checked_sub(1));
+            let rel = OpenRel::table(chunk.oid, pg_sys::NoLock);
+            at.is_some_and(|at| relation::attribute(relation::tupdesc(rel.as_ptr()), at).attnotnull)
+        };
+        (found && chunks.iter().all(never_null)).then_some(Top {
             count: count as i32,
             descending,
         })
