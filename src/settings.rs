@@ -18,6 +18,7 @@ static DEBUG_FREEZE: GucSetting<DebugFreeze> = GucSetting::<DebugFreeze>::new(De
 static COLUMNAR_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
 static COLUMNAR_AGGREGATE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static FREEZE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
+static UPSERT_WORK_MEM: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 
 const DEBUG_FREEZE_SHORT: &CStr =
@@ -41,6 +42,10 @@ const FREEZE_MEMORY_SHORT: &CStr =
     c"Memory that freezing a chunk takes to sort its rows by columns.";
 const FREEZE_MEMORY_LONG: &CStr =
     c"Larger chunks are sorted row by row within maintenance_work_mem, and on disk.";
+const UPSERT_WORK_MEM_SHORT: &CStr =
+    c"Memory that the rows of a batch take before they are sorted on disk.";
+const UPSERT_WORK_MEM_LONG: &CStr =
+    c"For varve.upsert and its kin, and for sinks, which write a batch when it is full.";
 
 /// Registers all settings; called once from `_PG_init`.
 pub fn register() {
@@ -88,6 +93,16 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::UNIT_KB,
     );
+    GucRegistry::define_int_guc(
+        c"varve.upsert_work_mem",
+        UPSERT_WORK_MEM_SHORT,
+        UPSERT_WORK_MEM_LONG,
+        &UPSERT_WORK_MEM,
+        64,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
+    );
     // SAFETY: reserves the prefix once the settings are defined.
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"varve".as_ptr()) };
 }
@@ -100,6 +115,11 @@ pub fn debug_freeze_on_commit() -> bool {
 /// `varve.freeze_memory` in bytes.
 pub fn freeze_memory() -> usize {
     FREEZE_MEMORY.get() as usize * 1024
+}
+
+/// `varve.upsert_work_mem` in bytes.
+pub fn upsert_memory() -> usize {
+    UPSERT_WORK_MEM.get() as usize * 1024
 }
 
 /// `varve.enable_columnar_aggregate`

@@ -2,7 +2,7 @@
 //!
 //! - [`handler`]: the routine, heap's with our callbacks.
 //! - [`companion`], [`body`], [`directory`], [`zone`], [`bloom`], [`datum`]: where segments are, and reading them.
-//! - [`builder`], [`writer`]: writing segments.
+//! - [`builder`], [`ranks`], [`writer`]: writing segments.
 //! - [`tid`], [`tombstone`], [`thaw`], [`toast`], [`share`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
 //! - [`scan`], [`sample`], [`analyze`], [`fetch`], [`lookup`]: reading.
 //! - [`modify`], [`unique`], [`keyset`], [`evaluator`], [`command`]: writing.
@@ -29,6 +29,7 @@ pub mod inplace;
 pub mod keyset;
 pub mod lookup;
 pub mod modify;
+pub mod ranks;
 pub mod sample;
 pub mod scan;
 pub mod share;

@@ -13,6 +13,8 @@ use std::ffi::CStr;
 pub struct Column {
     /// Its name.
     pub name: String,
+    /// Its attribute number in the target; chunks may have others.
+    pub attnum: i16,
     /// Its type.
     pub typ: pg_sys::Oid,
     /// Its type modifier, -1 for none.
@@ -35,12 +37,16 @@ pub struct KeyColumn {
 /// The table that a batch goes into.
 #[derive(Debug)]
 pub struct Target {
+    /// Its OID.
+    pub oid: pg_sys::Oid,
     /// Qualified and quoted.
     pub name: String,
     /// Its columns, dropped ones left out.
     pub columns: Vec<Column>,
     /// The columns of its key, in the order of the index.
     pub key: Vec<KeyColumn>,
+    /// That index.
+    pub key_index: pg_sys::Oid,
     /// The position of its time column, for hypertables.
     pub time: Option<usize>,
 }
@@ -68,6 +74,7 @@ impl Target {
             numbers.push(attr.attnum);
             columns.push(Column {
                 name: relation::attribute_name(attr),
+                attnum: attr.attnum,
                 typ: attr.atttypid,
                 typmod: attr.atttypmod,
                 generated: attr.attgenerated != 0,
@@ -77,20 +84,23 @@ impl Target {
         let mut keys = unique_keys(rel, &numbers);
         let key = match key {
             Some(names) => named_key(&name, &columns, keys, &names),
-            None if keys.iter().any(|k| k.primary) => {
-                keys.retain(|k| k.primary);
-                keys.pop().map(|k| k.columns).unwrap_or_default()
+            None => {
+                if keys.iter().any(|k| k.primary) {
+                    keys.retain(|k| k.primary);
+                }
+                match (keys.len(), keys.pop()) {
+                    (1, Some(key)) => key,
+                    (n, _) => no_key(&name, n),
+                }
             }
-            None => match keys.len() {
-                1 => keys.pop().map(|k| k.columns).unwrap_or_default(),
-                n => no_key(&name, n),
-            },
         };
         let time = time_column(oid).and_then(|t| columns.iter().position(|c| c.name == t));
         Target {
+            oid,
             name,
             columns,
-            key,
+            key: key.columns,
+            key_index: key.index,
             time,
         }
     }
@@ -112,27 +122,36 @@ impl Target {
 }
 
 struct UniqueKey {
+    index: pg_sys::Oid,
     primary: bool,
     columns: Vec<KeyColumn>,
 }
 
-/// The unique keys that can serve ON CONFLICT: valid, immediate, without predicate or expressions.
+/// Whether an index can serve ON CONFLICT: it is unique, valid, immediate, without predicate or expressions.
+pub fn is_key(index: pg_sys::Relation) -> bool {
+    // SAFETY: an open index has its pg_index row.
+    unsafe {
+        let form = &*(*index).rd_index;
+        form.indisunique
+            && form.indisvalid
+            && form.indimmediate
+            && pg_sys::RelationGetIndexPredicate(index).is_null()
+            && pg_sys::RelationGetIndexExpressions(index).is_null()
+    }
+}
+
+/// The unique keys that can serve ON CONFLICT.
 fn unique_keys(rel: pg_sys::Relation, numbers: &[i16]) -> Vec<UniqueKey> {
     let mut found: Vec<UniqueKey> = Vec::new();
     for oid in crate::am::unique::index_oids(rel) {
         let index = OpenRel::index(oid, pg_sys::AccessShareLock);
         let ptr = index.as_ptr();
+        if !is_key(ptr) {
+            continue;
+        }
         // SAFETY: an open index has its pg_index row and arrays of indnkeyatts entries.
         unsafe {
             let form = &*(*ptr).rd_index;
-            if !form.indisunique
-                || !form.indisvalid
-                || !form.indimmediate
-                || !pg_sys::RelationGetIndexPredicate(ptr).is_null()
-                || !pg_sys::RelationGetIndexExpressions(ptr).is_null()
-            {
-                continue;
-            }
             let columns: Option<Vec<KeyColumn>> = (0..form.indnkeyatts as usize)
                 .map(|i| {
                     let attnum = *form.indkey.values.as_ptr().add(i);
@@ -152,6 +171,7 @@ fn unique_keys(rel: pg_sys::Relation, numbers: &[i16]) -> Vec<UniqueKey> {
                 .collect();
             if let Some(columns) = columns {
                 found.push(UniqueKey {
+                    index: oid,
                     primary: form.indisprimary,
                     columns,
                 });
@@ -184,12 +204,7 @@ fn operator(oid: pg_sys::Oid) -> Option<String> {
     }
 }
 
-fn named_key(
-    table: &str,
-    columns: &[Column],
-    keys: Vec<UniqueKey>,
-    names: &[String],
-) -> Vec<KeyColumn> {
+fn named_key(table: &str, columns: &[Column], keys: Vec<UniqueKey>, names: &[String]) -> UniqueKey {
     let mut wanted: Vec<usize> = names
         .iter()
         .map(|name| {
@@ -207,7 +222,7 @@ fn named_key(
         has == wanted
     };
     match keys.into_iter().find(fits) {
-        Some(key) => key.columns,
+        Some(key) => key,
         None => raise(
             PgSqlErrorCode::ERRCODE_INVALID_COLUMN_REFERENCE,
             format!("{table} has no unique index on ({})", names.join(", ")),

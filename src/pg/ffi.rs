@@ -78,6 +78,15 @@ unsafe extern "C-unwind" {
     pub fn PredicateLockRelation(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot);
     /// `storage/predicate.h`: predicate locks on rows and pages become one on the relation.
     pub fn TransferPredicateLocksToHeapRelation(relation: pg_sys::Relation);
+    /// `utils/datum.h`
+    pub fn datumCopy(value: pg_sys::Datum, byval: bool, len: ::core::ffi::c_int) -> pg_sys::Datum;
+    /// `executor/nodeModifyTable.h`: computes stored generated columns of the row in `slot`.
+    pub fn ExecComputeStoredGenerated(
+        info: *mut pg_sys::ResultRelInfo,
+        estate: *mut pg_sys::EState,
+        slot: *mut pg_sys::TupleTableSlot,
+        command: pg_sys::CmdType::Type,
+    );
     /// `catalog/pg_inherits.h`
     pub fn find_inheritance_children(
         parent: pg_sys::Oid,
@@ -95,6 +104,13 @@ pub mod raw {
         /// `access/htup_details.h`: raises no error.
         pub fn heap_deform_tuple(
             tuple: *mut pg_sys::HeapTupleData,
+            desc: pg_sys::TupleDesc,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+        );
+        /// `access/itup.h`: raises no error.
+        pub fn index_deform_tuple(
+            tuple: pg_sys::IndexTuple,
             desc: pg_sys::TupleDesc,
             values: *mut pg_sys::Datum,
             nulls: *mut bool,

@@ -36,3 +36,12 @@ pub unsafe fn within<T>(context: pg_sys::MemoryContext, f: impl FnOnce() -> T) -
         result
     }
 }
+
+/// A copy of a value in the current memory context; values that are passed as such are their own copy.
+pub fn copy_datum(value: pg_sys::Datum, attr: &pg_sys::FormData_pg_attribute) -> pg_sys::Datum {
+    if attr.attbyval {
+        return value;
+    }
+    // SAFETY: a value of the attribute's type.
+    unsafe { super::ffi::datumCopy(value, false, i32::from(attr.attlen)) }
+}

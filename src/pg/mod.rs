@@ -7,11 +7,13 @@
 //! - [`heap`]: heap's own table access method, called behind a guard.
 //! - [`list`]: lists of nodes and integers.
 //! - [`page`]: rows as they lie in a heap page.
+//! - [`permission`]: privileges of the current user.
 //! - [`planner`]: asking the planner about columns and groups.
 //! - [`relation`]: opening, closing and naming relations.
 //! - [`tuple`]: item pointers, tuple headers and datums.
 //! - [`snapshot`]: snapshots that are released on every way out.
-//! - [`sort`]: sorting rows.
+//! - [`sort`]: sorting rows; [`walk`]: finding rows by sorted keys.
+//! - [`writer`]: writing rows as the executor does.
 
 pub mod ffi;
 pub mod function;
@@ -20,9 +22,12 @@ pub mod heap;
 pub mod list;
 pub mod memory;
 pub mod page;
+pub mod permission;
 pub mod planner;
 pub mod relation;
 pub mod snapshot;
 pub mod sort;
 pub mod spi;
 pub mod tuple;
+pub mod walk;
+pub mod writer;

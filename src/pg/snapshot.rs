@@ -49,6 +49,55 @@ impl Drop for Registered {
     }
 }
 
+/// The snapshot of a statement of ours, active until it is dropped.
+pub struct Statement(());
+
+impl Statement {
+    /// Begins a statement: it sees what the transaction did before, and in READ COMMITTED what others have committed.
+    pub fn begin() -> Self {
+        // SAFETY: as SPI begins a command; popped by drop.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            push();
+        }
+        Statement(())
+    }
+
+    /// The snapshot.
+    pub fn snapshot(&self) -> pg_sys::Snapshot {
+        // SAFETY: pushed by us.
+        unsafe { pg_sys::GetActiveSnapshot() }
+    }
+
+    /// Takes the snapshot anew.
+    pub fn renew(&mut self) {
+        // SAFETY: pops what we pushed.
+        unsafe {
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommandCounterIncrement();
+            push();
+        }
+    }
+}
+
+unsafe fn push() {
+    // SAFETY: inside a transaction.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        pg_sys::UpdateActiveSnapshotCommandId();
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        // After an error the abort of the (sub)transaction pops it.
+        if !std::thread::panicking() {
+            // SAFETY: pushed by us.
+            unsafe { pg_sys::PopActiveSnapshot() }
+        }
+    }
+}
+
 /// Whether a snapshot decides by MVCC rules (and not `SnapshotAny`, dirty and the like).
 pub fn is_mvcc(snapshot: pg_sys::Snapshot) -> bool {
     // SAFETY: a non-null snapshot is valid.

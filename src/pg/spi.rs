@@ -180,6 +180,65 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// None yet, of columns with these attributes.
+    pub fn new(attributes: &[pg_sys::FormData_pg_attribute]) -> Self {
+        // SAFETY: a row shape and a store of our own, in the current memory context.
+        unsafe {
+            let desc = pg_sys::CreateTemplateTupleDesc(attributes.len() as i32);
+            for (i, attr) in attributes.iter().enumerate() {
+                let attnum = i as i16 + 1;
+                let name = attr.attname.data.as_ptr();
+                let (typ, typmod) = (attr.atttypid, attr.atttypmod);
+                pg_sys::TupleDescInitEntry(desc, attnum, name, typ, typmod, attr.attndims.into());
+                pg_sys::TupleDescInitEntryCollation(desc, attnum, attr.attcollation);
+            }
+            Rows {
+                desc,
+                store: pg_sys::tuplestore_begin_heap(false, false, pg_sys::work_mem),
+                count: 0,
+            }
+        }
+    }
+
+    /// Adds a row.
+    ///
+    /// # Safety
+    /// A value of its type, and a NULL flag, for each column.
+    pub unsafe fn push(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) {
+        // SAFETY: by contract; values are copied.
+        unsafe {
+            pg_sys::tuplestore_putvalues(self.store, self.desc, values.as_ptr(), nulls.as_ptr());
+        }
+        self.count += 1;
+    }
+
+    /// Hands on some columns (by their positions) of each row, in order; values live until the next row.
+    pub fn for_each(&self, columns: &[usize], mut f: impl FnMut(&[pg_sys::Datum], &[bool])) {
+        let mut values = vec![pg_sys::Datum::from(0usize); columns.len()];
+        let mut nulls = vec![true; columns.len()];
+        // SAFETY: a slot of the rows' shape, dropped afterwards; its arrays have an entry for each column.
+        unsafe {
+            let minimal = &raw const pg_sys::TTSOpsMinimalTuple;
+            let slot = pg_sys::MakeSingleTupleTableSlot(self.desc, minimal);
+            pg_sys::tuplestore_rescan(self.store);
+            while pg_sys::tuplestore_gettupleslot(self.store, true, false, slot) {
+                pgrx::check_for_interrupts!();
+                let natts = relation::natts(self.desc);
+                pg_sys::slot_getsomeattrs_int(slot, natts as i32);
+                let from = std::slice::from_raw_parts((*slot).tts_values, natts);
+                let from_nulls = std::slice::from_raw_parts((*slot).tts_isnull, natts);
+                for ((value, null), column) in values.iter_mut().zip(&mut nulls).zip(columns) {
+                    if let (Some(v), Some(n)) = (from.get(*column), from_nulls.get(*column)) {
+                        (*value, *null) = (*v, *n);
+                    }
+                }
+                f(&values, &nulls);
+            }
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+            pg_sys::tuplestore_rescan(self.store);
+        }
+    }
+
     /// How many.
     pub fn count(&self) -> u64 {
         self.count

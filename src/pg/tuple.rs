@@ -71,6 +71,63 @@ pub unsafe fn with_payload<T>(datum: pg_sys::Datum, f: impl FnOnce(&[u8]) -> T) 
     }
 }
 
+/// The payload of a varlena that is neither compressed nor stored elsewhere.
+///
+/// # Safety
+/// `datum` points to a valid varlena.
+unsafe fn inline_payload<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
+    let value = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: by contract; a plain varlena holds as many bytes as its header says.
+    unsafe {
+        if pgrx::varatt_is_1b_e(value) || pgrx::varatt_is_4b_c(value) {
+            return None;
+        }
+        Some(std::slice::from_raw_parts(
+            pgrx::vardata_any(value).cast::<u8>(),
+            pgrx::varsize_any_exhdr(value),
+        ))
+    }
+}
+
+/// Whether two varlenas hold the same bytes, as far as that is told without fetching them.
+///
+/// # Safety
+/// Both point to valid varlenas.
+pub unsafe fn same_inline(a: pg_sys::Datum, b: pg_sys::Datum) -> bool {
+    // SAFETY: by contract.
+    unsafe {
+        match (inline_payload(a), inline_payload(b)) {
+            (Some(a), Some(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+/// Whether two values are the same, bit for bit (`record_image_eq`).
+///
+/// # Safety
+/// Both are valid datums of a type with this length and passing.
+pub unsafe fn same_image(a: pg_sys::Datum, b: pg_sys::Datum, byval: bool, len: i16) -> bool {
+    if byval {
+        // Only the type's own bytes count, however the rest was filled.
+        let unused = 64 - 8 * len.clamp(1, 8) as u32;
+        return (a.value() as u64) << unused == (b.value() as u64) << unused;
+    }
+    // SAFETY: by contract; a fixed length is that of both, others are varlenas.
+    unsafe {
+        if len > 0 {
+            let bytes = |d: pg_sys::Datum| {
+                std::slice::from_raw_parts(d.cast_mut_ptr::<u8>().cast_const(), len as usize)
+            };
+            return bytes(a) == bytes(b);
+        }
+        match (inline_payload(a), inline_payload(b)) {
+            (Some(a), Some(b)) => a == b,
+            _ => with_payload(a, |a| with_payload(b, |b| a == b)),
+        }
+    }
+}
+
 /// Makes a `bytea` (4-byte header) in the current memory context.
 pub fn new_bytea(bytes: &[u8]) -> pg_sys::Datum {
     pgrx::datum::IntoDatum::into_datum(bytes).unwrap_or(pg_sys::Datum::from(0usize))

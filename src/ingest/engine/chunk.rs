@@ -1,0 +1,377 @@
+//! Writing sorted rows into one chunk: a pass along the key's index tells which are new, changed or equal; then they are
+//! written in key order, so that two batches wait for each other and never in a circle.
+
+use super::eligible::{self, Reason};
+use super::rows::{Run, Shape};
+use crate::am::error::raise;
+use crate::ingest::batch::{OnConflict, Summary};
+use crate::pg::memory;
+use crate::pg::relation::{self, OpenRel};
+use crate::pg::snapshot::Statement;
+use crate::pg::tuple;
+use crate::pg::walk::{self, KeyWalk};
+use crate::pg::writer::{Executor, TableWriter, Updated};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::collections::HashSet;
+use std::rc::Rc;
+
+/// What all chunks of a batch need to know of it.
+pub struct Plan {
+    /// What to do with keys that are stored already; `Ignore` where a batch has nothing but keys.
+    pub on_conflict: OnConflict,
+    /// Whether rows equal to the stored ones are left alone.
+    pub skip_unchanged: bool,
+    /// Names of the batch's columns in their order.
+    pub names: Vec<String>,
+    /// Positions of the key's columns, in the order of the index.
+    pub key: Vec<usize>,
+    /// Positions of the columns that an update sets.
+    pub values: Vec<usize>,
+    /// Columns that the batch lacks, with their defaults.
+    pub defaults: Vec<(String, *mut pg_sys::ExprState)>,
+    /// Evaluates defaults and constraints, queues triggers.
+    pub executor: Rc<Executor>,
+}
+
+/// Rows that were inserted to have their chunk made, by chunk and place; they count as new whatever comes after.
+pub type Seeds = HashSet<(u32, u64)>;
+
+/// A chunk that is open for a batch.
+pub struct Chunk<'a> {
+    plan: &'a Plan,
+    writer: TableWriter,
+    index: pg_sys::Oid,
+    walk: Option<KeyWalk>,
+    /// Attribute (from 0) of each of the batch's columns.
+    places: Vec<usize>,
+    /// Attribute and expression of each default.
+    defaults: Vec<(usize, *mut pg_sys::ExprState)>,
+    natts: usize,
+    /// Where things live that last as long as the chunk is open.
+    home: pg_sys::MemoryContext,
+}
+
+/// What is to be done with a row.
+#[derive(Clone, Copy)]
+enum Verdict {
+    /// Its key is not stored.
+    New,
+    /// Nothing: it equals the stored row, or that is to be left alone.
+    Leave,
+    /// The stored row at this place is changed to the one with this number among those prepared.
+    Change(pg_sys::ItemPointerData, usize),
+    /// As `Change`, or nothing where the row is what it is to be; it counts as new.
+    Seed(Option<(pg_sys::ItemPointerData, usize)>),
+}
+
+/// Rows as they will be stored, one after the other.
+#[derive(Default)]
+struct Prepared {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl<'a> Chunk<'a> {
+    /// Opens a chunk for a batch; it stays locked as for INSERT. Says why where the engine cannot write into it.
+    pub fn open(oid: pg_sys::Oid, plan: &'a Plan) -> Result<Self, Reason> {
+        let rel = OpenRel::try_open(oid, pg_sys::RowExclusiveLock)
+            .ok_or("the chunk was dropped meanwhile")?;
+        eligible::check_leaf(rel.as_ptr())?;
+        let desc = relation::tupdesc(rel.as_ptr());
+        let place = |name: &String| {
+            (0..relation::natts(desc)).find(|i| {
+                let attr = relation::attribute(desc, *i);
+                !attr.attisdropped && relation::attribute_name(attr) == *name
+            })
+        };
+        let lacks = "the chunk lacks a column";
+        let places: Vec<usize> = plan
+            .names
+            .iter()
+            .map(place)
+            .collect::<Option<_>>()
+            .ok_or(lacks)?;
+        let defaults = plan
+            .defaults
+            .iter()
+            .map(|(name, expression)| Some((place(name)?, *expression)))
+            .collect::<Option<_>>()
+            .ok_or(lacks)?;
+        let key: Option<Vec<usize>> = plan.key.iter().map(|k| places.get(*k).copied()).collect();
+        let index = key_index(rel.as_ptr(), &key.ok_or(lacks)?)
+            .ok_or("the chunk lacks the index of the key")?;
+        let arbiter = (plan.on_conflict != OnConflict::Error).then_some(index);
+        Ok(Chunk {
+            plan,
+            natts: relation::natts(desc),
+            writer: TableWriter::new(plan.executor.clone(), rel, arbiter),
+            index,
+            walk: None,
+            places,
+            defaults,
+            // SAFETY: reads a variable of the process.
+            home: unsafe { pg_sys::CurrentMemoryContext },
+        })
+    }
+
+    /// Writes rows. What they were compared with is taken anew from `statement` where somebody else got in between.
+    pub fn write(
+        &mut self,
+        run: &Run,
+        shape: &Shape,
+        statement: &mut Statement,
+        seeds: &Seeds,
+        summary: &mut Summary,
+    ) {
+        let mut from = 0;
+        while from < run.len() {
+            pgrx::check_for_interrupts!();
+            let mut prepared = Prepared::default();
+            let verdicts: Vec<Verdict> = (from..run.len())
+                .map(|row| self.judge(run, row, shape, statement, seeds, &mut prepared))
+                .collect();
+            let done = self.apply(run, from, &verdicts, &prepared, statement);
+            for verdict in verdicts.iter().take(done - from) {
+                match verdict {
+                    Verdict::New | Verdict::Seed(_) => summary.inserted += 1,
+                    Verdict::Leave => summary.unchanged += 1,
+                    Verdict::Change(..) => summary.updated += 1,
+                }
+            }
+            from = done;
+            if from < run.len() {
+                self.walk = None;
+                statement.renew();
+            }
+        }
+    }
+
+    fn judge(
+        &mut self,
+        run: &Run,
+        row: usize,
+        shape: &Shape,
+        statement: &Statement,
+        seeds: &Seeds,
+        prepared: &mut Prepared,
+    ) -> Verdict {
+        if self.plan.on_conflict == OnConflict::Error && seeds.is_empty() {
+            return Verdict::New;
+        }
+        let (values, nulls) = run.row(row);
+        let mut key = [pg_sys::Datum::from(0usize); pg_sys::INDEX_MAX_KEYS as usize];
+        for (k, column) in key.iter_mut().zip(&self.plan.key) {
+            if let Some(value) = values.get(*column) {
+                *k = *value;
+            }
+        }
+        let (rel, index) = (self.writer.rel(), self.index);
+        if self.walk.is_none() {
+            // SAFETY: the context that the chunk was opened in.
+            let walk = unsafe {
+                memory::within(self.home, || KeyWalk::new(rel, index, statement.snapshot()))
+            };
+            self.walk = Some(walk);
+        }
+        let Some(walk) = &mut self.walk else {
+            return Verdict::New;
+        };
+        let Some(tid) = walk.find(key.get(..self.plan.key.len()).unwrap_or_default()) else {
+            return Verdict::New;
+        };
+        let seed = seeds.contains(&(relation::oid(rel).to_u32(), tuple::tid_key(&tid)));
+        let slot = walk.slot();
+        let mut change = || {
+            // SAFETY: the slot holds the stored row, of the chunk's shape.
+            let (stored, stored_nulls) = unsafe {
+                pg_sys::slot_getsomeattrs_int(slot, self.natts as i32);
+                (
+                    std::slice::from_raw_parts((*slot).tts_values, self.natts),
+                    std::slice::from_raw_parts((*slot).tts_isnull, self.natts),
+                )
+            };
+            let differs = self.plan.values.iter().any(|column| {
+                let place = self.places.get(*column).copied().unwrap_or(0);
+                match (
+                    (values.get(*column), nulls.get(*column)),
+                    (stored.get(place), stored_nulls.get(place)),
+                ) {
+                    ((Some(new), Some(false)), (Some(old), Some(false))) => {
+                        let attr = shape.attribute(*column);
+                        // SAFETY: two values of the column's type.
+                        !unsafe { tuple::same_image(*new, *old, attr.attbyval, attr.attlen) }
+                    }
+                    ((_, new_null), (_, old_null)) => new_null != old_null,
+                }
+            });
+            (differs || !self.plan.skip_unchanged && !seed).then(|| {
+                let desc = relation::tupdesc(rel);
+                let places = &self.places;
+                let set = |place: usize| {
+                    let column = self
+                        .plan
+                        .values
+                        .iter()
+                        .find(|c| places.get(**c) == Some(&place));
+                    column.copied()
+                };
+                let number = prepared.nulls.len() / self.natts;
+                for (place, (old, old_null)) in stored.iter().zip(stored_nulls).enumerate() {
+                    let (value, null) = match set(place) {
+                        Some(column) => (
+                            values.get(column).copied().unwrap_or(*old),
+                            nulls.get(column).copied().unwrap_or(true),
+                        ),
+                        None if *old_null => (*old, true),
+                        None => (
+                            memory::copy_datum(*old, relation::attribute(desc, place)),
+                            false,
+                        ),
+                    };
+                    prepared.values.push(value);
+                    prepared.nulls.push(null);
+                }
+                (tid, number)
+            })
+        };
+        if seed {
+            return Verdict::Seed(change());
+        }
+        match self.plan.on_conflict {
+            // The index raises the error.
+            OnConflict::Error => Verdict::New,
+            OnConflict::Ignore => Verdict::Leave,
+            OnConflict::Update => match change() {
+                Some((tid, number)) => Verdict::Change(tid, number),
+                None => Verdict::Leave,
+            },
+        }
+    }
+
+    /// Carries verdicts out, in key order, and tells how far it came: to the first row that has to be judged again, since
+    /// somebody else wrote its key meanwhile.
+    fn apply(
+        &mut self,
+        run: &Run,
+        from: usize,
+        verdicts: &[Verdict],
+        prepared: &Prepared,
+        statement: &Statement,
+    ) -> usize {
+        // New rows that are not inserted yet.
+        let mut waiting: Vec<usize> = Vec::new();
+        for (row, verdict) in (from..).zip(verdicts) {
+            match verdict {
+                Verdict::New => {
+                    self.put(waiting.len(), run, row);
+                    waiting.push(row);
+                }
+                Verdict::Leave | Verdict::Seed(None) => {}
+                Verdict::Change(tid, number) | Verdict::Seed(Some((tid, number))) => {
+                    if let Err(taken) = self.insert(&mut waiting) {
+                        return taken;
+                    }
+                    if self.change(*tid, *number, prepared, statement) == Updated::Elsewhere {
+                        refuse_to_go_on();
+                        return row;
+                    }
+                }
+            }
+        }
+        match self.insert(&mut waiting) {
+            Ok(()) => from + verdicts.len(),
+            Err(taken) => taken,
+        }
+    }
+
+    /// Prepares a row to be the `n`-th of those inserted next.
+    fn put(&mut self, n: usize, run: &Run, row: usize) {
+        let (values, nulls) = run.row(row);
+        let (places, defaults, executor) = (&self.places, &self.defaults, &self.plan.executor);
+        let desc = relation::tupdesc(self.writer.rel());
+        self.writer.put(n, |to, to_nulls| {
+            to_nulls.fill(true);
+            for ((place, value), null) in places.iter().zip(values).zip(nulls) {
+                if let (Some(t), Some(n)) = (to.get_mut(*place), to_nulls.get_mut(*place)) {
+                    (*t, *n) = (*value, *null);
+                }
+            }
+            for (place, expression) in defaults {
+                // SAFETY: prepared by this executor.
+                let value = unsafe { executor.evaluate(*expression) };
+                if let (Some(t), Some(n), Some(value)) =
+                    (to.get_mut(*place), to_nulls.get_mut(*place), value)
+                {
+                    *t = memory::copy_datum(value, relation::attribute(desc, *place));
+                    *n = false;
+                }
+            }
+        });
+        self.plan.executor.reset_rows();
+    }
+
+    /// Inserts the rows that wait; `Err` with the first whose key was taken meanwhile.
+    fn insert(&mut self, waiting: &mut Vec<usize>) -> Result<(), usize> {
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let done = self.writer.insert(waiting.len());
+        self.plan.executor.reset_rows();
+        let taken = done.err().and_then(|n| waiting.get(n).copied());
+        waiting.clear();
+        match taken {
+            None => Ok(()),
+            Some(row) => {
+                refuse_to_go_on();
+                Err(row)
+            }
+        }
+    }
+
+    fn change(
+        &mut self,
+        tid: pg_sys::ItemPointerData,
+        number: usize,
+        prepared: &Prepared,
+        statement: &Statement,
+    ) -> Updated {
+        let span = number * self.natts..(number + 1) * self.natts;
+        let values = prepared.values.get(span.clone()).unwrap_or_default();
+        let nulls = prepared.nulls.get(span).unwrap_or_default();
+        let fill = |to: &mut [pg_sys::Datum], to_nulls: &mut [bool]| {
+            to.copy_from_slice(values);
+            to_nulls.copy_from_slice(nulls);
+        };
+        let updated = self.writer.update(tid, statement.snapshot(), fill);
+        self.plan.executor.reset_rows();
+        updated
+    }
+}
+
+/// A transaction that keeps one snapshot cannot look again at what others did after it.
+fn refuse_to_go_on() {
+    // SAFETY: reads the transaction's isolation level.
+    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
+        raise(
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "could not serialize access due to concurrent update".into(),
+            None,
+            None,
+        );
+    }
+}
+
+/// The unique index of a chunk on these attributes (counted from 0), in their order, that rows can be merged with.
+fn key_index(rel: pg_sys::Relation, key: &[usize]) -> Option<pg_sys::Oid> {
+    crate::am::unique::index_oids(rel).into_iter().find(|oid| {
+        let index = OpenRel::index(*oid, pg_sys::AccessShareLock);
+        crate::ingest::target::is_key(index.as_ptr())
+            && walk::order_of(index.as_ptr()).is_some_and(|order| {
+                order
+                    .iter()
+                    .map(|column| column.attnum as usize - 1)
+                    .eq(key.iter().copied())
+            })
+    })
+}

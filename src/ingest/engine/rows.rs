@@ -1,0 +1,436 @@
+//! The rows of a batch: gathered by columns within `varve.upsert_work_mem`, beyond it in a sort on disk; then given back
+//! chunk by chunk in key order, of several with one key the last.
+
+use crate::am::builder::{self, ColumnBuilder};
+use crate::am::datum::DatumColumn;
+use crate::am::ranks;
+use crate::pg::memory;
+use crate::pg::relation;
+use crate::pg::sort::{RowSort, SortColumn};
+use pgrx::pg_sys;
+use std::rc::Rc;
+use varve_core::column::Column;
+
+/// Rows that are handed on at a time.
+pub const RUN: usize = 1000;
+
+/// What rows of a batch look like.
+pub struct Shape {
+    /// The batch's columns and, behind them, the OID of the row's chunk.
+    desc: pg_sys::TupleDesc,
+    /// Number of columns, the chunk's OID not counted.
+    pub columns: usize,
+    /// By what rows are sorted within a chunk: the key.
+    key: Vec<SortColumn>,
+}
+
+impl Shape {
+    /// Of columns with these attributes; `key` names some of them by their position, counted from 1.
+    pub fn new(attributes: &[pg_sys::FormData_pg_attribute], key: Vec<SortColumn>) -> Self {
+        let columns = attributes.len();
+        // SAFETY: a row shape of our own, in the current memory context.
+        let desc = unsafe {
+            let desc = pg_sys::CreateTemplateTupleDesc(columns as i32 + 1);
+            for (i, attr) in attributes.iter().enumerate() {
+                let attnum = i as i16 + 1;
+                let name = attr.attname.data.as_ptr();
+                let (typ, typmod) = (attr.atttypid, attr.atttypmod);
+                pg_sys::TupleDescInitEntry(desc, attnum, name, typ, typmod, attr.attndims.into());
+                pg_sys::TupleDescInitEntryCollation(desc, attnum, attr.attcollation);
+            }
+            let last = columns as i16 + 1;
+            pg_sys::TupleDescInitEntry(desc, last, c"chunk".as_ptr(), pg_sys::OIDOID, -1, 0);
+            desc
+        };
+        Shape { desc, columns, key }
+    }
+
+    /// Attributes of the columns.
+    pub fn attributes(&self) -> Vec<pg_sys::FormData_pg_attribute> {
+        (0..self.columns).map(|i| *self.attribute(i)).collect()
+    }
+
+    /// Attribute of a column.
+    pub fn attribute(&self, column: usize) -> &pg_sys::FormData_pg_attribute {
+        relation::attribute(self.desc, column)
+    }
+}
+
+enum Store {
+    Columns {
+        columns: Vec<ColumnBuilder>,
+        chunks: Vec<u32>,
+    },
+    Sort(RowSort),
+}
+
+/// Rows of a batch as they come.
+pub struct BatchRows {
+    shape: Rc<Shape>,
+    store: Store,
+    count: u64,
+    limit: usize,
+}
+
+impl BatchRows {
+    /// None yet; `limit` is the memory in bytes that they may take.
+    pub fn new(shape: Shape, limit: usize) -> Self {
+        let builders: Option<Vec<ColumnBuilder>> = builder::builders(shape.desc, 0)
+            .ok()
+            .and_then(|all| all.into_iter().take(shape.columns).collect());
+        let columns = builders.filter(|columns| {
+            shape.key.iter().all(|sort| {
+                let column = columns.get(sort.attnum as usize - 1);
+                column.is_some_and(|c| {
+                    default_order(&shape, sort) && ranks::sortable(shape.desc, c.values(), sort)
+                })
+            })
+        });
+        let store = match columns {
+            Some(columns) => Store::Columns {
+                columns,
+                chunks: Vec::new(),
+            },
+            None => Store::Sort(sorter(&shape, limit)),
+        };
+        BatchRows {
+            shape: Rc::new(shape),
+            store,
+            count: 0,
+            limit,
+        }
+    }
+
+    /// Rows so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Adds a row of a chunk.
+    ///
+    /// # Safety
+    /// One value and NULL flag for each column of the shape.
+    pub unsafe fn push(&mut self, values: &[pg_sys::Datum], nulls: &[bool], chunk: pg_sys::Oid) {
+        match &mut self.store {
+            Store::Columns { columns, chunks } => {
+                for ((column, value), null) in columns.iter_mut().zip(values).zip(nulls) {
+                    if *null {
+                        column.push_null();
+                    } else {
+                        // SAFETY: by contract.
+                        unsafe { column.push(*value) };
+                    }
+                }
+                chunks.push(chunk.to_u32());
+                if chunks.len() % RUN == 0 && taken(columns, chunks) > self.limit {
+                    self.spill();
+                }
+            }
+            Store::Sort(sort) => put(sort, values, nulls, chunk, self.count),
+        }
+        self.count += 1;
+    }
+
+    /// Goes on in a sort that goes to disk.
+    fn spill(&mut self) {
+        let sort = sorter(&self.shape, self.limit);
+        let before = std::mem::replace(&mut self.store, Store::Sort(sort));
+        let (Store::Columns { columns, chunks }, Store::Sort(sort)) = (before, &mut self.store)
+        else {
+            return;
+        };
+        let columns = datums(&self.shape, columns.into_iter().map(ColumnBuilder::finish));
+        let mut values = vec![pg_sys::Datum::from(0usize); self.shape.columns];
+        let mut nulls = vec![true; self.shape.columns];
+        for (row, chunk) in chunks.iter().enumerate() {
+            pick(&columns, row, &mut values, &mut nulls);
+            put(
+                sort,
+                &values,
+                &nulls,
+                pg_sys::Oid::from_u32(*chunk),
+                row as u64,
+            );
+        }
+    }
+
+    /// Sorts the rows.
+    pub fn sorted(self) -> SortedRows {
+        let source = match self.store {
+            Store::Columns { columns, chunks } => {
+                let finished: Vec<(u16, Column)> = columns
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, builder)| (i as u16 + 1, builder.finish()))
+                    .collect();
+                let (order, same) =
+                    ranks::in_groups(Some(&chunks), &self.shape.key, &finished, chunks.len());
+                Source::Columns {
+                    columns: datums(&self.shape, finished.into_iter().map(|(_, c)| c)),
+                    chunks,
+                    order,
+                    same,
+                    at: 0,
+                }
+            }
+            Store::Sort(mut sort) => {
+                sort.perform();
+                Source::Sort {
+                    keys: self.shape.key.iter().map(|k| (*k, k.support())).collect(),
+                    sort,
+                    ahead: false,
+                }
+            }
+        };
+        SortedRows {
+            shape: self.shape,
+            source,
+        }
+    }
+}
+
+/// Whether a column is sorted by its type's default operators, as ranks are.
+fn default_order(shape: &Shape, sort: &SortColumn) -> bool {
+    let attr = shape.attribute(sort.attnum as usize - 1);
+    sort.operator == relation::ordering_operator(attr.atttypid, false)
+}
+
+fn taken(columns: &[ColumnBuilder], chunks: &[u32]) -> usize {
+    let columns: usize = columns.iter().map(ColumnBuilder::memory).sum();
+    // The sort's keys and order, and the datums that rows are read as.
+    columns * 2 + chunks.len() * (4 + 16 + 5)
+}
+
+fn sorter(shape: &Shape, limit: usize) -> RowSort {
+    let place = |attnum: i16, typ| SortColumn {
+        attnum,
+        operator: relation::ordering_operator(typ, false),
+        collation: pg_sys::InvalidOid,
+        nulls_first: false,
+    };
+    let chunk = shape.columns as i16 + 1;
+    let mut order = vec![place(chunk, pg_sys::OIDOID)];
+    order.extend_from_slice(&shape.key);
+    // The number that a row comes in as: of several with one key the last one is to come last.
+    order.push(place(chunk + 1, pg_sys::INT8OID));
+    RowSort::new(shape.desc, &order, (limit / 1024) as i32)
+}
+
+fn put(
+    sort: &mut RowSort,
+    values: &[pg_sys::Datum],
+    nulls: &[bool],
+    chunk: pg_sys::Oid,
+    number: u64,
+) {
+    let values: Vec<_> = values.iter().copied().chain([chunk.into()]).collect();
+    let nulls: Vec<_> = nulls.iter().copied().chain([false]).collect();
+    sort.put(&values, &nulls, number);
+}
+
+fn datums(shape: &Shape, columns: impl Iterator<Item = Column>) -> Vec<DatumColumn> {
+    columns
+        .enumerate()
+        .map(|(i, column)| {
+            DatumColumn::from_column(shape.attribute(i), column)
+                .unwrap_or_else(|e| pgrx::error!("a batch cannot be read: {e}"))
+        })
+        .collect()
+}
+
+fn pick(columns: &[DatumColumn], row: usize, values: &mut [pg_sys::Datum], nulls: &mut [bool]) {
+    for ((column, value), null) in columns.iter().zip(values).zip(nulls) {
+        let datum = column.get(row);
+        *value = datum.unwrap_or(pg_sys::Datum::from(0usize));
+        *null = datum.is_none();
+    }
+}
+
+enum Source {
+    Columns {
+        columns: Vec<DatumColumn>,
+        chunks: Vec<u32>,
+        order: Vec<u32>,
+        same: Vec<bool>,
+        at: usize,
+    },
+    Sort {
+        sort: RowSort,
+        keys: Vec<(SortColumn, pg_sys::SortSupportData)>,
+        /// Whether the sort's slot holds a row that was not handed on yet.
+        ahead: bool,
+    },
+}
+
+/// Rows of a batch in their order.
+pub struct SortedRows {
+    shape: Rc<Shape>,
+    source: Source,
+}
+
+/// Some rows of one chunk, in key order, no two with the same key.
+pub struct Run {
+    /// Their chunk.
+    pub chunk: pg_sys::Oid,
+    columns: usize,
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+    /// Rows of the batch that went into them.
+    pub read: u64,
+}
+
+impl Run {
+    fn new(columns: usize) -> Self {
+        Run {
+            chunk: pg_sys::InvalidOid,
+            columns,
+            values: Vec::with_capacity(columns * RUN),
+            nulls: Vec::with_capacity(columns * RUN),
+            read: 0,
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.nulls.len() / self.columns.max(1)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.nulls.is_empty()
+    }
+
+    /// Values and NULL flags of a row.
+    pub fn row(&self, row: usize) -> (&[pg_sys::Datum], &[bool]) {
+        let span = row * self.columns..(row + 1) * self.columns;
+        (
+            self.values.get(span.clone()).unwrap_or_default(),
+            self.nulls.get(span).unwrap_or_default(),
+        )
+    }
+
+    /// A new last row, to be filled.
+    fn push(&mut self) -> (&mut [pg_sys::Datum], &mut [bool]) {
+        let start = self.nulls.len();
+        self.values
+            .resize(start + self.columns, pg_sys::Datum::from(0usize));
+        self.nulls.resize(start + self.columns, true);
+        self.last()
+    }
+
+    fn last(&mut self) -> (&mut [pg_sys::Datum], &mut [bool]) {
+        let start = self.nulls.len().saturating_sub(self.columns);
+        (
+            self.values.get_mut(start..).unwrap_or_default(),
+            self.nulls.get_mut(start..).unwrap_or_default(),
+        )
+    }
+}
+
+impl SortedRows {
+    /// What rows look like.
+    pub fn shape(&self) -> Rc<Shape> {
+        self.shape.clone()
+    }
+
+    /// The chunk of the next rows; `None` after the last.
+    pub fn chunk_ahead(&mut self) -> Option<pg_sys::Oid> {
+        let chunk = match &mut self.source {
+            Source::Columns {
+                chunks, order, at, ..
+            } => *chunks.get(*order.get(*at)? as usize)?,
+            Source::Sort { sort, ahead, .. } => {
+                if !*ahead {
+                    sort.next()?;
+                    *ahead = true;
+                }
+                // SAFETY: the slot holds a row with the chunk's OID behind the columns.
+                let chunk = unsafe { *(*sort.slot()).tts_values.add(self.shape.columns) };
+                chunk.value() as u32
+            }
+        };
+        Some(pg_sys::Oid::from_u32(chunk))
+    }
+
+    /// The next rows, at most [`RUN`]; `None` after the last. Their values live as long as the current memory context, and
+    /// as the sorted rows.
+    pub fn next_run(&mut self) -> Option<Run> {
+        let mut run = Run::new(self.shape.columns);
+        match &mut self.source {
+            Source::Columns {
+                columns,
+                chunks,
+                order,
+                same,
+                at,
+            } => {
+                while let Some(row) = order.get(*at).map(|row| *row as usize) {
+                    let chunk = chunks.get(row).copied().unwrap_or(0);
+                    let repeats = same.get(*at) == Some(&true) && !run.is_empty();
+                    if run.is_empty() {
+                        run.chunk = pg_sys::Oid::from_u32(chunk);
+                    } else if !repeats && (run.len() == RUN || run.chunk.to_u32() != chunk) {
+                        break;
+                    }
+                    let (values, nulls) = if repeats { run.last() } else { run.push() };
+                    pick(columns, row, values, nulls);
+                    run.read += 1;
+                    *at += 1;
+                }
+            }
+            Source::Sort { sort, keys, ahead } => {
+                while *ahead || sort.next().is_some() {
+                    *ahead = true;
+                    // SAFETY: the slot holds a row with the chunk's OID behind the columns.
+                    let (values, nulls, chunk) = unsafe {
+                        let slot = &*sort.slot();
+                        (
+                            std::slice::from_raw_parts(slot.tts_values, self.shape.columns),
+                            std::slice::from_raw_parts(slot.tts_isnull, self.shape.columns),
+                            pg_sys::Oid::from_u32(
+                                (*slot.tts_values.add(self.shape.columns)).value() as u32,
+                            ),
+                        )
+                    };
+                    let mut repeats = false;
+                    if run.is_empty() {
+                        run.chunk = chunk;
+                    } else {
+                        repeats = run.chunk == chunk && same_key(keys, run.last().0, values);
+                        if !repeats && (run.len() == RUN || run.chunk != chunk) {
+                            break;
+                        }
+                    }
+                    let (to, to_nulls) = if repeats { run.last() } else { run.push() };
+                    to_nulls.copy_from_slice(nulls);
+                    for (i, ((to, from), null)) in to.iter_mut().zip(values).zip(nulls).enumerate()
+                    {
+                        *to = match null {
+                            true => pg_sys::Datum::from(0usize),
+                            false => memory::copy_datum(*from, self.shape.attribute(i)),
+                        };
+                    }
+                    run.read += 1;
+                    *ahead = false;
+                }
+            }
+        }
+        (!run.is_empty()).then_some(run)
+    }
+}
+
+/// Whether two rows have the same key.
+fn same_key(
+    keys: &mut [(SortColumn, pg_sys::SortSupportData)],
+    a: &[pg_sys::Datum],
+    b: &[pg_sys::Datum],
+) -> bool {
+    keys.iter_mut().all(|(column, support)| {
+        let at = column.attnum as usize - 1;
+        let (Some(a), Some(b), Some(compare)) = (a.get(at), b.get(at), support.comparator) else {
+            return false;
+        };
+        // SAFETY: the comparator of the column's type on two of its values; keys are not NULL.
+        unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| compare(*a, *b, support)) == 0 }
+    })
+}
