@@ -3,9 +3,13 @@
 
 use super::{ffi, relation};
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys;
 use pgrx::prelude::*;
+use pgrx::spi::{self, OwnedPreparedStatement, SpiHeapTupleData};
+use pgrx::{PgOid, pg_sys};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::CString;
+use std::rc::Rc;
 
 /// A value for a parameter of a statement.
 #[derive(Clone, Copy)]
@@ -268,16 +272,44 @@ impl Drop for Rows {
     }
 }
 
-/// The first value of the first row of a query that only reads, so that it works on standbys and uses no transaction id;
-/// `None` for NULL or no row.
-pub fn read_one<T: FromDatum + IntoDatum>(query: &str, args: &[DatumWithOid]) -> Option<T> {
-    Spi::connect(|client| match client.select(query, Some(1), args) {
-        Ok(rows) if rows.is_empty() => None,
-        Ok(rows) => rows.first().get_one::<T>().unwrap_or_else(|e| {
-            pgrx::error!("varve's own query: {e}");
-        }),
-        Err(e) => pgrx::error!("varve's own query: {e}"),
-    })
+thread_local! {
+    /// Plans of our own queries, by their text.
+    static PLANS: RefCell<HashMap<&'static str, Rc<OwnedPreparedStatement>>> = RefCell::new(HashMap::new());
+}
+
+/// The rows of a query that only reads, so that it works on standbys and uses no transaction id. It is planned once a
+/// session. `row` says what becomes of each row, `None` leaves it out.
+pub fn read_all<T>(
+    query: &'static str,
+    args: &[DatumWithOid],
+    row: impl Fn(SpiHeapTupleData) -> spi::Result<Option<T>>,
+) -> Vec<T> {
+    let read = || {
+        Spi::connect(|client| -> spi::Result<Vec<T>> {
+            let known = PLANS.with_borrow(|plans| plans.get(query).cloned());
+            let plan = match known {
+                Some(plan) => plan,
+                None => {
+                    let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
+                    let plan = Rc::new(client.prepare(query, &types)?.keep());
+                    PLANS.with_borrow_mut(|plans| plans.insert(query, plan.clone()));
+                    plan
+                }
+            };
+            let mut all = Vec::new();
+            for tuple in client.select(&*plan, None, args)? {
+                all.extend(row(tuple)?);
+            }
+            Ok(all)
+        })
+    };
+    read().unwrap_or_else(|e| pgrx::error!("varve's own query: {e}"))
+}
+
+/// The first value of the first row of such a query; `None` for NULL or no row.
+pub fn read_one<T: FromDatum + IntoDatum>(query: &'static str, args: &[DatumWithOid]) -> Option<T> {
+    let first = |tuple: SpiHeapTupleData| tuple.get::<T>(1).map(Some);
+    read_all(query, args, first).into_iter().next().flatten()
 }
 
 /// Runs `f` with a setting changed; it is put back on every way out.

@@ -10,7 +10,7 @@ use super::sort::SortColumn;
 use pgrx::pg_sys;
 use std::cmp::Ordering;
 
-/// Entries that are stepped over before the index is descended again.
+/// Entries that are stepped over at most before the index is descended again.
 const STEPS: usize = 16;
 
 /// Number of a btree operator class's comparison (`access/nbtree.h`).
@@ -135,6 +135,8 @@ pub struct KeyWalk {
     start: pg_sys::ScanKeyData,
     members: Box<[pg_sys::ScanKeyData]>,
     state: State,
+    /// Entries to step over before descending: few where that was in vain the last time.
+    patience: usize,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
     /// Where the scan keeps what it allocates on the way.
@@ -162,6 +164,7 @@ impl KeyWalk {
                 start: pg_sys::ScanKeyData::default(),
                 members,
                 state: State::Unknown,
+                patience: STEPS,
                 values: vec![pg_sys::Datum::from(0usize); columns],
                 nulls: vec![true; columns],
                 home: pg_sys::CurrentMemoryContext,
@@ -180,6 +183,9 @@ impl KeyWalk {
                 State::Entry => match self.compare_entry(key) {
                     Ordering::Greater => return None,
                     Ordering::Equal => {
+                        if steps > 0 {
+                            self.patience = (self.patience * 2).min(STEPS);
+                        }
                         // SAFETY: the scan stands on the entry.
                         unsafe {
                             let (scan, slot) = (self.scan, self.slot);
@@ -191,7 +197,8 @@ impl KeyWalk {
                         }
                         self.step();
                     }
-                    Ordering::Less if steps == STEPS => {
+                    Ordering::Less if steps == self.patience => {
+                        self.patience = 1;
                         self.descend(key);
                         steps = 0;
                     }

@@ -224,37 +224,71 @@ impl TableWriter {
             pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
                 insert(rel, slots, n as i32, cid, 0, std::ptr::null_mut())
             });
-            for (i, slot) in self.slots.iter().take(n).enumerate() {
-                let mut conflict = false;
-                let mut recheck: *mut pg_sys::List = std::ptr::null_mut();
-                if (*self.info).ri_NumIndices > 0 {
-                    recheck = pg_sys::ExecInsertIndexTuples(
+            let taken = self.insert_index_entries(n);
+            let done = taken.unwrap_or(n);
+            if !(*self.info).ri_TrigDesc.is_null() {
+                for slot in self.slots.iter().take(done) {
+                    let none = std::ptr::null_mut();
+                    let state = self.executor.state;
+                    pg_sys::ExecARInsertTriggers(state, self.info, *slot, none, none.cast());
+                }
+            }
+            if let Some(first) = taken {
+                self.take_back(first, n);
+                return Err(first);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the index entries of the first `n` slots, index by index, that of the arbiter first: rows come in its order, and
+    /// what was read of an index for one row is at hand for the next. Tells the first row whose key is taken; rows before
+    /// it have all their entries then.
+    ///
+    /// # Safety
+    /// The rows were inserted.
+    unsafe fn insert_index_entries(&self, n: usize) -> Option<usize> {
+        // SAFETY: one index of the table after the other is shown to the executor, and all of them again at the end; an
+        // error leaves nothing that is used again.
+        unsafe {
+            let info = &mut *self.info;
+            let (count, relations, infos) = (
+                info.ri_NumIndices as usize,
+                info.ri_IndexRelationDescs,
+                info.ri_IndexRelationInfo,
+            );
+            let arbiter = (0..count).find(|i| {
+                pg_sys::list_member_oid(self.arbiters, relation::oid(*relations.add(*i)))
+            });
+            let mut order: Vec<usize> = arbiter.into_iter().collect();
+            order.extend((0..count).filter(|i| Some(*i) != arbiter));
+            info.ri_NumIndices = 1;
+            let mut taken = None;
+            for index in order {
+                info.ri_IndexRelationDescs = relations.add(index);
+                info.ri_IndexRelationInfo = infos.add(index);
+                let speculative = Some(index) == arbiter;
+                let slots = self.slots.iter().take(taken.unwrap_or(n));
+                taken = taken.or(slots.enumerate().find_map(|(i, slot)| {
+                    let mut conflict = false;
+                    pg_sys::ExecInsertIndexTuples(
                         self.info,
                         *slot,
                         self.executor.state,
                         false,
-                        !self.arbiters.is_null(),
+                        speculative,
                         &mut conflict,
                         self.arbiters,
                         false,
                     );
-                }
-                if conflict {
-                    self.take_back(i, n);
-                    return Err(i);
-                }
-                if !(*self.info).ri_TrigDesc.is_null() {
-                    pg_sys::ExecARInsertTriggers(
-                        self.executor.state,
-                        self.info,
-                        *slot,
-                        recheck,
-                        std::ptr::null_mut(),
-                    );
-                }
+                    conflict.then_some(i)
+                }));
             }
+            info.ri_NumIndices = count as i32;
+            info.ri_IndexRelationDescs = relations;
+            info.ri_IndexRelationInfo = infos;
+            taken
         }
-        Ok(())
     }
 
     /// Deletes rows that were inserted a moment ago and not finished, and waits for the transaction that has the key of

@@ -5,8 +5,8 @@ use super::eligible::Reason;
 use crate::ingest::columns::Used;
 use crate::ingest::target::Target;
 use crate::pg::relation;
-use pgrx::prelude::*;
-use pgrx::{pg_sys, spi};
+use crate::pg::spi::read_all;
+use pgrx::pg_sys;
 
 /// Microseconds between PostgreSQL's epoch and that of Unix, by which TimescaleDB counts.
 const EPOCH: i64 = 10_957 * 86_400_000_000;
@@ -156,24 +156,6 @@ impl Coordinate {
     }
 }
 
-/// Runs a query of ours that only reads.
-fn rows<T>(
-    query: &str,
-    args: &[pgrx::datum::DatumWithOid],
-    row: impl Fn(spi::SpiHeapTupleData) -> spi::Result<Option<T>>,
-) -> Vec<T> {
-    let read = || {
-        Spi::connect(|client| -> spi::Result<Vec<T>> {
-            let mut all = Vec::new();
-            for tuple in client.select(query, None, args)? {
-                all.extend(row(tuple)?);
-            }
-            Ok(all)
-        })
-    };
-    read().unwrap_or_else(|e| pgrx::error!("varve's own query: {e}"))
-}
-
 const DIMENSIONS: &str = "SELECT d.id, d.column_name::pg_catalog.text, \
      COALESCE(d.partitioning_func_schema::pg_catalog.text, ''), COALESCE(d.partitioning_func::pg_catalog.text, '') \
      FROM _timescaledb_catalog.dimension d JOIN _timescaledb_catalog.hypertable h ON h.id OPERATOR(pg_catalog.=) d.hypertable_id \
@@ -182,16 +164,17 @@ const DIMENSIONS: &str = "SELECT d.id, d.column_name::pg_catalog.text, \
      WHERE c.oid OPERATOR(pg_catalog.=) $1 ORDER BY d.num_slices IS NOT NULL, d.id";
 
 fn dimensions(target: &Target, used: &[Used]) -> Result<Vec<Dimension>, Reason> {
-    let all: Vec<(i32, String, String, String)> = rows(DIMENSIONS, &[target.oid.into()], |tuple| {
-        Ok((|| {
-            Some((
-                tuple.get(1).ok()??,
-                tuple.get(2).ok()??,
-                tuple.get(3).ok()??,
-                tuple.get(4).ok()??,
-            ))
-        })())
-    });
+    let all: Vec<(i32, String, String, String)> =
+        read_all(DIMENSIONS, &[target.oid.into()], |tuple| {
+            Ok((|| {
+                Some((
+                    tuple.get(1).ok()??,
+                    tuple.get(2).ok()??,
+                    tuple.get(3).ok()??,
+                    tuple.get(4).ok()??,
+                ))
+            })())
+        });
     all.into_iter()
         .map(|(id, name, schema, function)| {
             let column = used
@@ -272,7 +255,7 @@ const CHUNKS: &str = "SELECT c.schema_name::pg_catalog.text, c.table_name::pg_ca
 
 /// The chunks whose span of a dimension holds a coordinate.
 fn chunks(dimension: i32, at: i64, dimensions: usize) -> Vec<Slot> {
-    rows(CHUNKS, &[dimension.into(), at.into()], |tuple| {
+    read_all(CHUNKS, &[dimension.into(), at.into()], |tuple| {
         let (Some(schema), Some(table), Some(starts), Some(ends)) = (
             tuple.get::<String>(1)?,
             tuple.get::<String>(2)?,
