@@ -98,6 +98,13 @@ impl Drop for Executor {
     }
 }
 
+/// A row that was changed in the table, and not yet in the indexes.
+struct Changed {
+    from: pg_sys::ItemPointerData,
+    slot: *mut pg_sys::TupleTableSlot,
+    indexes: pg_sys::TU_UpdateIndexes::Type,
+}
+
 /// What became of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Updated {
@@ -114,6 +121,10 @@ pub struct TableWriter {
     /// The unique index whose conflicts are told rather than raised.
     arbiters: *mut pg_sys::List,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
+    /// Rows changed since [`finish_updates`](Self::finish_updates).
+    changed: Vec<Changed>,
+    /// Slots for such rows.
+    spare: Vec<*mut pg_sys::TupleTableSlot>,
     generated: bool,
     constrained: bool,
     update_checked: bool,
@@ -144,6 +155,8 @@ impl TableWriter {
                 info,
                 arbiters,
                 slots: Vec::new(),
+                changed: Vec::new(),
+                spare: Vec::new(),
                 generated: !constr.is_null() && (*constr).has_generated_stored,
                 constrained: !constr.is_null()
                     && ((*constr).has_not_null || (*constr).num_check > 0),
@@ -167,17 +180,20 @@ impl TableWriter {
     }
 
     fn slot(&mut self, n: usize) -> *mut pg_sys::TupleTableSlot {
-        let rel = self.rel();
         while self.slots.len() <= n {
-            // SAFETY: slots of the table's own kind and shape, in memory that lives as long as the writer.
-            let slot = unsafe {
-                memory::within(self.home, || {
-                    pg_sys::table_slot_create(rel, std::ptr::null_mut())
-                })
-            };
-            self.slots.push(slot);
+            self.slots.push(self.new_slot());
         }
         self.slots.get(n).copied().unwrap_or(std::ptr::null_mut())
+    }
+
+    fn new_slot(&self) -> *mut pg_sys::TupleTableSlot {
+        let rel = self.rel();
+        // SAFETY: a slot of the table's own kind and shape, in memory that lives as long as the writer.
+        unsafe {
+            memory::within(self.home, || {
+                pg_sys::table_slot_create(rel, std::ptr::null_mut())
+            })
+        }
     }
 
     /// Fills a slot and checks the row in it.
@@ -241,53 +257,58 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Makes the index entries of the first `n` slots, index by index, that of the arbiter first: rows come in its order, and
-    /// what was read of an index for one row is at hand for the next. Tells the first row whose key is taken; rows before
-    /// it have all their entries then.
-    ///
-    /// # Safety
-    /// The rows were inserted.
-    unsafe fn insert_index_entries(&self, n: usize) -> Option<usize> {
-        // SAFETY: one index of the table after the other is shown to the executor, and all of them again at the end; an
-        // error leaves nothing that is used again.
-        unsafe {
-            let info = &mut *self.info;
-            let (count, relations, infos) = (
-                info.ri_NumIndices as usize,
-                info.ri_IndexRelationDescs,
-                info.ri_IndexRelationInfo,
-            );
-            let arbiter = (0..count).find(|i| {
-                pg_sys::list_member_oid(self.arbiters, relation::oid(*relations.add(*i)))
-            });
-            let mut order: Vec<usize> = arbiter.into_iter().collect();
-            order.extend((0..count).filter(|i| Some(*i) != arbiter));
-            info.ri_NumIndices = 1;
-            let mut taken = None;
-            for index in order {
-                info.ri_IndexRelationDescs = relations.add(index);
-                info.ri_IndexRelationInfo = infos.add(index);
-                let speculative = Some(index) == arbiter;
-                let slots = self.slots.iter().take(taken.unwrap_or(n));
-                taken = taken.or(slots.enumerate().find_map(|(i, slot)| {
-                    let mut conflict = false;
+    /// Makes the index entries of the first `n` slots. Tells the first row whose key is taken; rows before it have all their
+    /// entries then.
+    fn insert_index_entries(&self, n: usize) -> Option<usize> {
+        let mut taken = None;
+        self.each_index(|is_arbiter| {
+            let slots = self.slots.iter().take(taken.unwrap_or(n));
+            for (i, slot) in slots.enumerate() {
+                let mut conflict = false;
+                // SAFETY: the rows were inserted.
+                unsafe {
                     pg_sys::ExecInsertIndexTuples(
                         self.info,
                         *slot,
                         self.executor.state,
                         false,
-                        speculative,
+                        is_arbiter,
                         &mut conflict,
                         self.arbiters,
                         false,
                     );
-                    conflict.then_some(i)
-                }));
+                }
+                if conflict {
+                    taken = Some(i);
+                    break;
+                }
             }
-            info.ri_NumIndices = count as i32;
-            info.ri_IndexRelationDescs = relations;
-            info.ri_IndexRelationInfo = infos;
-            taken
+        });
+        taken
+    }
+
+    /// Shows the executor one index of the table after the other, that of the arbiter first: rows come in its order, and
+    /// what was read of an index for one row is at hand for the next. `f` is told which it is.
+    fn each_index(&self, mut f: impl FnMut(bool)) {
+        // SAFETY: the arrays have an entry for each index. All of them are shown again at the end; after an error nobody
+        // uses them any more.
+        unsafe {
+            let count = (*self.info).ri_NumIndices;
+            let relations = (*self.info).ri_IndexRelationDescs;
+            let infos = (*self.info).ri_IndexRelationInfo;
+            let is_arbiter =
+                |i: usize| pg_sys::list_member_oid(self.arbiters, relation::oid(*relations.add(i)));
+            let mut order: Vec<usize> = (0..count as usize).collect();
+            order.sort_by_key(|i| !is_arbiter(*i));
+            (*self.info).ri_NumIndices = 1;
+            for i in order {
+                (*self.info).ri_IndexRelationDescs = relations.add(i);
+                (*self.info).ri_IndexRelationInfo = infos.add(i);
+                f(is_arbiter(i));
+            }
+            (*self.info).ri_NumIndices = count;
+            (*self.info).ri_IndexRelationDescs = relations;
+            (*self.info).ri_IndexRelationInfo = infos;
         }
     }
 
@@ -326,7 +347,8 @@ impl TableWriter {
         }
     }
 
-    /// Changes the row at `tid` to the one in `slot`, which `fill` sets. A row that somebody else has at hand is waited for.
+    /// Changes the row at `tid` to one whose values and NULL flags `fill` sets. A row that somebody else has at hand is waited
+    /// for. Index entries follow with [`finish_updates`](Self::finish_updates): until then others find the row by its old ones.
     pub fn update(
         &mut self,
         tid: pg_sys::ItemPointerData,
@@ -343,7 +365,7 @@ impl TableWriter {
                 );
                 self.update_checked = true;
             }
-            let slot = self.slot(0);
+            let slot = self.spare.pop().unwrap_or_else(|| self.new_slot());
             self.store(slot, pg_sys::CmdType::CMD_UPDATE, fill);
             let Some(update) = (*(*self.rel()).rd_tableam).tuple_update else {
                 pgrx::error!("the table's access method cannot update rows");
@@ -370,9 +392,17 @@ impl TableWriter {
                 )
             });
             match result {
-                pg_sys::TM_Result::TM_Ok => {}
+                pg_sys::TM_Result::TM_Ok => {
+                    self.changed.push(Changed {
+                        from: tid,
+                        slot,
+                        indexes,
+                    });
+                    Updated::Done
+                }
                 pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => {
-                    return Updated::Elsewhere;
+                    self.spare.push(slot);
+                    Updated::Elsewhere
                 }
                 pg_sys::TM_Result::TM_SelfModified => crate::am::error::raise(
                     PgSqlErrorCode::ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
@@ -382,36 +412,53 @@ impl TableWriter {
                 ),
                 other => pgrx::error!("unexpected result {other} of an update"),
             }
-            let mut recheck: *mut pg_sys::List = std::ptr::null_mut();
-            if (*self.info).ri_NumIndices > 0 && indexes != pg_sys::TU_UpdateIndexes::TU_None {
-                recheck = pg_sys::ExecInsertIndexTuples(
-                    self.info,
-                    slot,
-                    self.executor.state,
-                    true,
-                    false,
-                    std::ptr::null_mut(),
-                    std::ptr::null_mut(),
-                    indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing,
-                );
-            }
-            if !(*self.info).ri_TrigDesc.is_null() {
-                let mut old = tid;
-                pg_sys::ExecARUpdateTriggers(
-                    self.executor.state,
-                    self.info,
-                    none.cast(),
-                    none.cast(),
-                    &mut old,
-                    none.cast(),
-                    slot,
-                    recheck,
-                    none.cast(),
-                    false,
-                );
-            }
         }
-        Updated::Done
+    }
+
+    /// Makes the index entries of rows that were changed, and queues their triggers.
+    pub fn finish_updates(&mut self) {
+        use pg_sys::TU_UpdateIndexes::{TU_None, TU_Summarizing};
+        if self.changed.iter().any(|row| row.indexes != TU_None) {
+            self.each_index(|_| {
+                for row in self.changed.iter().filter(|row| row.indexes != TU_None) {
+                    // SAFETY: the slots hold rows as they are in the table.
+                    unsafe {
+                        pg_sys::ExecInsertIndexTuples(
+                            self.info,
+                            row.slot,
+                            self.executor.state,
+                            true,
+                            false,
+                            std::ptr::null_mut(),
+                            std::ptr::null_mut(),
+                            row.indexes == TU_Summarizing,
+                        );
+                    }
+                }
+            });
+        }
+        for mut row in self.changed.drain(..) {
+            let none: *mut std::ffi::c_void = std::ptr::null_mut();
+            // SAFETY: as ExecUpdate ends.
+            unsafe {
+                if !(*self.info).ri_TrigDesc.is_null() {
+                    pg_sys::ExecARUpdateTriggers(
+                        self.executor.state,
+                        self.info,
+                        none.cast(),
+                        none.cast(),
+                        &mut row.from,
+                        none.cast(),
+                        row.slot,
+                        none.cast(),
+                        none.cast(),
+                        false,
+                    );
+                }
+                pg_sys::ExecClearTuple(row.slot);
+            }
+            self.spare.push(row.slot);
+        }
     }
 }
 
@@ -421,7 +468,7 @@ impl Drop for TableWriter {
         if !std::thread::panicking() {
             // SAFETY: opened by `new`.
             unsafe {
-                for slot in &self.slots {
+                for slot in self.slots.iter().chain(&self.spare) {
                     pg_sys::ExecDropSingleTupleTableSlot(*slot);
                 }
                 pg_sys::ExecCloseIndices(self.info);

@@ -132,6 +132,7 @@ impl<'a> Chunk<'a> {
                 .map(|row| self.judge(run, row, shape, statement, seeds, &mut prepared))
                 .collect();
             let done = self.apply(run, from, &verdicts, &prepared, statement);
+            self.writer.finish_updates();
             for verdict in verdicts.iter().take(done - from) {
                 match verdict {
                     Verdict::New | Verdict::Seed(_) => summary.inserted += 1,
