@@ -7,6 +7,7 @@ use super::ffi::raw;
 use super::memory;
 use super::relation::{self, OpenRel};
 use super::sort::SortColumn;
+use super::writer::Stored;
 use pgrx::pg_sys;
 use std::cmp::Ordering;
 
@@ -174,7 +175,7 @@ impl KeyWalk {
 
     /// Finds the row with a key, which must be greater than all that were asked for before. It lies in
     /// [`slot`](Self::slot) until the next call.
-    pub fn find(&mut self, key: &[pg_sys::Datum]) -> Option<pg_sys::ItemPointerData> {
+    pub fn find(&mut self, key: &[pg_sys::Datum]) -> Option<Stored> {
         let mut steps = 0;
         loop {
             match self.state {
@@ -192,7 +193,7 @@ impl KeyWalk {
                             let seen =
                                 memory::within(self.home, || pg_sys::index_fetch_heap(scan, slot));
                             if seen {
-                                return Some((*self.slot).tts_tid);
+                                return Some(stored(slot));
                             }
                         }
                         self.step();
@@ -286,6 +287,28 @@ impl Drop for KeyWalk {
                 pg_sys::ExecDropSingleTupleTableSlot(self.slot);
                 pg_sys::index_endscan(self.scan);
             }
+        }
+    }
+}
+
+/// What a slot tells of the row in it.
+///
+/// # Safety
+/// A slot that a table's row was put into.
+unsafe fn stored(slot: *mut pg_sys::TupleTableSlot) -> Stored {
+    // SAFETY: by contract; a slot of heap's kind refers to the tuple on its page.
+    unsafe {
+        let mut changed_before = false;
+        if std::ptr::eq((*slot).tts_ops, &raw const pg_sys::TTSOpsBufferHeapTuple) {
+            let tuple = (*slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple;
+            if !tuple.is_null() && !(*tuple).t_data.is_null() {
+                let mask = u32::from((*(*tuple).t_data).t_infomask);
+                changed_before = mask & pg_sys::HEAP_UPDATED != 0;
+            }
+        }
+        Stored {
+            tid: (*slot).tts_tid,
+            changed_before,
         }
     }
 }

@@ -101,8 +101,19 @@ impl Drop for Executor {
 /// A row that was changed in the table, and not yet in the indexes.
 struct Changed {
     from: pg_sys::ItemPointerData,
+    /// Whether the row had been changed before.
+    again: bool,
     slot: *mut pg_sys::TupleTableSlot,
     indexes: pg_sys::TU_UpdateIndexes::Type,
+}
+
+/// A row that is stored.
+#[derive(Clone, Copy)]
+pub struct Stored {
+    /// Where.
+    pub tid: pg_sys::ItemPointerData,
+    /// Whether it is a later version of a row.
+    pub changed_before: bool,
 }
 
 /// What became of an update.
@@ -347,11 +358,11 @@ impl TableWriter {
         }
     }
 
-    /// Changes the row at `tid` to one whose values and NULL flags `fill` sets. A row that somebody else has at hand is waited
+    /// Changes a stored row to one whose values and NULL flags `fill` sets. A row that somebody else has at hand is waited
     /// for. Index entries follow with [`finish_updates`](Self::finish_updates): until then others find the row by its old ones.
     pub fn update(
         &mut self,
-        tid: pg_sys::ItemPointerData,
+        row: Stored,
         snapshot: pg_sys::Snapshot,
         fill: impl FnOnce(&mut [pg_sys::Datum], &mut [bool]),
     ) -> Updated {
@@ -371,7 +382,7 @@ impl TableWriter {
                 pgrx::error!("the table's access method cannot update rows");
             };
             let rel = self.rel();
-            let mut at = tid;
+            let mut at = row.tid;
             let mut failure = pg_sys::TM_FailureData::default();
             let mut mode: pg_sys::LockTupleMode::Type = 0;
             let mut indexes: pg_sys::TU_UpdateIndexes::Type = pg_sys::TU_UpdateIndexes::TU_None;
@@ -394,7 +405,8 @@ impl TableWriter {
             match result {
                 pg_sys::TM_Result::TM_Ok => {
                     self.changed.push(Changed {
-                        from: tid,
+                        from: row.tid,
+                        again: row.changed_before,
                         slot,
                         indexes,
                     });
@@ -421,8 +433,13 @@ impl TableWriter {
         if self.changed.iter().any(|row| row.indexes != TU_None) {
             self.each_index(|_| {
                 for row in self.changed.iter().filter(|row| row.indexes != TU_None) {
-                    // SAFETY: the slots hold rows as they are in the table.
+                    // SAFETY: the slots hold rows as they are in the table; one index is shown.
                     unsafe {
+                        // Tells the index that entries of older versions may be in its way. Only where there are any is it
+                        // worth looking for them.
+                        let index = *(*self.info).ri_IndexRelationInfo;
+                        (*index).ii_CheckedUnchanged = true;
+                        (*index).ii_IndexUnchanged = row.again;
                         pg_sys::ExecInsertIndexTuples(
                             self.info,
                             row.slot,

@@ -10,7 +10,7 @@ use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot::Statement;
 use crate::pg::tuple;
 use crate::pg::walk::{self, KeyWalk};
-use crate::pg::writer::{Executor, TableWriter, Updated};
+use crate::pg::writer::{Executor, Stored, TableWriter, Updated};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::collections::HashSet;
@@ -59,10 +59,10 @@ enum Verdict {
     New,
     /// Nothing: it equals the stored row, or that is to be left alone.
     Leave,
-    /// The stored row at this place is changed to the one with this number among those prepared.
-    Change(pg_sys::ItemPointerData, usize),
+    /// This stored row is changed to the one with this number among those prepared.
+    Change(Stored, usize),
     /// As `Change`, or nothing where the row is what it is to be; it counts as new.
-    Seed(Option<(pg_sys::ItemPointerData, usize)>),
+    Seed(Option<(Stored, usize)>),
 }
 
 /// Rows as they will be stored, one after the other.
@@ -178,10 +178,10 @@ impl<'a> Chunk<'a> {
         let Some(walk) = &mut self.walk else {
             return Verdict::New;
         };
-        let Some(tid) = walk.find(key.get(..self.plan.key.len()).unwrap_or_default()) else {
+        let Some(found) = walk.find(key.get(..self.plan.key.len()).unwrap_or_default()) else {
             return Verdict::New;
         };
-        let seed = seeds.contains(&(relation::oid(rel).to_u32(), tuple::tid_key(&tid)));
+        let seed = seeds.contains(&(relation::oid(rel).to_u32(), tuple::tid_key(&found.tid)));
         let slot = walk.slot();
         let mut change = || {
             // SAFETY: the slot holds the stored row, of the chunk's shape.
@@ -233,7 +233,7 @@ impl<'a> Chunk<'a> {
                     prepared.values.push(value);
                     prepared.nulls.push(null);
                 }
-                (tid, number)
+                (found, number)
             })
         };
         if seed {
@@ -244,7 +244,7 @@ impl<'a> Chunk<'a> {
             OnConflict::Error => Verdict::New,
             OnConflict::Ignore => Verdict::Leave,
             OnConflict::Update => match change() {
-                Some((tid, number)) => Verdict::Change(tid, number),
+                Some((row, number)) => Verdict::Change(row, number),
                 None => Verdict::Leave,
             },
         }
@@ -269,11 +269,11 @@ impl<'a> Chunk<'a> {
                     waiting.push(row);
                 }
                 Verdict::Leave | Verdict::Seed(None) => {}
-                Verdict::Change(tid, number) | Verdict::Seed(Some((tid, number))) => {
+                Verdict::Change(stored, number) | Verdict::Seed(Some((stored, number))) => {
                     if let Err(taken) = self.insert(&mut waiting) {
                         return taken;
                     }
-                    if self.change(*tid, *number, prepared, statement) == Updated::Elsewhere {
+                    if self.change(*stored, *number, prepared, statement) == Updated::Elsewhere {
                         refuse_to_go_on();
                         return row;
                     }
@@ -332,7 +332,7 @@ impl<'a> Chunk<'a> {
 
     fn change(
         &mut self,
-        tid: pg_sys::ItemPointerData,
+        stored: Stored,
         number: usize,
         prepared: &Prepared,
         statement: &Statement,
@@ -344,7 +344,7 @@ impl<'a> Chunk<'a> {
             to.copy_from_slice(values);
             to_nulls.copy_from_slice(nulls);
         };
-        let updated = self.writer.update(tid, statement.snapshot(), fill);
+        let updated = self.writer.update(stored, statement.snapshot(), fill);
         self.plan.executor.reset_rows();
         updated
     }
