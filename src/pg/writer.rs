@@ -427,12 +427,45 @@ impl TableWriter {
         }
     }
 
+    /// Makes the entry of a changed row in the index of its key, which it has kept: the version before holds it, and is
+    /// ours, so nobody else can have taken it. The index is not told to look for older versions: those that the walk
+    /// along it found dead are marked, and go when their page is full.
+    ///
+    /// # Safety
+    /// The arbiter is the index shown; it has neither expressions nor a predicate.
+    unsafe fn insert_same_key(&self, index: *mut pg_sys::IndexInfo, row: &Changed) {
+        let mut values = [pg_sys::Datum::from(0usize); pg_sys::INDEX_MAX_KEYS as usize];
+        let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
+        // SAFETY: by contract; as ExecInsertIndexTuples does it.
+        unsafe {
+            let state = self.executor.state;
+            pg_sys::FormIndexDatum(
+                index,
+                row.slot,
+                state,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+            pg_sys::index_insert(
+                *(*self.info).ri_IndexRelationDescs,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+                &mut (*row.slot).tts_tid,
+                self.rel(),
+                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+                false,
+                index,
+            );
+        }
+    }
+
     /// Makes the index entries of rows that were changed, and queues their triggers.
     pub fn finish_updates(&mut self) {
         use pg_sys::TU_UpdateIndexes::{TU_None, TU_Summarizing};
         if self.changed.iter().any(|row| row.indexes != TU_None) {
-            self.each_index(|_| {
-                for row in self.changed.iter().filter(|row| row.indexes != TU_None) {
+            self.each_index(|is_arbiter| {
+                let changed = self.changed.iter();
+                for row in changed.filter(|row| row.indexes != TU_None) {
                     // SAFETY: the slots hold rows as they are in the table; one index is shown.
                     unsafe {
                         // Tells the index that entries of older versions may be in its way. Only where there are any is it
@@ -440,16 +473,20 @@ impl TableWriter {
                         let index = *(*self.info).ri_IndexRelationInfo;
                         (*index).ii_CheckedUnchanged = true;
                         (*index).ii_IndexUnchanged = row.again;
-                        pg_sys::ExecInsertIndexTuples(
-                            self.info,
-                            row.slot,
-                            self.executor.state,
-                            true,
-                            false,
-                            std::ptr::null_mut(),
-                            std::ptr::null_mut(),
-                            row.indexes == TU_Summarizing,
-                        );
+                        if is_arbiter && row.indexes != TU_Summarizing {
+                            self.insert_same_key(index, row);
+                        } else {
+                            pg_sys::ExecInsertIndexTuples(
+                                self.info,
+                                row.slot,
+                                self.executor.state,
+                                true,
+                                false,
+                                std::ptr::null_mut(),
+                                std::ptr::null_mut(),
+                                row.indexes == TU_Summarizing,
+                            );
+                        }
                     }
                 }
             });
