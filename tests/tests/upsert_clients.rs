@@ -6,11 +6,12 @@ use postgres::Client;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use varve_tests::cluster::Cluster;
 use varve_tests::random::Random;
 use varve_tests::session::{Failure, simple};
+use varve_tests::wait;
 
 const CLIENTS: u64 = 8;
 
@@ -58,7 +59,7 @@ fn agreed((symbol, hour): Key) -> Option<i64> {
 /// A batch with values that nobody else sends: keys of these symbols in a random window, in random order.
 fn batch(symbols: std::ops::Range<u64>, value: i64, random: &mut Random) -> Rows {
     let from = random.below(HOURS);
-    let to = (from + 24 + random.below(7 * 24)).min(HOURS);
+    let to = (from + 24 + random.below(4 * 24)).min(HOURS);
     let mut rows = Rows::new();
     for hour in (from..to).filter(|h| h.is_multiple_of(4)) {
         for symbol in symbols.clone() {
@@ -163,12 +164,23 @@ fn transaction(
     Ok((kept, new))
 }
 
-/// One client's transactions, one after the other.
-fn client(mut own: Client, way: Way, number: u64, batches: u64, seed: u64) -> (Vec<Written>, i64) {
+/// One client's transactions, one after the other. For every four of them a chunk must have been moved, since a move
+/// finds no moment of its own as long as everybody writes.
+fn client(
+    mut own: Client,
+    way: Way,
+    number: u64,
+    batches: u64,
+    moved: &AtomicU64,
+    seed: u64,
+) -> (Vec<Written>, i64) {
     let mut random = Random::new(seed ^ (number << 32));
     let mut written = Vec::new();
     let mut inserted = 0;
     for round in 0..batches {
+        wait::until("chunks to move", || {
+            moved.load(Ordering::Relaxed) >= round / 4
+        });
         // Each attempt has values of its own, so that what a failed one left behind would be noticed.
         for attempt in 0.. {
             let value = (number * 100_000_000 + round * 100_000 + attempt * 10) as i64;
@@ -220,27 +232,23 @@ fn single_rows(mut own: Client, done: &AtomicBool) -> Vec<Written> {
     written
 }
 
-/// Freezes and thaws chunks until the clients are done, at least once each; how often it did either.
-fn tiers(mut own: Client, chunks: &[String], done: &AtomicBool, seed: u64) -> [u64; 2] {
+/// Freezes and thaws chunks until the clients are done; `moved` counts.
+fn tiers(mut own: Client, chunks: &[String], done: &AtomicBool, moved: &AtomicU64, seed: u64) {
     let mut random = Random::new(seed);
-    let mut moves = [0; 2];
-    while !done.load(Ordering::Relaxed) || moves.contains(&0) {
-        let chunk = random.pick(chunks).unwrap();
-        let which = random.below(2) as usize;
-        let tier = ["warm", "hot"][which];
-        match simple(
-            &mut own,
-            &format!("SELECT varve.set_tier('{chunk}', '{tier}')"),
-        ) {
-            Ok(_) => moves[which] += 1,
-            // Whoever waits too long for writers gives up, as documented.
-            Err(e) => assert!(
-                ["55P03", "55006", "40001"].contains(&e.code.as_str()),
-                "{tier}: {e:?}"
-            ),
+    let mut frozen = vec![false; chunks.len()];
+    while !done.load(Ordering::Relaxed) {
+        let which = random.below(chunks.len() as u64) as usize;
+        let tier = if frozen[which] { "hot" } else { "warm" };
+        let call = format!("SELECT varve.set_tier('{}', '{tier}')", chunks[which]);
+        match simple(&mut own, &call) {
+            Ok(_) => {
+                frozen[which] = !frozen[which];
+                moved.fetch_add(1, Ordering::Relaxed);
+            }
+            // A move that waits too long for writers gives up, as documented.
+            Err(e) => assert_eq!(e.code, "55P03", "{tier}: {e:?}"),
         }
     }
-    moves
 }
 
 /// All of it, with so many transactions of each client.
@@ -268,21 +276,22 @@ fn hammer(way: Way, batches: u64) {
     assert!(chunks.len() >= 4, "{chunks:?}");
     let done = AtomicBool::new(false);
     let all = Mutex::new((Vec::new(), 0));
-    let (singles, moves) = std::thread::scope(|scope| {
+    let moved = AtomicU64::new(0);
+    let singles = std::thread::scope(|scope| {
         let singles = {
             let own = cluster.connect().unwrap();
             scope.spawn(|| single_rows(own, &done))
         };
         let freezer = {
             let own = cluster.connect().unwrap();
-            scope.spawn(|| tiers(own, &chunks, &done, seed))
+            scope.spawn(|| tiers(own, &chunks, &done, &moved, seed))
         };
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let own = cluster.connect().unwrap();
-                let all = &all;
+                let (all, moved) = (&all, &moved);
                 scope.spawn(move || {
-                    let (written, inserted) = client(own, way, number, batches, seed);
+                    let (written, inserted) = client(own, way, number, batches, moved, seed);
                     let mut all = all.lock().unwrap();
                     all.0.extend(written);
                     all.1 += inserted;
@@ -295,11 +304,12 @@ fn hammer(way: Way, batches: u64) {
         for end in ends {
             end.unwrap();
         }
-        (others.0.unwrap(), others.1.unwrap())
+        others.1.unwrap();
+        others.0.unwrap()
     });
     let (of_clients, new) = all.into_inner().unwrap();
     assert_eq!(of_clients.len() as u64, CLIENTS * batches);
-    println!("{way:?}: {moves:?} moves, {} single rows", singles.len());
+    println!("{way:?}: {moved:?} moves, {} single rows", singles.len());
     inserted += new;
     // Only the session with single rows writes this symbol.
     let of_singles: BTreeSet<Key> = singles
@@ -386,15 +396,15 @@ fn check(client: &mut Client, written: &[Written]) -> usize {
 
 #[test]
 fn batches_alone() {
-    hammer(Way::Alone, 50);
+    hammer(Way::Alone, 100);
 }
 
 #[test]
 fn batches_in_repeatable_read() {
-    hammer(Way::Steady, 15);
+    hammer(Way::Steady, 30);
 }
 
 #[test]
 fn batches_rolled_back() {
-    hammer(Way::RolledBack, 30);
+    hammer(Way::RolledBack, 50);
 }
