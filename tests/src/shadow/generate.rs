@@ -257,7 +257,7 @@ impl Generator {
             8 => vec![ddl::upkeep(&self.shapes, rng)],
             9 => vec![settings::setting(Who::Main, rng)],
             // An upsert leaves rows alone that it need not change; the heap's INSERT locks them, and so meets others.
-            11 if alone => upsert::any(Who::Main, tick::small(&self.shapes), rng),
+            11 if alone => upsert::any(Who::Main, &self.shapes, rng),
             _ => {
                 let mut steps = vec![begin(Who::Main, false, rng)];
                 steps.extend(cursor::current_of(
@@ -313,9 +313,7 @@ impl Generator {
                 session.cursors = true;
                 vec![step]
             }
-            15 if alone && !session.steady => {
-                upsert::any(Who::Main, tick::small(&self.shapes), rng)
-            }
+            15 if alone && !session.steady => upsert::any(Who::Main, &self.shapes, rng),
             14 => cursor::current_of(Who::Main, tick::small(&self.shapes), rng),
             _ => vec![write(Who::Main, &self.shapes, rng)],
         }
