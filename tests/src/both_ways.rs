@@ -245,7 +245,7 @@ fn written(client: &mut Client, case: &Case, sql: &str) -> Result<Vec<String>, S
 fn on_varve(case: &Case, columns: &str, source: &str, options: &str, number: usize) -> String {
     let options = format!(", key => '{{{}}}'{options}", case.key);
     let source = format!("SELECT * FROM ({source}) s ({columns})");
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         format!("SELECT * FROM varve.upsert_query('t', $b${source}$b${options})")
     } else {
         format!(

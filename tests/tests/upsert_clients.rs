@@ -189,7 +189,7 @@ fn client(
                 Ok((kept, new)) => {
                     inserted += new;
                     let done = Instant::now();
-                    let rows = kept.iter().flat_map(|rows| last(rows)).collect();
+                    let rows = kept.iter().flat_map(last).collect();
                     written.push(Written { rows, begun, done });
                     break;
                 }

@@ -191,6 +191,16 @@ fn columns() {
                 ..Case::default()
             },
             Case {
+                name: "columns called as a statement might call its parts",
+                setup: "CREATE TABLE t (k int PRIMARY KEY, t int, b int, l int, excluded int, varve_target int, varve_batch int)",
+                steps: &[
+                    Batch("k, t, b, l, excluded, varve_target, varve_batch", "SELECT i, i, i, i, i, i, i FROM generate_series(1, 50) i"),
+                    Batch("k, t, b, l, excluded, varve_target, varve_batch", "SELECT i, i, i / 2 * 2, i, i / 3 * 3, i, i FROM generate_series(20, 70) i"),
+                    Batch("excluded, b, k", "SELECT i % 2, i % 3, i FROM generate_series(1, 70, 3) i"),
+                ],
+                ..Case::default()
+            },
+            Case {
                 name: "names that must be quoted, types without equality",
                 setup: r#"CREATE TABLE t (k int PRIMARY KEY, "select" json, "a ""b" point, "ÄÖ" xml, j jsonb, c numeric)"#,
                 checks: &["SELECT t::text FROM t"],
@@ -262,6 +272,17 @@ fn keys() {
                     Batch("k, v", floats),
                     Batch("k, v", "SELECT k::float8, v FROM (VALUES ('-0', 1), ('NaN', 7), ('Infinity', 44), ('-Infinity', 5)) x (k, v)"),
                     Batch("k, v", "SELECT k::float8, -1 FROM (VALUES ('0'), ('NaN'), ('3')) x (k)"),
+                ],
+                ..Case::default()
+            },
+            Case {
+                name: "times without end in the key of a plain table",
+                setup: "CREATE TABLE t (k timestamptz, d date, v int, PRIMARY KEY (k, d))",
+                key: "k, d",
+                steps: &[
+                    Batch("k, d, v", "SELECT k::timestamptz, d::date, v FROM (VALUES ('infinity', '-infinity', 1), ('-infinity', 'infinity', 2), ('2024-03-04 00:00Z', 'infinity', 3), ('1000-01-01 00:00Z', '4000-01-01', 4)) x (k, d, v)"),
+                    Batch("k, d, v", "SELECT k::timestamptz, d::date, v FROM (VALUES ('infinity', '-infinity', 1), ('-infinity', 'infinity', 22), ('infinity', 'infinity', 3), ('0044-03-15 12:00Z BC', '-infinity', 4), ('infinity', 'infinity', 33)) x (k, d, v)"),
+                    Batch("k, d, v", "SELECT timestamptz '2024-03-04 00:00Z' + i * interval '1 day', 'infinity'::date, i FROM generate_series(-3, 3) i"),
                 ],
                 ..Case::default()
             },

@@ -87,6 +87,19 @@ fn triggers() {
         ),
         Batch("k, v", "SELECT i, i / 2 * 2 FROM generate_series(40, 80) i"),
     ];
+    let texts = [
+        "SELECT i, i FROM generate_series(1, 60) i",
+        "SELECT i, -i FROM generate_series(40, 80) i",
+        "SELECT i, i FROM generate_series(80, 85) i UNION ALL SELECT 1085, 1",
+        "SELECT i, i FROM generate_series(86, 89) i UNION ALL SELECT 1070, 1",
+    ]
+    .map(|rows| {
+        [
+            format!("SELECT varve.upsert_query('t', 'SELECT * FROM ({rows}) x (k, v)')"),
+            format!("INSERT INTO t {rows} ORDER BY 1 ON CONFLICT (k) DO UPDATE SET v = excluded.v"),
+        ]
+    });
+    let inserts = texts.each_ref().map(|[varve, heap]| Each(varve, heap));
     check(
         &mut client,
         &[
@@ -128,6 +141,21 @@ fn triggers() {
                 setup: &transition,
                 checks,
                 steps: &keyed,
+                ..Case::default()
+            },
+            Case {
+                // A row of the batch meets one that the trigger of another has made meanwhile.
+                name: "a trigger that inserts into the table",
+                setup: "CREATE TABLE t (k int PRIMARY KEY, v int);
+                        CREATE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                          IF pg_trigger_depth() < 2 AND NEW.k > 60 THEN INSERT INTO s.t VALUES (NEW.k + 1000, 0) ON CONFLICT DO NOTHING; END IF; RETURN NEW; END $$;
+                        CREATE TRIGGER more BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION more()",
+                steps: &[
+                    inserts[0],
+                    inserts[1],
+                    inserts[2],
+                    inserts[3],
+                ],
                 ..Case::default()
             },
             Case {
@@ -219,10 +247,26 @@ fn transactions() {
         "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT #1,99,i + 70000#; SELECT #90,120,i + 80000#; COMMIT",
         "BEGIN; SET CONSTRAINTS ALL IMMEDIATE; DECLARE c CURSOR FOR SELECT * FROM s.t; FETCH 5 FROM c; SELECT #1,120,i + 90000#; FETCH ALL FROM c; COMMIT",
     ];
+    // Sources that write to the table itself: they have done so before the batch is compared with it.
+    let sources = [
+        Each(
+            "SELECT varve.upsert_query('s.t', 'DELETE FROM s.t WHERE k % 2 = 0 RETURNING k, v + 1000000 AS v')",
+            "UPDATE s.t SET v = v + 1000000 WHERE k % 2 = 0",
+        ),
+        Each(
+            "SELECT varve.upsert_query('s.t', 'UPDATE s.t SET v = -v WHERE k % 3 = 0 RETURNING k, v')",
+            "UPDATE s.t SET v = -v WHERE k % 3 = 0",
+        ),
+        Each(
+            "SELECT varve.upsert_query('s.t', 'INSERT INTO s.t SELECT i, 9000000 + i FROM generate_series(400, 450) i RETURNING k, v + 1000 AS v')",
+            "INSERT INTO s.t SELECT i, 9001000 + i FROM generate_series(400, 450) i",
+        ),
+    ];
     let texts: Vec<[String; 2]> = frames.iter().map(|f| both(f)).collect();
     let steps: Vec<_> = texts
         .iter()
         .map(|[varve, heap]| Each(varve, heap))
+        .chain(sources)
         .collect();
     check(
         &mut client,
