@@ -191,17 +191,36 @@ impl Cluster {
 
     /// `kill -9` of the postmaster; returns when its children, who notice by themselves, are gone too.
     pub fn kill(&self) -> io::Result<()> {
-        let postmaster = self.postmaster()?;
+        let (postmaster, children) = self.processes()?;
+        self.kill_processes(&[postmaster], &children)
+    }
+
+    /// `kill -9` of the postmaster and of all its children in the same moment.
+    pub fn kill_all(&self) -> io::Result<()> {
+        let (postmaster, children) = self.processes()?;
+        let mut all = vec![postmaster];
+        all.extend(children);
+        self.kill_processes(&all, &all)
+    }
+
+    /// `kill -9` of one process of the server's, say a backend; the postmaster restarts all others.
+    pub fn kill_backend(&self, pid: i32) -> io::Result<()> {
+        self.kill_processes(&[pid.to_string()], &[])
+    }
+
+    /// The postmaster and its children.
+    fn processes(&self) -> io::Result<(String, Vec<String>)> {
+        let postmaster = self.postmaster()?.to_string();
         let children =
             std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))?;
-        check(
-            "kill",
-            Command::new("kill")
-                .args(["-9", &postmaster.to_string()])
-                .output(),
-        )?;
-        for pid in children.split_whitespace() {
-            crate::wait::until("a child of the postmaster to end", || {
+        let children = children.split_whitespace().map(str::to_string).collect();
+        Ok((postmaster, children))
+    }
+
+    fn kill_processes(&self, killed: &[String], gone: &[String]) -> io::Result<()> {
+        check("kill", Command::new("kill").arg("-9").args(killed).output())?;
+        for pid in gone {
+            crate::wait::until("a process of the server to end", || {
                 !Path::new(&format!("/proc/{pid}")).exists()
             });
         }

@@ -6,7 +6,9 @@
 //! - [`twin`]: a hypertable under varve and a heap table that get the same statements.
 //! - [`shadow`]: random statements on heap and on varve side by side.
 //! - [`random`]: repeatable random numbers.
+//! - [`both_ways`]: upserts beside INSERT … ON CONFLICT.
 
+pub mod both_ways;
 pub mod cluster;
 pub mod random;
 pub mod session;

@@ -245,7 +245,7 @@ impl Generator {
             return self.in_transaction();
         }
         let alone = !self.second.open;
-        match rng.weighted(&[18, 40, 60, 2, 2, 7, 1, 4, 3, 4, 2, 8]) {
+        match rng.weighted(&[18, 40, 60, 2, 2, 7, 1, 4, 3, 4, 2, 12]) {
             0 => vec![begin(Who::Main, !self.second.serializable, rng)],
             1 => vec![write(Who::Main, &self.shapes, rng)],
             2 => vec![query::any(Who::Main, &self.shapes, rng)],
@@ -256,8 +256,7 @@ impl Generator {
             7 => vec![ddl::vacuum(&self.shapes, alone, rng)],
             8 => vec![ddl::upkeep(&self.shapes, rng)],
             9 => vec![settings::setting(Who::Main, rng)],
-            // An upsert leaves rows alone that it need not change; the heap's INSERT locks them, and so meets others.
-            11 if alone => upsert::any(Who::Main, tick::small(&self.shapes), rng),
+            11 => upsert::any(Who::Main, &self.shapes, rng),
             _ => {
                 let mut steps = vec![begin(Who::Main, false, rng)];
                 steps.extend(cursor::current_of(
@@ -276,7 +275,7 @@ impl Generator {
         let alone = !self.second.open;
         let session = &mut self.main;
         let leave = 4 + session.age / 4;
-        match rng.weighted(&[leave, leave / 2, 9, 6, 3, 38, 42, 4, 3, 4, 1, 2, 2, 8, 2, 5]) {
+        match rng.weighted(&[leave, leave / 2, 9, 6, 3, 38, 42, 4, 3, 4, 1, 2, 2, 8, 2, 8]) {
             0 => vec![Step::new(Who::Main, "COMMIT")],
             1 => vec![Step::new(Who::Main, "ROLLBACK")],
             2 => {
@@ -313,9 +312,7 @@ impl Generator {
                 session.cursors = true;
                 vec![step]
             }
-            15 if alone && !session.steady => {
-                upsert::any(Who::Main, tick::small(&self.shapes), rng)
-            }
+            15 if alone && !session.steady => upsert::any(Who::Main, &self.shapes, rng),
             14 => cursor::current_of(Who::Main, tick::small(&self.shapes), rng),
             _ => vec![write(Who::Main, &self.shapes, rng)],
         }
