@@ -1,10 +1,11 @@
 //! A batch and what becomes of it.
 
-use super::columns::{key_columns, match_columns};
+use super::columns::{Key, Used, key_columns, match_columns};
 use super::target::Target;
 use super::{engine, statement};
 use crate::pg::spi::{Connection, Rows};
 use pgrx::pg_sys;
+use std::rc::Rc;
 
 /// What to do with a row whose key is stored already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Options {
     pub skip_unchanged: bool,
     /// Within this time after an equal row of the same segment, a row is dropped. An `interval` datum.
     pub dedup_window: Option<pg_sys::Datum>,
+    /// The relation that the rows are copied into, whose lines their numbers are.
+    pub copied_into: Option<String>,
 }
 
 /// What became of a batch; `rows_in` is the sum of the others.
@@ -53,16 +56,42 @@ impl std::ops::AddAssign for Summary {
     }
 }
 
+/// What is known of a batch before its first row.
+#[derive(Debug)]
+pub struct Spec {
+    /// Where it goes.
+    pub target: Target,
+    /// Its columns.
+    pub used: Vec<Used>,
+    /// Those of the key.
+    pub keys: Vec<Key>,
+    /// How it is written.
+    pub options: Options,
+}
+
+impl Spec {
+    /// A batch with columns of these names and types.
+    pub fn new(target: Target, columns: &[(String, pg_sys::Oid, i32)], options: Options) -> Self {
+        let used = match_columns(&target, columns);
+        let keys = key_columns(&target, &used);
+        Spec {
+            target,
+            used,
+            keys,
+            options,
+        }
+    }
+}
+
 /// Writes the rows of a batch: by the engine where it can, by one statement where the table has something that the engine
 /// does not honour.
-pub fn write(connection: &Connection, target: &Target, rows: &Rows, options: &Options) -> Summary {
-    let used = match_columns(target, &rows.columns());
-    let keys = key_columns(target, &used);
-    match engine::Engine::start(target, &used, &keys, options) {
-        Ok(engine) => engine.write(connection, rows),
+pub fn write(connection: &Connection, target: Target, rows: &Rows, options: Options) -> Summary {
+    let spec = Rc::new(Spec::new(target, &rows.columns(), options));
+    match engine::Engine::start(spec.clone()) {
+        Ok(engine) => engine.write(rows),
         Err(reason) => {
-            engine::note(&target.name, reason);
-            statement::write(connection, target, &used, &keys, rows, options)
+            engine::note(&spec.target.name, reason);
+            statement::write(connection, &spec, rows)
         }
     }
 }

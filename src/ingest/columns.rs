@@ -2,8 +2,9 @@
 
 use super::target::{Column, Target, no_column};
 use crate::am::error::raise;
+use crate::pg::cast::Type;
 use crate::pg::relation::{self, quote};
-use crate::pg::spi::{Connection, Rows};
+use crate::pg::spi::Rows;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -12,9 +13,10 @@ use std::ffi::CStr;
 pub const BATCH: &str = "varve_batch";
 
 /// A batch column: which of the target's it is, and the expression that gives it the target's type.
-pub struct Used<'a> {
+#[derive(Clone, Debug)]
+pub struct Used {
     /// The column of the target.
-    pub column: &'a Column,
+    pub column: Column,
     /// Its name, quoted.
     pub quoted: String,
     /// Its value, of the target's type, from a row `b` of the batch.
@@ -22,11 +24,8 @@ pub struct Used<'a> {
 }
 
 /// Finds the target's column for each of the batch's and checks that INSERT would take its type.
-pub fn match_columns<'a>(
-    target: &'a Target,
-    columns: &[(String, pg_sys::Oid, i32)],
-) -> Vec<Used<'a>> {
-    let mut used: Vec<Used<'a>> = Vec::new();
+pub fn match_columns(target: &Target, columns: &[(String, pg_sys::Oid, i32)]) -> Vec<Used> {
+    let mut used: Vec<Used> = Vec::new();
     for (name, typ, typmod) in columns {
         let Some(column) = target.position(name).and_then(|i| target.columns.get(i)) else {
             no_column(&target.name, name, "The batch has such a column.")
@@ -65,8 +64,8 @@ pub fn match_columns<'a>(
         }
         let quoted = quote(name);
         used.push(Used {
-            column,
             expression: cast(&format!("b.{quoted}"), (*typ, *typmod), column),
+            column: column.clone(),
             quoted,
         });
     }
@@ -123,11 +122,14 @@ fn cut_by_cast(array: pg_sys::Oid) -> bool {
 }
 
 /// A key column within the batch: its position among the used ones, and its equality operator.
+#[derive(Clone, Debug)]
 pub struct Key {
     /// Position among the used columns.
     pub used: usize,
     /// The equality operator of the unique index, qualified.
     pub equal: String,
+    /// The index's collation as a clause, or nothing.
+    pub collate: String,
 }
 
 pub fn key_columns(target: &Target, used: &[Used]) -> Vec<Key> {
@@ -143,6 +145,7 @@ pub fn key_columns(target: &Target, used: &[Used]) -> Vec<Key> {
                 Some(used) => Key {
                     used,
                     equal: key.equal.clone(),
+                    collate: key.collate.clone(),
                 },
                 None => raise(
                     PgSqlErrorCode::ERRCODE_INVALID_COLUMN_REFERENCE,
@@ -159,33 +162,28 @@ pub fn key_columns(target: &Target, used: &[Used]) -> Vec<Key> {
         .collect()
 }
 
-/// The rows with the target's types, where they have others.
-pub fn converted(connection: &Connection, used: &[Used], rows: &Rows) -> Option<Rows> {
-    let plain = |u: &Used| u.expression == format!("b.{}", u.quoted);
-    if used.iter().all(plain) {
-        return None;
-    }
-    let list: Vec<String> = used
-        .iter()
-        .map(|u| format!("{} AS {}", u.expression, u.quoted))
-        .collect();
-    connection.name(BATCH, rows);
-    let query = format!("SELECT {} FROM {BATCH} b", list.join(", "));
-    let converted = connection.fetch(&query, &[]);
-    connection.forget(BATCH);
-    converted
-}
-
-/// Positions of the columns among those of some rows.
-pub fn positions(used: &[Used], rows: &Rows) -> Vec<usize> {
-    let names: Vec<String> = rows.columns().into_iter().map(|(name, ..)| name).collect();
+/// Positions of the columns among those of some rows, and the types that they have there.
+pub fn positions(used: &[Used], rows: &Rows) -> Vec<(usize, Type)> {
+    let columns = rows.columns();
     used.iter()
-        .filter_map(|u| names.iter().position(|name| *name == u.column.name))
+        .filter_map(|u| {
+            let at = columns
+                .iter()
+                .position(|(name, ..)| *name == u.column.name)?;
+            let (_, oid, modifier) = columns.get(at)?;
+            Some((
+                at,
+                Type {
+                    oid: *oid,
+                    modifier: *modifier,
+                },
+            ))
+        })
         .collect()
 }
 
 /// Complains of a NULL in the key.
-pub fn null_key(target: &Target, column: &str, row: i64) -> ! {
+pub fn null_key(target: &Target, column: &str, row: u64) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
         format!("null value in key column \"{column}\" of row {row} of the batch"),

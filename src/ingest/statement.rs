@@ -2,7 +2,7 @@
 //! the rest through INSERT … ON CONFLICT as the caller, so that constraints, triggers, row-level security and
 //! privileges hold as they do for any INSERT.
 
-use super::batch::{OnConflict, Options, Summary};
+use super::batch::{OnConflict, Options, Spec, Summary};
 use super::columns::{BATCH, Key, Used, null_key};
 use super::target::{Target, no_column};
 use crate::pg::spi::{Connection, Param, Rows, with_setting};
@@ -38,14 +38,13 @@ pub fn note_update(_args: &crate::pg::function::Args) -> pg_sys::Datum {
 crate::sql_function!(varve_note_update, pg_finfo_varve_note_update, note_update);
 
 /// Writes the rows of a batch.
-pub fn write(
-    connection: &Connection,
-    target: &Target,
-    used: &[Used],
-    keys: &[Key],
-    rows: &Rows,
-    options: &Options,
-) -> Summary {
+pub fn write(connection: &Connection, spec: &Spec, rows: &Rows) -> Summary {
+    let Spec {
+        target,
+        used,
+        keys,
+        options,
+    } = spec;
     connection.name(BATCH, rows);
     let bounds = check_keys(connection, target, used, keys);
     let counter = Counter::start();
@@ -132,7 +131,7 @@ fn check_keys(connection: &Connection, target: &Target, used: &[Used], keys: &[K
     let row = connection.one_row(&sql, &[]);
     for (key, first) in keys.iter().zip(&row) {
         if let (Some(u), Some(n)) = (used.get(key.used), first) {
-            null_key(target, &u.column.name, n.value() as i64)
+            null_key(target, &u.column.name, n.value() as u64)
         }
     }
     let ranges = row.get(keys.len()..).unwrap_or_default();
@@ -190,6 +189,11 @@ fn statement(
         .map(|u| u.quoted.clone())
         .collect::<Vec<_>>()
         .join(", ");
+    let collated = keys
+        .iter()
+        .filter_map(|k| Some(format!("{}{}", used.get(k.used)?.quoted, k.collate)))
+        .collect::<Vec<_>>()
+        .join(", ");
     let columns = list(used, |u| u.quoted.clone());
     let is_key = |u: &Used| {
         keys.iter()
@@ -224,7 +228,7 @@ fn statement(
     let matched = |side: &str| {
         keys.iter()
             .filter_map(|k| used.get(k.used).map(|u| (k, u)))
-            .map(|(k, u)| format!("t.{0} {1} {side}.{0}", u.quoted, k.equal))
+            .map(|(k, u)| format!("t.{0} {1} {side}.{0}{2}", u.quoted, k.equal, k.collate))
             .collect::<Vec<_>>()
             .join(" AND ")
     };
@@ -236,8 +240,8 @@ fn statement(
 
     let mut sql = format!(
         "WITH varve_rows AS (SELECT pg_catalog.row_number() OVER () AS \"varve row number\", {} FROM {BATCH} b), \
-         varve_last AS MATERIALIZED (SELECT DISTINCT ON ({key_list}) {columns} FROM varve_rows \
-         ORDER BY {key_list}, \"varve row number\" DESC), ",
+         varve_last AS MATERIALIZED (SELECT DISTINCT ON ({collated}) {columns} FROM varve_rows \
+         ORDER BY {collated}, \"varve row number\" DESC), ",
         list(used, |u| format!("{} AS {}", u.expression, u.quoted)),
     );
     // Rows that are stored already with the same values, or at all, are left out before anything is touched.
@@ -251,7 +255,7 @@ fn statement(
     match unneeded {
         Some(differs) => sql.push_str(&format!(
             "varve_new AS MATERIALIZED (SELECT {} FROM varve_last l LEFT JOIN \
-             (SELECT * FROM {} t WHERE {range}) t ON {} WHERE t.{first_key} IS NULL OR {differs}), ",
+             (SELECT {columns} FROM {} t WHERE {range}) t ON {} WHERE t.{first_key} IS NULL OR {differs}), ",
             list(used, |u| format!("l.{}", u.quoted)),
             target.name,
             matched("l"),
@@ -302,7 +306,7 @@ fn statement(
     };
     sql.push_str(&format!(
         "varve_done AS (INSERT INTO {} AS varve_target ({columns}){overriding} SELECT {columns} FROM {source} \
-         ORDER BY {key_list} {conflict} RETURNING 1) \
+         ORDER BY {collated} {conflict} RETURNING 1) \
          SELECT (SELECT pg_catalog.count(*) FROM varve_last), \
          (SELECT pg_catalog.count(*) FROM varve_last) OPERATOR(pg_catalog.-) \
          ((SELECT pg_catalog.count(*) FROM varve_new) OPERATOR(pg_catalog.-) (SELECT pg_catalog.count(*) FROM {source})), \

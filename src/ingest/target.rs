@@ -32,10 +32,12 @@ pub struct KeyColumn {
     pub column: usize,
     /// The equality operator of the unique index, qualified: `OPERATOR(pg_catalog.=)`.
     pub equal: String,
+    /// The index's collation as a clause: ` COLLATE pg_catalog."C"`; empty for types that have none.
+    pub collate: String,
 }
 
 /// The table that a batch goes into.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// Its OID.
     pub oid: pg_sys::Oid,
@@ -166,6 +168,7 @@ fn unique_keys(rel: pg_sys::Relation, numbers: &[i16]) -> Vec<UniqueKey> {
                     Some(KeyColumn {
                         column: numbers.iter().position(|n| *n == attnum)?,
                         equal: operator(equal)?,
+                        collate: collate(*(*ptr).rd_indcollation.add(i)),
                     })
                 })
                 .collect();
@@ -201,6 +204,33 @@ fn operator(oid: pg_sys::Oid) -> Option<String> {
         let schema = CStr::from_ptr(schema).to_string_lossy();
         let name = CStr::from_ptr(form.oprname.data.as_ptr()).to_string_lossy();
         Some(format!("OPERATOR({}.{name})", relation::quote(&schema)))
+    }
+}
+
+/// A collation as a clause.
+fn collate(oid: pg_sys::Oid) -> String {
+    // SAFETY: a syscache look-up that is released; names are NUL-terminated.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::COLLOID as i32,
+            pg_sys::Datum::from(oid),
+        );
+        if row.is_null() {
+            return String::new();
+        }
+        let form = *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_collation>();
+        pg_sys::ReleaseSysCache(row);
+        let schema = pg_sys::get_namespace_name(form.collnamespace);
+        if schema.is_null() {
+            return String::new();
+        }
+        let schema = CStr::from_ptr(schema).to_string_lossy();
+        let name = CStr::from_ptr(form.collname.data.as_ptr()).to_string_lossy();
+        format!(
+            " COLLATE {}.{}",
+            relation::quote(&schema),
+            relation::quote(&name)
+        )
     }
 }
 

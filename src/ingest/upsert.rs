@@ -31,6 +31,7 @@ fn options(args: &Args, first: usize) -> (Option<Vec<String>>, Options) {
         skip_unchanged: args
             .get::<bool>(first + 3)
             .unwrap_or_else(|| null_argument("skip_unchanged")),
+        copied_into: None,
     };
     (args.names(first), options)
 }
@@ -42,7 +43,7 @@ fn target_oid(args: &Args) -> pg_sys::Oid {
 }
 
 /// Runs a query for the rows of a batch and writes them.
-fn run(target: &Target, query: &str, params: &[Param], options: &Options, what: &str) -> Summary {
+fn run(target: Target, query: &str, params: &[Param], options: Options, what: &str) -> Summary {
     let connection = Connection::open();
     // Rows of a table count in their physical order, from its beginning: of several with one key the last one wins.
     let rows = with_setting(c"synchronize_seqscans", c"off", || {
@@ -90,7 +91,7 @@ fn upsert(args: &Args) -> pg_sys::Datum {
     }
     let name = relation::qualified_name(source);
     let query = format!("SELECT * FROM {name}");
-    answer(args, &run(&target, &query, &[], &options, "the source"))
+    answer(args, &run(target, &query, &[], options, "the source"))
 }
 
 /// `varve.upsert_query(target, query, …)`: the rows of a query, which runs as the caller.
@@ -101,7 +102,7 @@ fn upsert_query(args: &Args) -> pg_sys::Datum {
         .unwrap_or_else(|| null_argument("the query"));
     let (key, options) = options(args, 2);
     let target = Target::resolve(oid, key);
-    answer(args, &run(&target, &query, &[], &options, "the query"))
+    answer(args, &run(target, &query, &[], options, "the query"))
 }
 
 /// `varve.upsert_rows(target, rows, …)`: an array of rows.
@@ -136,7 +137,7 @@ fn upsert_rows(args: &Args) -> pg_sys::Datum {
         typ: array,
         value: Some(rows),
     };
-    answer(args, &run(&target, &query, &[param], &options, "the array"))
+    answer(args, &run(target, &query, &[param], options, "the array"))
 }
 
 /// `varve.upsert_json(target, rows, …)`: a JSON array of objects (or one object).
@@ -148,7 +149,13 @@ fn upsert_json(args: &Args) -> pg_sys::Datum {
     let mut summary = Summary::default();
     let connection = Connection::open();
     for group in json::groups(&connection, &target, rows, &mut summary) {
-        summary += run(&target, &group.query, &group.params, &options, "the JSON");
+        summary += run(
+            target.clone(),
+            &group.query,
+            &group.params,
+            options.clone(),
+            "the JSON",
+        );
     }
     drop(connection);
     answer(args, &summary)

@@ -101,6 +101,8 @@ pub mod raw {
     unsafe extern "C-unwind" {
         /// `utils/elog.h`: raises an error from a copy; context lines of the callers are added to it.
         pub fn ThrowErrorData(error: *mut pg_sys::ErrorData);
+        /// `utils/elog.h`: adds a line to the context of the error that is being raised.
+        pub fn errcontext_msg(format: *const ::core::ffi::c_char, ...) -> ::core::ffi::c_int;
         /// `access/htup_details.h`: raises no error.
         pub fn heap_deform_tuple(
             tuple: *mut pg_sys::HeapTupleData,

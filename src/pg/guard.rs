@@ -105,7 +105,8 @@ unsafe extern "C-unwind" fn remember(_arg: *mut c_void) {
     }
 }
 
-/// Whether the copy is of the error that the panic carries, and not of one that was caught on the way.
+/// Whether the copy is of the error that the panic carries, and not of one that was caught on the way. pgrx knows no codes
+/// but PostgreSQL's own; others count as internal errors to it.
 fn is_copy_of(copy: *mut pg_sys::ErrorData, payload: &(dyn Any + Send)) -> bool {
     let Some(CaughtError::PostgresError(report)) = payload.downcast_ref::<CaughtError>() else {
         return false;
@@ -117,7 +118,7 @@ fn is_copy_of(copy: *mut pg_sys::ErrorData, payload: &(dyn Any + Send)) -> bool 
     unsafe {
         !(*copy).message.is_null()
             && CStr::from_ptr((*copy).message).to_string_lossy() == report.message()
-            && (*copy).sqlerrcode == report.sql_error_code() as i32
+            && PgSqlErrorCode::from((*copy).sqlerrcode as isize) == report.sql_error_code()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The fence around PostgreSQL: safe (or at least checked) wrappers over `pg_sys`.
 //!
+//! - [`cast`]: values brought to a column's type.
+//! - [`context`]: the row at hand, told in errors.
 //! - [`ffi`]: functions that `pg_sys` does not bind.
 //! - [`function`], [`spi`]: SQL functions, and SQL from within.
 //! - [`guard`]: the way into Rust, and the way out of errors.
@@ -15,6 +17,8 @@
 //! - [`sort`]: sorting rows; [`walk`]: finding rows by sorted keys.
 //! - [`writer`]: writing rows as the executor does.
 
+pub mod cast;
+pub mod context;
 pub mod ffi;
 pub mod function;
 pub mod guard;

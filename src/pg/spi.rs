@@ -216,8 +216,12 @@ impl Rows {
         self.count += 1;
     }
 
-    /// Hands on some columns (by their positions) of each row, in order; values live until the next row.
-    pub fn for_each(&self, columns: &[usize], mut f: impl FnMut(&[pg_sys::Datum], &[bool])) {
+    /// Hands on some columns (by their positions) of each row, in order; values live until the next row, and may be replaced.
+    pub fn for_each(
+        &self,
+        columns: &[usize],
+        mut f: impl FnMut(&mut [pg_sys::Datum], &mut [bool]),
+    ) {
         let mut values = vec![pg_sys::Datum::from(0usize); columns.len()];
         let mut nulls = vec![true; columns.len()];
         // SAFETY: a slot of the rows' shape, dropped afterwards; its arrays have an entry for each column.
@@ -236,7 +240,7 @@ impl Rows {
                         (*value, *null) = (*v, *n);
                     }
                 }
-                f(&values, &nulls);
+                f(&mut values, &mut nulls);
             }
             pg_sys::ExecDropSingleTupleTableSlot(slot);
             pg_sys::tuplestore_rescan(self.store);

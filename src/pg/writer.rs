@@ -1,6 +1,7 @@
 //! Writing rows into one table as the executor does: generated columns, constraints, table, indexes, triggers of foreign
 //! keys; many rows at a time where they are new.
 
+use super::context::RowAt;
 use super::relation::{self, OpenRel};
 use super::{ffi, memory};
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -37,8 +38,23 @@ impl Executor {
     /// Prepared by [`prepare`](Self::prepare).
     pub unsafe fn evaluate(&self, expression: *mut pg_sys::ExprState) -> Option<pg_sys::Datum> {
         // SAFETY: by contract.
+        unsafe { self.evaluate_case(expression, None) }
+    }
+
+    /// The value of an expression in which a `CaseTestExpr` stands for `value`.
+    ///
+    /// # Safety
+    /// Prepared by [`prepare`](Self::prepare), for values of this type.
+    pub unsafe fn evaluate_case(
+        &self,
+        expression: *mut pg_sys::ExprState,
+        value: Option<pg_sys::Datum>,
+    ) -> Option<pg_sys::Datum> {
+        // SAFETY: by contract.
         unsafe {
             let context = self.row_context();
+            (*context).caseValue_datum = value.unwrap_or(pg_sys::Datum::from(0usize));
+            (*context).caseValue_isNull = value.is_none();
             let mut null = false;
             let evaluate = (*expression).evalfunc?;
             let before = pg_sys::MemoryContextSwitchTo((*context).ecxt_per_tuple_memory);
@@ -100,6 +116,7 @@ impl Drop for Executor {
 
 /// A row that was changed in the table, and not yet in the indexes.
 struct Changed {
+    number: u64,
     from: pg_sys::ItemPointerData,
     /// Whether the row had been changed before.
     again: bool,
@@ -132,10 +149,16 @@ pub struct TableWriter {
     /// The unique index whose conflicts are told rather than raised.
     arbiters: *mut pg_sys::List,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
+    /// The numbers of the rows in them.
+    numbers: Vec<u64>,
+    /// Told of each row that is at hand.
+    at: Rc<RowAt>,
     /// Rows changed since [`finish_updates`](Self::finish_updates).
     changed: Vec<Changed>,
     /// Slots for such rows.
     spare: Vec<*mut pg_sys::TupleTableSlot>,
+    /// Whether rows are finished one by one: which row meets another unique index first is to be as in an INSERT.
+    one_by_one: bool,
     generated: bool,
     constrained: bool,
     update_checked: bool,
@@ -146,7 +169,12 @@ pub struct TableWriter {
 
 impl TableWriter {
     /// Opens a table's indexes for writing. The writer lives no longer than the current memory context.
-    pub fn new(executor: Rc<Executor>, rel: OpenRel, arbiter: Option<pg_sys::Oid>) -> Self {
+    pub fn new(
+        executor: Rc<Executor>,
+        at: Rc<RowAt>,
+        rel: OpenRel,
+        arbiter: Option<pg_sys::Oid>,
+    ) -> Self {
         let ptr = rel.as_ptr();
         // SAFETY: as CopyFrom prepares its target.
         unsafe {
@@ -161,13 +189,20 @@ impl TableWriter {
             if let Some(index) = arbiter {
                 arbiters = pg_sys::lappend_oid(arbiters, index);
             }
+            let one_by_one = (0..(*info).ri_NumIndices as usize).any(|i| {
+                let form = &*(**(*info).ri_IndexRelationDescs.add(i)).rd_index;
+                (form.indisunique || form.indisexclusion) && Some(form.indexrelid) != arbiter
+            });
             TableWriter {
                 executor,
                 info,
                 arbiters,
                 slots: Vec::new(),
+                numbers: Vec::new(),
+                at,
                 changed: Vec::new(),
                 spare: Vec::new(),
+                one_by_one,
                 generated: !constr.is_null() && (*constr).has_generated_stored,
                 constrained: !constr.is_null()
                     && ((*constr).has_not_null || (*constr).num_check > 0),
@@ -183,11 +218,20 @@ impl TableWriter {
         self.rel.as_ptr()
     }
 
-    /// Prepares the `n`-th of the rows to be inserted next: `fill` sets all values and NULL flags.
-    pub fn put(&mut self, n: usize, fill: impl FnOnce(&mut [pg_sys::Datum], &mut [bool])) {
+    /// Prepares the `n`-th of the rows to be inserted next: `fill` sets all values and NULL flags. Its number is told in
+    /// errors.
+    pub fn put(
+        &mut self,
+        n: usize,
+        number: u64,
+        fill: impl FnOnce(&mut [pg_sys::Datum], &mut [bool]),
+    ) {
+        self.numbers.truncate(n);
+        self.numbers.push(number);
+        self.at.set(number);
         let slot = self.slot(n);
         // SAFETY: a slot of the table's shape.
-        unsafe { self.store(slot, pg_sys::CmdType::CMD_INSERT, fill) };
+        unsafe { self.store(slot, fill) };
     }
 
     fn slot(&mut self, n: usize) -> *mut pg_sys::TupleTableSlot {
@@ -214,7 +258,6 @@ impl TableWriter {
     unsafe fn store(
         &self,
         slot: *mut pg_sys::TupleTableSlot,
-        command: pg_sys::CmdType::Type,
         fill: impl FnOnce(&mut [pg_sys::Datum], &mut [bool]),
     ) {
         let natts = relation::natts(relation::tupdesc(self.rel()));
@@ -228,7 +271,9 @@ impl TableWriter {
             pg_sys::ExecStoreVirtualTuple(slot);
             (*slot).tts_tableOid = relation::oid(self.rel());
             if self.generated {
-                ffi::ExecComputeStoredGenerated(self.info, self.executor.state, slot, command);
+                // As for INSERT in any case: an update computes those that depend on columns it is known to set.
+                let insert = pg_sys::CmdType::CMD_INSERT;
+                ffi::ExecComputeStoredGenerated(self.info, self.executor.state, slot, insert);
             }
             if self.constrained {
                 pg_sys::ExecConstraints(self.info, slot, self.executor.state);
@@ -242,6 +287,7 @@ impl TableWriter {
     pub fn insert(&mut self, n: usize) -> Result<(), usize> {
         // SAFETY: n slots were filled; as CopyFrom inserts them.
         unsafe {
+            self.at.set(0);
             let cid = pg_sys::GetCurrentCommandId(true);
             let slots = self.slots.as_mut_ptr();
             let Some(insert) = (*(*self.rel()).rd_tableam).multi_insert else {
@@ -271,11 +317,22 @@ impl TableWriter {
     /// Makes the index entries of the first `n` slots. Tells the first row whose key is taken; rows before it have all their
     /// entries then.
     fn insert_index_entries(&self, n: usize) -> Option<usize> {
+        if self.one_by_one {
+            (0..n).find_map(|i| self.insert_entries_of(i..i + 1))
+        } else {
+            self.insert_entries_of(0..n)
+        }
+    }
+
+    fn insert_entries_of(&self, rows: std::ops::Range<usize>) -> Option<usize> {
         let mut taken = None;
         self.each_index(|is_arbiter| {
-            let slots = self.slots.iter().take(taken.unwrap_or(n));
-            for (i, slot) in slots.enumerate() {
+            for i in rows.start..taken.unwrap_or(rows.end) {
+                let (Some(slot), Some(number)) = (self.slots.get(i), self.numbers.get(i)) else {
+                    return;
+                };
                 let mut conflict = false;
+                self.at.set(*number);
                 // SAFETY: the rows were inserted.
                 unsafe {
                     pg_sys::ExecInsertIndexTuples(
@@ -291,7 +348,7 @@ impl TableWriter {
                 }
                 if conflict {
                     taken = Some(i);
-                    break;
+                    return;
                 }
             }
         });
@@ -363,9 +420,11 @@ impl TableWriter {
     pub fn update(
         &mut self,
         row: Stored,
+        number: u64,
         snapshot: pg_sys::Snapshot,
         fill: impl FnOnce(&mut [pg_sys::Datum], &mut [bool]),
     ) -> Updated {
+        self.at.set(number);
         // SAFETY: as ExecUpdate changes a row of an open table.
         unsafe {
             if !self.update_checked {
@@ -377,7 +436,7 @@ impl TableWriter {
                 self.update_checked = true;
             }
             let slot = self.spare.pop().unwrap_or_else(|| self.new_slot());
-            self.store(slot, pg_sys::CmdType::CMD_UPDATE, fill);
+            self.store(slot, fill);
             let Some(update) = (*(*self.rel()).rd_tableam).tuple_update else {
                 pgrx::error!("the table's access method cannot update rows");
             };
@@ -405,11 +464,15 @@ impl TableWriter {
             match result {
                 pg_sys::TM_Result::TM_Ok => {
                     self.changed.push(Changed {
+                        number,
                         from: row.tid,
                         again: row.changed_before,
                         slot,
                         indexes,
                     });
+                    if self.one_by_one {
+                        self.finish_updates();
+                    }
                     Updated::Done
                 }
                 pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => {
@@ -466,6 +529,7 @@ impl TableWriter {
             self.each_index(|is_arbiter| {
                 let changed = self.changed.iter();
                 for row in changed.filter(|row| row.indexes != TU_None) {
+                    self.at.set(row.number);
                     // SAFETY: the slots hold rows as they are in the table; one index is shown.
                     unsafe {
                         // Tells the index that entries of older versions may be in its way. Only where there are any is it

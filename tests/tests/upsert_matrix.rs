@@ -115,6 +115,9 @@ fn columns() {
                         SELECT create_hypertable('t', 'ts', chunk_time_interval => interval '1 day');
                         ALTER TABLE t DROP COLUMN a; INSERT INTO t VALUES (9, '2024-03-04 00:00Z', 1, 1); ALTER TABLE t DROP COLUMN b",
                 key: "s, ts",
+                // TimescaleDB leaves the generated column as it was where ON CONFLICT changes a row of such a chunk; the
+                // engine computes it, which no heap does to compare with.
+                checks: &["SELECT s, ts, v, n FROM t"],
                 steps: &[grid, mixed, grid],
                 ..Case::default()
             },
@@ -376,7 +379,6 @@ fn by_time(sql_type: &str, interval: &str, at: &str) -> [String; 4] {
 
 /// The batch's own duplicates are known by the key's collation too.
 #[test]
-#[ignore = "one statement a batch: DISTINCT ON goes by the collation of the batch, and ON CONFLICT then meets a row twice (21000)"]
 fn duplicates_by_the_collation_of_the_key() {
     let (_cluster, mut client) = start();
     let collation = "CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";

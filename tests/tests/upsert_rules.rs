@@ -470,7 +470,6 @@ fn rights() {
 
 /// Rights to the columns of the batch suffice for INSERT … ON CONFLICT.
 #[test]
-#[ignore = "one statement a batch: it reads all columns of the table (42501)"]
 fn rights_to_columns() {
     let (_cluster, mut client) = start();
     client.batch_execute("CREATE ROLE writer").unwrap();

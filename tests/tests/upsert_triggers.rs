@@ -179,7 +179,6 @@ fn triggers() {
 
 /// What a trigger raises comes through as it is.
 #[test]
-#[ignore = "an SQLSTATE that PostgreSQL does not define itself comes out as XX000: is_copy_of in src/pg/guard.rs compares it with what pgrx makes of it"]
 fn errors_of_triggers() {
     let (_cluster, mut client) = start();
     let failing = format!(

@@ -5,6 +5,7 @@ use super::eligible::{self, Reason};
 use super::rows::{Run, Shape};
 use crate::am::error::raise;
 use crate::ingest::batch::{OnConflict, Summary};
+use crate::pg::context::RowAt;
 use crate::pg::memory;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot::Statement;
@@ -28,10 +29,14 @@ pub struct Plan {
     pub key: Vec<usize>,
     /// Positions of the columns that an update sets.
     pub values: Vec<usize>,
-    /// Columns that the batch lacks, with their defaults.
+    /// Whether the batch lacks columns that are not computed by the table.
+    pub partial: bool,
+    /// Those that have defaults.
     pub defaults: Vec<(String, *mut pg_sys::ExprState)>,
     /// Evaluates defaults and constraints, queues triggers.
     pub executor: Rc<Executor>,
+    /// Which row is at hand.
+    pub at: Rc<RowAt>,
 }
 
 /// Rows that were inserted to have their chunk made, by chunk and place; they count as new whatever comes after.
@@ -105,7 +110,7 @@ impl<'a> Chunk<'a> {
         Ok(Chunk {
             plan,
             natts: relation::natts(desc),
-            writer: TableWriter::new(plan.executor.clone(), rel, arbiter),
+            writer: TableWriter::new(plan.executor.clone(), plan.at.clone(), rel, arbiter),
             index,
             walk: None,
             places,
@@ -273,7 +278,13 @@ impl<'a> Chunk<'a> {
                     if let Err(taken) = self.insert(&mut waiting) {
                         return taken;
                     }
-                    if self.change(*stored, *number, prepared, statement) == Updated::Elsewhere {
+                    if self.plan.partial {
+                        // INSERT checks the row that it would insert, with defaults, before it meets the stored one.
+                        self.put(0, run, row);
+                    }
+                    if self.change(*stored, run.number(row), *number, prepared, statement)
+                        == Updated::Elsewhere
+                    {
                         refuse_to_go_on();
                         return row;
                     }
@@ -291,7 +302,7 @@ impl<'a> Chunk<'a> {
         let (values, nulls) = run.row(row);
         let (places, defaults, executor) = (&self.places, &self.defaults, &self.plan.executor);
         let desc = relation::tupdesc(self.writer.rel());
-        self.writer.put(n, |to, to_nulls| {
+        self.writer.put(n, run.number(row), |to, to_nulls| {
             to_nulls.fill(true);
             for ((place, value), null) in places.iter().zip(values).zip(nulls) {
                 if let (Some(t), Some(n)) = (to.get_mut(*place), to_nulls.get_mut(*place)) {
@@ -333,6 +344,7 @@ impl<'a> Chunk<'a> {
     fn change(
         &mut self,
         stored: Stored,
+        row: u64,
         number: usize,
         prepared: &Prepared,
         statement: &Statement,
@@ -344,7 +356,7 @@ impl<'a> Chunk<'a> {
             to.copy_from_slice(values);
             to_nulls.copy_from_slice(nulls);
         };
-        let updated = self.writer.update(stored, statement.snapshot(), fill);
+        let updated = self.writer.update(stored, row, statement.snapshot(), fill);
         self.plan.executor.reset_rows();
         updated
     }

@@ -2,6 +2,7 @@
 //! `dimension_slice` where. Chunks that are not there yet are made by TimescaleDB itself, on an ordinary INSERT.
 
 use super::eligible::Reason;
+use crate::ingest::batch::Spec;
 use crate::ingest::columns::Used;
 use crate::ingest::target::Target;
 use crate::pg::relation;
@@ -59,7 +60,8 @@ pub struct Router {
 
 impl Router {
     /// A router for a table. Dimensions that it cannot compute are a reason for the ordinary path.
-    pub fn new(target: &Target, used: &[Used]) -> Result<Self, Reason> {
+    pub fn new(spec: &Spec) -> Result<Self, Reason> {
+        let Spec { target, used, .. } = spec;
         let mut router = Router {
             table: target.oid,
             dimensions: Vec::new(),

@@ -60,6 +60,7 @@ enum Store {
     Columns {
         columns: Vec<ColumnBuilder>,
         chunks: Vec<u32>,
+        numbers: Vec<u64>,
     },
     Sort(RowSort),
 }
@@ -90,6 +91,7 @@ impl BatchRows {
             Some(columns) => Store::Columns {
                 columns,
                 chunks: Vec::new(),
+                numbers: Vec::new(),
             },
             None => Store::Sort(sorter(&shape, limit)),
         };
@@ -110,9 +112,19 @@ impl BatchRows {
     ///
     /// # Safety
     /// One value and NULL flag for each column of the shape.
-    pub unsafe fn push(&mut self, values: &[pg_sys::Datum], nulls: &[bool], chunk: pg_sys::Oid) {
+    pub unsafe fn push(
+        &mut self,
+        values: &[pg_sys::Datum],
+        nulls: &[bool],
+        chunk: pg_sys::Oid,
+        number: u64,
+    ) {
         match &mut self.store {
-            Store::Columns { columns, chunks } => {
+            Store::Columns {
+                columns,
+                chunks,
+                numbers,
+            } => {
                 for ((column, value), null) in columns.iter_mut().zip(values).zip(nulls) {
                     if *null {
                         column.push_null();
@@ -122,11 +134,12 @@ impl BatchRows {
                     }
                 }
                 chunks.push(chunk.to_u32());
+                numbers.push(number);
                 if chunks.len() % RUN == 0 && taken(columns, chunks) > self.limit {
                     self.spill();
                 }
             }
-            Store::Sort(sort) => put(sort, values, nulls, chunk, self.count),
+            Store::Sort(sort) => put(sort, values, nulls, chunk, number),
         }
         self.count += 1;
     }
@@ -135,29 +148,34 @@ impl BatchRows {
     fn spill(&mut self) {
         let sort = sorter(&self.shape, self.limit);
         let before = std::mem::replace(&mut self.store, Store::Sort(sort));
-        let (Store::Columns { columns, chunks }, Store::Sort(sort)) = (before, &mut self.store)
+        let Store::Columns {
+            columns,
+            chunks,
+            numbers,
+        } = before
         else {
+            return;
+        };
+        let Store::Sort(sort) = &mut self.store else {
             return;
         };
         let columns = datums(&self.shape, columns.into_iter().map(ColumnBuilder::finish));
         let mut values = vec![pg_sys::Datum::from(0usize); self.shape.columns];
         let mut nulls = vec![true; self.shape.columns];
-        for (row, chunk) in chunks.iter().enumerate() {
+        for (row, (chunk, number)) in chunks.iter().zip(numbers).enumerate() {
             pick(&columns, row, &mut values, &mut nulls);
-            put(
-                sort,
-                &values,
-                &nulls,
-                pg_sys::Oid::from_u32(*chunk),
-                row as u64,
-            );
+            put(sort, &values, &nulls, pg_sys::Oid::from_u32(*chunk), number);
         }
     }
 
     /// Sorts the rows.
     pub fn sorted(self) -> SortedRows {
         let source = match self.store {
-            Store::Columns { columns, chunks } => {
+            Store::Columns {
+                columns,
+                chunks,
+                numbers,
+            } => {
                 let finished: Vec<(u16, Column)> = columns
                     .into_iter()
                     .enumerate()
@@ -168,6 +186,7 @@ impl BatchRows {
                 Source::Columns {
                     columns: datums(&self.shape, finished.into_iter().map(|(_, c)| c)),
                     chunks,
+                    numbers,
                     order,
                     same,
                     at: 0,
@@ -178,7 +197,7 @@ impl BatchRows {
                 Source::Sort {
                     keys: self.shape.key.iter().map(|k| (*k, k.support())).collect(),
                     sort,
-                    ahead: false,
+                    ahead: None,
                 }
             }
         };
@@ -198,7 +217,7 @@ fn default_order(shape: &Shape, sort: &SortColumn) -> bool {
 fn taken(columns: &[ColumnBuilder], chunks: &[u32]) -> usize {
     let columns: usize = columns.iter().map(ColumnBuilder::memory).sum();
     // The sort's keys and order, and the datums that rows are read as.
-    columns * 2 + chunks.len() * (4 + 16 + 5)
+    columns * 2 + chunks.len() * (4 + 8 + 16 + 5)
 }
 
 fn sorter(shape: &Shape, limit: usize) -> RowSort {
@@ -250,6 +269,7 @@ enum Source {
     Columns {
         columns: Vec<DatumColumn>,
         chunks: Vec<u32>,
+        numbers: Vec<u64>,
         order: Vec<u32>,
         same: Vec<bool>,
         at: usize,
@@ -257,8 +277,8 @@ enum Source {
     Sort {
         sort: RowSort,
         keys: Vec<(SortColumn, pg_sys::SortSupportData)>,
-        /// Whether the sort's slot holds a row that was not handed on yet.
-        ahead: bool,
+        /// The number of the row in the sort's slot, where it was not handed on yet.
+        ahead: Option<u64>,
     },
 }
 
@@ -275,6 +295,7 @@ pub struct Run {
     columns: usize,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
+    numbers: Vec<u64>,
     /// Rows of the batch that went into them.
     pub read: u64,
 }
@@ -286,13 +307,14 @@ impl Run {
             columns,
             values: Vec::with_capacity(columns * RUN),
             nulls: Vec::with_capacity(columns * RUN),
+            numbers: Vec::with_capacity(RUN),
             read: 0,
         }
     }
 
     /// Number of rows.
     pub fn len(&self) -> usize {
-        self.nulls.len() / self.columns.max(1)
+        self.numbers.len()
     }
 
     /// Whether there are none.
@@ -309,12 +331,21 @@ impl Run {
         )
     }
 
-    /// A new last row, to be filled.
-    fn push(&mut self) -> (&mut [pg_sys::Datum], &mut [bool]) {
-        let start = self.nulls.len();
-        self.values
-            .resize(start + self.columns, pg_sys::Datum::from(0usize));
-        self.nulls.resize(start + self.columns, true);
+    /// The numbers that rows came with.
+    pub fn number(&self, row: usize) -> u64 {
+        self.numbers.get(row).copied().unwrap_or(0)
+    }
+
+    /// Where a row is to be filled in: the last one's place where it repeats its key, else a new one.
+    fn place(&mut self, repeats: bool, number: u64) -> (&mut [pg_sys::Datum], &mut [bool]) {
+        if repeats {
+            self.numbers.pop();
+        } else {
+            let len = self.nulls.len() + self.columns;
+            self.values.resize(len, pg_sys::Datum::from(0usize));
+            self.nulls.resize(len, true);
+        }
+        self.numbers.push(number);
         self.last()
     }
 
@@ -340,9 +371,8 @@ impl SortedRows {
                 chunks, order, at, ..
             } => *chunks.get(*order.get(*at)? as usize)?,
             Source::Sort { sort, ahead, .. } => {
-                if !*ahead {
-                    sort.next()?;
-                    *ahead = true;
+                if ahead.is_none() {
+                    *ahead = Some(sort.next()?);
                 }
                 // SAFETY: the slot holds a row with the chunk's OID behind the columns.
                 let chunk = unsafe { *(*sort.slot()).tts_values.add(self.shape.columns) };
@@ -360,6 +390,7 @@ impl SortedRows {
             Source::Columns {
                 columns,
                 chunks,
+                numbers,
                 order,
                 same,
                 at,
@@ -372,15 +403,23 @@ impl SortedRows {
                     } else if !repeats && (run.len() == RUN || run.chunk.to_u32() != chunk) {
                         break;
                     }
-                    let (values, nulls) = if repeats { run.last() } else { run.push() };
+                    let number = numbers.get(row).copied().unwrap_or(0);
+                    let (values, nulls) = run.place(repeats, number);
                     pick(columns, row, values, nulls);
                     run.read += 1;
                     *at += 1;
                 }
             }
             Source::Sort { sort, keys, ahead } => {
-                while *ahead || sort.next().is_some() {
-                    *ahead = true;
+                loop {
+                    let number = match ahead.take() {
+                        Some(number) => number,
+                        None => match sort.next() {
+                            Some(number) => number,
+                            None => break,
+                        },
+                    };
+                    *ahead = Some(number);
                     // SAFETY: the slot holds a row with the chunk's OID behind the columns.
                     let (values, nulls, chunk) = unsafe {
                         let slot = &*sort.slot();
@@ -401,7 +440,7 @@ impl SortedRows {
                             break;
                         }
                     }
-                    let (to, to_nulls) = if repeats { run.last() } else { run.push() };
+                    let (to, to_nulls) = run.place(repeats, number);
                     to_nulls.copy_from_slice(nulls);
                     for (i, ((to, from), null)) in to.iter_mut().zip(values).zip(nulls).enumerate()
                     {
@@ -411,7 +450,7 @@ impl SortedRows {
                         };
                     }
                     run.read += 1;
-                    *ahead = false;
+                    *ahead = None;
                 }
             }
         }

@@ -4,10 +4,11 @@ use super::chunk::{Chunk, Plan, Seeds};
 use super::eligible::{self, Reason};
 use super::route::{Route, Router};
 use super::rows::{BatchRows, Run, Shape, SortedRows};
-use crate::ingest::batch::{OnConflict, Options, Summary};
-use crate::ingest::columns::{self, Key, Used};
+use crate::ingest::batch::{OnConflict, Spec, Summary};
+use crate::ingest::columns::{self, Key};
 use crate::ingest::statement;
-use crate::ingest::target::Target;
+use crate::pg::cast::{Casts, Type};
+use crate::pg::context::RowAt;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot::Statement;
 use crate::pg::sort::SortColumn;
@@ -20,28 +21,24 @@ use pgrx::pg_sys;
 use std::rc::Rc;
 
 /// A batch on its way into a table.
-pub struct Engine<'a> {
-    target: &'a Target,
-    used: &'a [Used<'a>],
-    keys: &'a [Key],
-    options: &'a Options,
+pub struct Engine {
+    spec: Rc<Spec>,
     plan: Plan,
     router: Router,
     rows: BatchRows,
     seeds: Seeds,
-    /// What became of it so far.
-    summary: Summary,
 }
 
-impl<'a> Engine<'a> {
-    /// Prepares for a batch with these columns, after checking the caller's privileges. `Err` tells why the ordinary path
-    /// has to be taken.
-    pub fn start(
-        target: &'a Target,
-        used: &'a [Used<'a>],
-        keys: &'a [Key],
-        options: &'a Options,
-    ) -> Result<Self, Reason> {
+impl Engine {
+    /// Prepares for a batch, after checking the caller's privileges. `Err` tells why the ordinary path has to be taken.
+    /// The engine lives in the current memory context, which has to be the current one whenever it is called.
+    pub fn start(spec: Rc<Spec>) -> Result<Self, Reason> {
+        let Spec {
+            target,
+            used,
+            keys,
+            options,
+        } = &*spec;
         if options.dedup_window.is_some() {
             return Err("a window of repeated rows is looked through");
         }
@@ -71,14 +68,16 @@ impl<'a> Engine<'a> {
             OnConflict::Update if values.is_empty() => OnConflict::Ignore,
             other => other,
         };
-        let router = Router::new(target, used)?;
+        let router = Router::new(&spec)?;
         let executor = Rc::new(Executor::new());
         let mut defaults = Vec::new();
+        let mut partial = false;
         for column in &target.columns {
             let given = used.iter().any(|u| u.column.attnum == column.attnum);
             if given || column.generated {
                 continue;
             }
+            partial = true;
             if relation::base_type(column.typ) != column.typ {
                 return Err("the batch lacks a column whose type is a domain");
             }
@@ -119,72 +118,64 @@ impl<'a> Engine<'a> {
                 names: used.iter().map(|u| u.column.name.clone()).collect(),
                 key: positions,
                 values,
+                partial,
                 defaults,
                 executor,
+                at: Rc::new(RowAt::new(spec.options.copied_into.as_deref())),
             },
             rows: BatchRows::new(shape, crate::settings::upsert_memory()),
-            target,
-            used,
-            keys,
-            options,
             router,
             seeds: Seeds::new(),
-            summary: Summary::default(),
+            spec: spec.clone(),
         })
     }
 
     /// Writes all rows of a batch.
-    pub fn write(mut self, connection: &Connection, rows: &Rows) -> Summary {
-        let converted = columns::converted(connection, self.used, rows);
-        let rows = converted.as_ref().unwrap_or(rows);
-        rows.for_each(
-            &columns::positions(self.used, rows),
-            // SAFETY: the columns of the batch, of the target's types.
-            |values, nulls| unsafe { self.push(connection, values, nulls) },
-        );
-        drop(converted);
-        self.finish(connection)
+    pub fn write(mut self, rows: &Rows) -> Summary {
+        let (positions, types): (Vec<usize>, Vec<Type>) = columns::positions(&self.spec.used, rows)
+            .into_iter()
+            .unzip();
+        let wanted = self.spec.used.iter().map(|u| Type {
+            oid: u.column.typ,
+            modifier: u.column.typmod,
+        });
+        let executor = self.plan.executor.clone();
+        let casts = Casts::new(executor.clone(), types.into_iter().zip(wanted));
+        let mut number = 0;
+        rows.for_each(&positions, |values, nulls| {
+            number += 1;
+            casts.apply(values, nulls);
+            // SAFETY: the columns of the batch, brought to the target's types.
+            unsafe { self.push(values, nulls, number) };
+            executor.reset_rows();
+        });
+        self.finish()
     }
 
-    /// Takes a row in.
+    /// Takes a row in. Its number says which of several with one key is the last, and is told in errors.
     ///
     /// # Safety
     /// A value of its column's type, and a NULL flag, for each column of the batch.
-    pub unsafe fn push(
-        &mut self,
-        connection: &Connection,
-        values: &[pg_sys::Datum],
-        nulls: &[bool],
-    ) {
+    pub unsafe fn push(&mut self, values: &[pg_sys::Datum], nulls: &[bool], number: u64) {
+        let Spec { keys, used, .. } = &*self.spec;
         let null = |k: &&Key| nulls.get(k.used) != Some(&false);
-        if let Some(key) = self
-            .keys
-            .iter()
-            .find(null)
-            .and_then(|k| self.used.get(k.used))
-        {
-            let number = self.rows.count() as i64 + 1;
-            columns::null_key(self.target, &key.column.name, number);
+        if let Some(key) = keys.iter().find(null).and_then(|k| used.get(k.used)) {
+            columns::null_key(&self.spec.target, &key.column.name, number);
         }
         let chunk = match self.router.find(values, nulls) {
             Route::Chunk(chunk) => chunk,
             Route::Unknown => pg_sys::InvalidOid,
-            Route::Missing => self.seed(connection, values, nulls),
+            Route::Missing => self.seed(values, nulls),
         };
         // SAFETY: by contract.
-        unsafe { self.rows.push(values, nulls, chunk) };
+        unsafe { self.rows.push(values, nulls, chunk, number) };
     }
 
     /// Has TimescaleDB make a chunk, by inserting a row that belongs into it. Chunks come before all rows, so that no batch
     /// waits for another's chunk while it holds rows.
-    fn seed(
-        &mut self,
-        connection: &Connection,
-        values: &[pg_sys::Datum],
-        nulls: &[bool],
-    ) -> pg_sys::Oid {
-        let params: Vec<Param> = self
-            .used
+    fn seed(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> pg_sys::Oid {
+        let Spec { target, used, .. } = &*self.spec;
+        let params: Vec<Param> = used
             .iter()
             .zip(values.iter().zip(nulls))
             .map(|(u, (value, null))| Param {
@@ -192,13 +183,15 @@ impl<'a> Engine<'a> {
                 value: (!null).then_some(*value),
             })
             .collect();
-        let made = connection.one_row(&statement::seed(self.target, self.used), &params);
+        let connection = Connection::open();
+        let made = connection.one_row(&statement::seed(target, used), &params);
         if let [Some(table), Some(place)] = made.as_slice() {
             // SAFETY: a tid, as the statement says.
             let place = unsafe { *place.cast_mut_ptr::<pg_sys::ItemPointerData>() };
             self.seeds
                 .insert((table.value() as u32, tuple::tid_key(&place)));
         }
+        drop(connection);
         match self.router.find(values, nulls) {
             Route::Chunk(chunk) => chunk,
             // A chunk that somebody made after this transaction's snapshot.
@@ -207,19 +200,18 @@ impl<'a> Engine<'a> {
     }
 
     /// Writes what was taken in.
-    pub fn finish(self, connection: &Connection) -> Summary {
+    pub fn finish(self) -> Summary {
         let Engine {
-            target,
-            used,
-            keys,
-            options,
+            spec,
             plan,
             rows,
             seeds,
-            mut summary,
             ..
         } = self;
-        summary.rows_in = rows.count() as i64;
+        let mut summary = Summary {
+            rows_in: rows.count() as i64,
+            ..Summary::default()
+        };
         let mut sorted = rows.sorted();
         let shape = sorted.shape();
         let mut statement = Statement::begin();
@@ -231,11 +223,13 @@ impl<'a> Engine<'a> {
                 Chunk::open(oid, &plan)
             };
             match opened {
-                Ok(mut chunk) => each_run(&mut sorted, oid, &mut summary, |run, summary| {
-                    chunk.write(run, &shape, &mut statement, &seeds, summary);
+                Ok(mut chunk) => plan.at.during(|| {
+                    each_run(&mut sorted, oid, &mut summary, |run, summary| {
+                        chunk.write(run, &shape, &mut statement, &seeds, summary);
+                    });
                 }),
                 Err(reason) => {
-                    eligible::note(&target.name, reason);
+                    eligible::note(&spec.target.name, reason);
                     let mut rows = Rows::new(&shape.attributes());
                     each_run(&mut sorted, oid, &mut summary, |run, _| {
                         for row in 0..run.len() {
@@ -244,7 +238,7 @@ impl<'a> Engine<'a> {
                             unsafe { rows.push(values, nulls) };
                         }
                     });
-                    let done = statement::write(connection, target, used, keys, &rows, options);
+                    let done = statement::write(&Connection::open(), &spec, &rows);
                     summary.inserted += done.inserted;
                     summary.updated += done.updated;
                     summary.unchanged += done.unchanged;
