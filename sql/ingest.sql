@@ -55,3 +55,18 @@ CREATE AGGREGATE varve.kept_at(timestamp, boolean, interval) (
 );
 COMMENT ON AGGREGATE varve.kept_at(timestamp, boolean, interval) IS
     'Internal: over rows in the order of time, when the last one was kept that dedup_window keeps';
+
+CREATE FUNCTION varve.last_upsert()
+    RETURNS varve.upsert_summary LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'varve_last_upsert';
+COMMENT ON FUNCTION varve.last_upsert() IS
+    'What became of the last batch of this session: of a call of varve.upsert and its kin, or of a COPY or INSERT into a sink';
+
+CREATE FUNCTION varve.sink()
+    RETURNS trigger LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_sink';
+COMMENT ON FUNCTION varve.sink() IS 'Internal: the triggers of a sink';
+
+CREATE FUNCTION varve.create_sink(name text, target regclass, key name[] DEFAULT NULL,
+        on_conflict text DEFAULT 'update', dedup_window interval DEFAULT NULL, skip_unchanged boolean DEFAULT true)
+    RETURNS regclass LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_create_sink';
+COMMENT ON FUNCTION varve.create_sink(text, regclass, name[], text, interval, boolean) IS
+    'Makes a view: rows that are copied or inserted into it are upserted into the table; DROP VIEW removes it';

@@ -1,6 +1,7 @@
 //! The hooks that varve sits on, each calling the one before it.
 
 use crate::am::{cache, command, companion, inplace, lookup, modify, share};
+use crate::ingest::sink::{given, open};
 use crate::pg::{ffi::raw, guard, relation};
 use pgrx::pg_sys;
 
@@ -83,7 +84,10 @@ fn is_frozen(relid: pg_sys::Oid) -> bool {
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags: i32) {
     // SAFETY: the executor passes a valid query; what follows is called outside the guard, as above.
     unsafe {
-        guard::entry(|| command::before_executor_start(&*query, eflags));
+        guard::entry(|| {
+            command::before_executor_start(&*query, eflags);
+            given::before_query(&*query);
+        });
         match PREVIOUS_START {
             Some(previous) => previous(query, eflags),
             None => raw::standard_ExecutorStart(query, eflags),
@@ -94,7 +98,10 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
 unsafe extern "C-unwind" fn executor_end(query: *mut pg_sys::QueryDesc) {
     // SAFETY: as above.
     unsafe {
-        guard::entry(|| command::before_executor_end(&*query));
+        guard::entry(|| {
+            command::before_executor_end(&*query);
+            given::after_query(&*query);
+        });
         match PREVIOUS_END {
             Some(previous) => previous(query),
             None => raw::standard_ExecutorEnd(query),
@@ -138,7 +145,10 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: the server passes a valid statement; what follows is called outside the guard, as above.
     unsafe {
-        guard::entry(|| crate::tier::extension::before_utility((*statement).utilityStmt));
+        let copy = guard::entry(|| {
+            crate::tier::extension::before_utility((*statement).utilityStmt);
+            given::before_copy((*statement).utilityStmt)
+        });
         let next = PREVIOUS_UTILITY.unwrap_or(raw::standard_ProcessUtility);
         next(
             statement,
@@ -150,6 +160,9 @@ unsafe extern "C-unwind" fn process_utility(
             receiver,
             completion,
         );
+        if let Some(copy) = copy {
+            guard::entry(|| given::after_copy(copy));
+        }
     }
 }
 
@@ -171,6 +184,8 @@ unsafe extern "C-unwind" fn on_transaction(
             share::forget();
             modify::forget();
             lookup::forget();
+            open::forget_from(0);
+            given::forget_from(0);
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_ABORT => {
             inplace::forget();
@@ -178,6 +193,8 @@ unsafe extern "C-unwind" fn on_transaction(
             share::forget();
             modify::forget();
             lookup::forget();
+            open::forget_from(0);
+            given::forget_from(0);
             cache::clear();
         }
         _ => {}
@@ -193,6 +210,10 @@ unsafe extern "C-unwind" fn on_subtransaction(
     guard::entry(|| {
         if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
             cache::clear();
+            // SAFETY: reads the level of the subtransaction that ends.
+            let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+            open::forget_from(level);
+            given::forget_from(level);
         }
     })
 }

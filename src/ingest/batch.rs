@@ -1,10 +1,15 @@
 //! A batch and what becomes of it.
 
 use super::columns::{Key, Used, key_columns, match_columns};
+use super::engine::{self, Engine};
+use super::statement;
 use super::target::Target;
-use super::{engine, statement};
+use crate::am::error::raise;
+use crate::pg::relation::{self, OpenRel};
 use crate::pg::spi::{Connection, Rows};
 use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// What to do with a row whose key is stored already.
@@ -18,6 +23,32 @@ pub enum OnConflict {
     Error,
 }
 
+impl OnConflict {
+    /// Its name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            OnConflict::Update => "update",
+            OnConflict::Ignore => "ignore",
+            OnConflict::Error => "error",
+        }
+    }
+
+    /// The one of a name; others are an error.
+    pub fn named(name: &str) -> Self {
+        let all = [OnConflict::Update, OnConflict::Ignore, OnConflict::Error];
+        all.into_iter()
+            .find(|o| o.name() == name)
+            .unwrap_or_else(|| {
+                raise(
+                    PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                    format!("unknown on_conflict \"{name}\""),
+                    None,
+                    Some("It is 'update', 'ignore' or 'error'.".into()),
+                )
+            })
+    }
+}
+
 /// How to write a batch.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -29,6 +60,8 @@ pub struct Options {
     pub dedup_window: Option<pg_sys::Datum>,
     /// The relation that the rows are copied into, whose lines their numbers are.
     pub copied_into: Option<String>,
+    /// Whether rows are written whenever they have taken the memory that they may take, rather than sorted on disk.
+    pub in_parts: bool,
 }
 
 /// What became of a batch; `rows_in` is the sum of the others.
@@ -70,6 +103,16 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// The attributes of its columns in the target.
+    pub fn attributes(&self) -> Vec<pg_sys::FormData_pg_attribute> {
+        let table = OpenRel::table(self.target.oid, pg_sys::AccessShareLock);
+        let desc = relation::tupdesc(table.as_ptr());
+        self.used
+            .iter()
+            .map(|u| *relation::attribute(desc, u.column.attnum as usize - 1))
+            .collect()
+    }
+
     /// A batch with columns of these names and types.
     pub fn new(target: Target, columns: &[(String, pg_sys::Oid, i32)], options: Options) -> Self {
         let used = match_columns(&target, columns);
@@ -83,15 +126,84 @@ impl Spec {
     }
 }
 
+/// A batch whose rows come one by one, of the target's types.
+pub struct Batch(Way);
+
+/// The way that a batch takes.
+enum Way {
+    Engine(Box<Engine>),
+    /// All rows at the end, by one statement.
+    Statement(Rc<Spec>, Rows),
+}
+
+impl Batch {
+    /// Begins a batch. It lives in the current memory context, which has to be the current one whenever it is called.
+    pub fn start(spec: Rc<Spec>) -> Self {
+        Batch(match Engine::start(spec.clone()) {
+            Ok(engine) => Way::Engine(Box::new(engine)),
+            Err(reason) => {
+                engine::note(&spec.target.name, reason);
+                let rows = Rows::new(&spec.attributes());
+                Way::Statement(spec, rows)
+            }
+        })
+    }
+
+    /// Takes a row in; its number is told in errors, and of several with one key the highest counts.
+    ///
+    /// # Safety
+    /// A value of its column's type, and a NULL flag, for each column of the batch.
+    pub unsafe fn push(&mut self, values: &[pg_sys::Datum], nulls: &[bool], number: u64) {
+        // SAFETY: by contract.
+        unsafe {
+            match &mut self.0 {
+                Way::Engine(engine) => engine.push(values, nulls, number),
+                Way::Statement(_, rows) => rows.push(values, nulls),
+            }
+        }
+    }
+
+    /// Whether the rows have taken the memory that they may take.
+    pub fn is_full(&self) -> bool {
+        match &self.0 {
+            Way::Engine(engine) => engine.is_full(),
+            // They go to disk.
+            Way::Statement(..) => false,
+        }
+    }
+
+    /// Writes the rows.
+    pub fn finish(self) -> Summary {
+        match self.0 {
+            Way::Engine(engine) => engine.finish(),
+            Way::Statement(spec, rows) => statement::write(&Connection::open(), &spec, &rows),
+        }
+    }
+}
+
 /// Writes the rows of a batch: by the engine where it can, by one statement where the table has something that the engine
 /// does not honour.
 pub fn write(connection: &Connection, target: Target, rows: &Rows, options: Options) -> Summary {
     let spec = Rc::new(Spec::new(target, &rows.columns(), options));
-    match engine::Engine::start(spec.clone()) {
+    match Engine::start(spec.clone()) {
         Ok(engine) => engine.write(rows),
         Err(reason) => {
             engine::note(&spec.target.name, reason);
             statement::write(connection, &spec, rows)
         }
     }
+}
+
+thread_local! {
+    static LAST: Cell<Option<Summary>> = const { Cell::new(None) };
+}
+
+/// Remembers what became of the session's last batch.
+pub fn remember(summary: Summary) {
+    LAST.set(Some(summary));
+}
+
+/// What became of the session's last batch.
+pub fn last() -> Option<Summary> {
+    LAST.get()
 }

@@ -12,19 +12,10 @@ use pgrx::prelude::*;
 use std::ffi::CStr;
 
 /// The arguments that all four functions share, from `first` on: key, on_conflict, dedup_window, skip_unchanged.
-fn options(args: &Args, first: usize) -> (Option<Vec<String>>, Options) {
-    let on_conflict = match args.get::<&str>(first + 1) {
-        Some("update") => OnConflict::Update,
-        Some("ignore") => OnConflict::Ignore,
-        Some("error") => OnConflict::Error,
-        Some(other) => raise(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("unknown on_conflict \"{other}\""),
-            None,
-            Some("It is 'update', 'ignore' or 'error'.".into()),
-        ),
-        None => null_argument("on_conflict"),
-    };
+pub fn options(args: &Args, first: usize) -> (Option<Vec<String>>, Options) {
+    let on_conflict = args
+        .get::<&str>(first + 1)
+        .map_or_else(|| null_argument("on_conflict"), OnConflict::named);
     let options = Options {
         on_conflict,
         dedup_window: args.datum(first + 2),
@@ -32,6 +23,7 @@ fn options(args: &Args, first: usize) -> (Option<Vec<String>>, Options) {
             .get::<bool>(first + 3)
             .unwrap_or_else(|| null_argument("skip_unchanged")),
         copied_into: None,
+        in_parts: false,
     };
     (args.names(first), options)
 }
@@ -61,6 +53,11 @@ fn run(target: Target, query: &str, params: &[Param], options: Options, what: &s
 }
 
 fn answer(args: &Args, summary: &Summary) -> pg_sys::Datum {
+    batch::remember(*summary);
+    row(args, summary)
+}
+
+fn row(args: &Args, summary: &Summary) -> pg_sys::Datum {
     let values = [
         summary.rows_in,
         summary.inserted,
@@ -161,6 +158,15 @@ fn upsert_json(args: &Args) -> pg_sys::Datum {
     answer(args, &summary)
 }
 
+/// `varve.last_upsert()`: what became of the session's last batch; NULL before the first.
+fn last_upsert(args: &Args) -> pg_sys::Datum {
+    match batch::last() {
+        Some(summary) => row(args, &summary),
+        None => args.null(),
+    }
+}
+
+crate::sql_function!(varve_last_upsert, pg_finfo_varve_last_upsert, last_upsert);
 crate::sql_function!(varve_upsert, pg_finfo_varve_upsert, upsert);
 crate::sql_function!(
     varve_upsert_query,

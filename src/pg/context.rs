@@ -51,6 +51,89 @@ impl RowAt {
     }
 }
 
+/// The state of a running COPY FROM as far as we need it (`commands/copyfrom_internal.h` of PostgreSQL 17).
+#[repr(C)]
+struct CopyState {
+    copy_src: u32,
+    copy_file: *mut c_void,
+    fe_msgbuf: *mut c_void,
+    eol_type: u32,
+    file_encoding: i32,
+    need_transcoding: bool,
+    conversion_proc: pg_sys::Oid,
+    rel: pg_sys::Relation,
+    attnumlist: *mut pg_sys::List,
+    filename: *mut std::ffi::c_char,
+    is_program: bool,
+    data_source_cb: pg_sys::copy_data_source_cb,
+    opts: pg_sys::CopyFormatOptions,
+    convert_select_flags: *mut bool,
+    where_clause: *mut pg_sys::Node,
+    cur_relname: *const std::ffi::c_char,
+    cur_lineno: u64,
+}
+
+/// The entry below which a running COPY tells its line, if there is one: `(entry above, entry of COPY)`.
+unsafe fn copy_entry() -> Option<(
+    *mut pg_sys::ErrorContextCallback,
+    *mut pg_sys::ErrorContextCallback,
+)> {
+    // SAFETY: entries of the stack belong to frames that stand.
+    unsafe {
+        let mut above: *mut pg_sys::ErrorContextCallback = std::ptr::null_mut();
+        let mut entry = pg_sys::error_context_stack;
+        while !entry.is_null() {
+            let is_copy = (*entry)
+                .callback
+                .is_some_and(|f| f as usize == raw::CopyFromErrorCallback as *const () as usize);
+            if is_copy {
+                return Some((above, entry));
+            }
+            above = entry;
+            entry = (*entry).previous;
+        }
+        None
+    }
+}
+
+/// The line that a COPY into `rel` has come to; `None` where none is running.
+pub fn copied_line(rel: pg_sys::Relation) -> Option<u64> {
+    // SAFETY: the argument of COPY's entry is its state; a pointer that is ours vouches for the layout.
+    unsafe {
+        let (_, entry) = copy_entry()?;
+        let state = &*(*entry).arg.cast::<CopyState>();
+        (state.rel == rel).then_some(state.cur_lineno)
+    }
+}
+
+/// Runs `f` so that errors in it do not tell the line that a running COPY has come to, which is not that of the row at hand.
+pub fn without_copy<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(
+        *mut pg_sys::ErrorContextCallback,
+        *mut pg_sys::ErrorContextCallback,
+    );
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // After an error nobody comes back to the entry above.
+            if !std::thread::panicking() {
+                // SAFETY: both belong to frames that stand.
+                unsafe { (*self.0).previous = self.1 };
+            }
+        }
+    }
+    // SAFETY: takes COPY's entry out of the chain for the length of the call; there is one above it, that of our function.
+    unsafe {
+        let _restore = match copy_entry() {
+            Some((above, entry)) if !above.is_null() => {
+                (*above).previous = (*entry).previous;
+                Some(Restore(above, entry))
+            }
+            _ => None,
+        };
+        f()
+    }
+}
+
 unsafe extern "C-unwind" fn tell(arg: *mut c_void) {
     // SAFETY: the argument is the `RowAt` of a frame that still stands; called while an error is being raised.
     unsafe {

@@ -103,6 +103,8 @@ pub mod raw {
         pub fn ThrowErrorData(error: *mut pg_sys::ErrorData);
         /// `utils/elog.h`: adds a line to the context of the error that is being raised.
         pub fn errcontext_msg(format: *const ::core::ffi::c_char, ...) -> ::core::ffi::c_int;
+        /// `commands/copy.h`: tells the line that COPY FROM has come to.
+        pub fn CopyFromErrorCallback(state: *mut ::core::ffi::c_void);
         /// `access/htup_details.h`: raises no error.
         pub fn heap_deform_tuple(
             tuple: *mut pg_sys::HeapTupleData,

@@ -22,6 +22,52 @@ pub fn for_this_call<T>(f: impl FnOnce() -> T) -> T {
     }
 }
 
+/// A memory context of our own, deleted when dropped; the end of the (sub)transaction that it was made in deletes it too.
+pub struct Context(pg_sys::MemoryContext);
+
+impl Context {
+    /// A fresh one.
+    pub fn new() -> Self {
+        // SAFETY: a child of the running (sub)transaction's context.
+        Context(unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurTransactionContext,
+                c"varve batch".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            )
+        })
+    }
+
+    /// Runs `f` with it as the current context.
+    pub fn within<T>(&self, f: impl FnOnce() -> T) -> T {
+        // SAFETY: it lives as long as `self`.
+        unsafe { within(self.0, f) }
+    }
+
+    /// Gives back everything in it.
+    pub fn reset(&self) {
+        // SAFETY: the owner knows that nothing in it is used any more.
+        unsafe { pg_sys::MemoryContextReset(self.0) };
+    }
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made by `new`, and not deleted yet: the end of its transaction comes after our callbacks.
+            unsafe { pg_sys::MemoryContextDelete(self.0) };
+        }
+    }
+}
+
 /// Runs `f` with another context as the current one, for callbacks that may be called where nothing can be freed: a sort
 /// copies rows of a slot into memory that only grows.
 ///

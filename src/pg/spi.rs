@@ -107,6 +107,16 @@ impl Connection {
         unsafe { pg_sys::SPI_unregister_relation(name.as_ptr()) };
     }
 
+    /// Runs a statement or several for what they do.
+    pub fn run(&self, sql: &str) {
+        let text = CString::new(sql).unwrap_or_default();
+        // SAFETY: a NUL-terminated text; errors of the statements go on.
+        let status = unsafe { pg_sys::SPI_execute(text.as_ptr(), false, 0) };
+        if status < 0 {
+            pgrx::error!("SPI_execute returned {status}");
+        }
+    }
+
     /// Runs a statement that returns one row, and gives its values. They live as long as the connection.
     pub fn one_row(&self, query: &str, params: &[Param]) -> Vec<Option<pg_sys::Datum>> {
         let text = CString::new(query).unwrap_or_default();

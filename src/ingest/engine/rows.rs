@@ -71,11 +71,14 @@ pub struct BatchRows {
     store: Store,
     count: u64,
     limit: usize,
+    /// Whether rows go to disk when they have taken the memory that they may take.
+    spills: bool,
+    full: bool,
 }
 
 impl BatchRows {
-    /// None yet; `limit` is the memory in bytes that they may take.
-    pub fn new(shape: Shape, limit: usize) -> Self {
+    /// None yet; `limit` is the memory in bytes that they may take, before they go to disk (`spills`) or are to be written.
+    pub fn new(shape: Shape, limit: usize, spills: bool) -> Self {
         let builders: Option<Vec<ColumnBuilder>> = builder::builders(shape.desc, 0)
             .ok()
             .and_then(|all| all.into_iter().take(shape.columns).collect());
@@ -100,6 +103,8 @@ impl BatchRows {
             store,
             count: 0,
             limit,
+            spills,
+            full: false,
         }
     }
 
@@ -136,12 +141,21 @@ impl BatchRows {
                 chunks.push(chunk.to_u32());
                 numbers.push(number);
                 if chunks.len() % RUN == 0 && taken(columns, chunks) > self.limit {
-                    self.spill();
+                    if self.spills {
+                        self.spill();
+                    } else {
+                        self.full = true;
+                    }
                 }
             }
             Store::Sort(sort) => put(sort, values, nulls, chunk, number),
         }
         self.count += 1;
+    }
+
+    /// Whether they are to be written.
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 
     /// Goes on in a sort that goes to disk.

@@ -123,7 +123,7 @@ impl Engine {
                 executor,
                 at: Rc::new(RowAt::new(spec.options.copied_into.as_deref())),
             },
-            rows: BatchRows::new(shape, crate::settings::upsert_memory()),
+            rows: BatchRows::new(shape, crate::settings::upsert_memory(), !options.in_parts),
             router,
             seeds: Seeds::new(),
             spec: spec.clone(),
@@ -150,6 +150,11 @@ impl Engine {
             executor.reset_rows();
         });
         self.finish()
+    }
+
+    /// Whether the rows have taken the memory that they may take.
+    pub fn is_full(&self) -> bool {
+        self.rows.is_full()
     }
 
     /// Takes a row in. Its number says which of several with one key is the last, and is told in errors.
