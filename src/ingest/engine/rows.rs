@@ -378,6 +378,13 @@ impl SortedRows {
         self.shape.clone()
     }
 
+    /// Gives back memory and files.
+    pub fn end(self) {
+        if let Source::Sort { sort, .. } = self.source {
+            sort.end();
+        }
+    }
+
     /// The chunk of the next rows; `None` after the last.
     pub fn chunk_ahead(&mut self) -> Option<pg_sys::Oid> {
         let chunk = match &mut self.source {

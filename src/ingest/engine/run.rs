@@ -251,6 +251,7 @@ impl Engine {
                 }
             }
         }
+        sorted.end();
         plan.executor.end_triggers();
         summary
     }

@@ -57,13 +57,15 @@ fn create_sink(args: &Args) -> pg_sys::Datum {
     arguments.extend(key.iter().flatten().map(|column| literal(column)));
     let arguments = arguments.join(", ");
     connection.run(&format!(
-        "CREATE VIEW {view} AS SELECT {columns} FROM {target}; \
-         CREATE TRIGGER varve_begin BEFORE INSERT ON {view} FOR EACH STATEMENT EXECUTE FUNCTION varve.sink({arguments}); \
+        "CREATE VIEW {view} AS SELECT {} FROM {}",
+        columns.join(", "),
+        target.name
+    ));
+    connection.run(&format!(
+        "CREATE TRIGGER varve_begin BEFORE INSERT ON {view} FOR EACH STATEMENT EXECUTE FUNCTION varve.sink({arguments}); \
          CREATE TRIGGER varve_row INSTEAD OF INSERT ON {view} FOR EACH ROW EXECUTE FUNCTION varve.sink({arguments}); \
          CREATE TRIGGER varve_end AFTER INSERT ON {view} FOR EACH STATEMENT EXECUTE FUNCTION varve.sink({arguments}); \
          COMMENT ON VIEW {view} IS {comment}",
-        columns = columns.join(", "),
-        target = target.name,
         comment = literal(&format!("Rows inserted here are upserted into {}", target.name)),
     ));
     let made = connection.one_row(
