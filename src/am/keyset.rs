@@ -42,6 +42,8 @@ pub enum Candidates {
 pub struct PageKeys {
     page: Decoded,
     attnums: Vec<i16>,
+    /// The columns of the key by which the rows ascend.
+    ascending: Vec<usize>,
 }
 
 /// The keys of one segment.
@@ -168,6 +170,7 @@ pub fn page(
     let fresh = Rc::new(PageKeys {
         page: decoded,
         attnums,
+        ascending: index.ascending(&segment.header.order),
     });
     PAGES.with_borrow_mut(|p| p.put(slot, fresh.clone(), size, KEY_BYTES));
     fresh
@@ -187,12 +190,23 @@ impl PageKeys {
             .map(|a| self.page.columns.get(*a as usize - 1)?.as_ref())
             .collect();
         let dead = &self.page.segment.header.dead;
-        let mut stored = vec![None; columns.len()];
-        for row in self.page.rows.clone() {
-            let at = (row - self.page.rows.start) as usize;
-            for (value, column) in stored.iter_mut().zip(&columns) {
-                *value = column.and_then(|c| c.get(at));
+        let value = |at: usize, row: usize| columns.get(at).copied().flatten()?.get(row);
+        let whole = key.iter().all(Option::is_some);
+        let by: &[usize] = if whole { &self.ascending } else { &[] };
+        // Rows with the key's values in the columns by which they ascend lie together.
+        let order = |row: usize| index.compare(by, |at| value(at, row), key);
+        let (mut low, mut high) = (0, self.page.rows.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if order(middle).is_lt() {
+                low = middle + 1;
+            } else {
+                high = middle;
             }
+        }
+        for at in (low..self.page.rows.len()).take_while(|at| order(*at).is_eq()) {
+            let row = self.page.rows.start + at as u32;
+            let stored: Vec<_> = (0..columns.len()).map(|column| value(column, at)).collect();
             if index.equal(key, &stored) && !dead.get(row as usize) {
                 f(row);
             }

@@ -10,13 +10,18 @@ use super::tid::Place;
 use super::zone::{Comparable, Probe, ProbeKind, comparable};
 use crate::pg::memory::for_this_call;
 use crate::pg::relation::{self, OpenRel};
+use crate::pg::walk;
 use pgrx::pg_sys;
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::rc::Rc;
+use varve_core::header::SortKey;
 
 /// How to compare one key column.
 pub struct KeyColumn {
     equal: pg_sys::FmgrInfo,
+    /// The operator class's comparison, and its `<`; `None` for another method than btree.
+    compare: Option<(pg_sys::FmgrInfo, pg_sys::Oid)>,
     hash: Option<pg_sys::FmgrInfo>,
     collation: pg_sys::Oid,
     /// How values are looked for in zones; `None` where the index's equality is another one than theirs.
@@ -104,12 +109,25 @@ fn key_column(index: pg_sys::Relation, position: usize) -> KeyColumn {
                 info
             });
         let collation = *(*index).rd_indcollation.add(position);
+        let compare = (relation::form(index).relam == pg_sys::BTREE_AM_OID).then(|| {
+            let less = pg_sys::get_opfamily_member(
+                family,
+                input,
+                input,
+                pg_sys::BTLessStrategyNumber as i16,
+            );
+            let mut info = pg_sys::FmgrInfo::default();
+            let function = pg_sys::get_opfamily_proc(family, input, input, walk::BTORDER_PROC);
+            pg_sys::fmgr_info_cxt(function, &mut info, pg_sys::CacheMemoryContext);
+            (info, less)
+        });
         let probe = match comparable(attr.atttypid, collation) {
             (Comparable::Equality | Comparable::Order, kind) if (*typ).eq_opr == operator => kind,
             _ => None,
         };
         KeyColumn {
             equal,
+            compare,
             hash,
             collation,
             probe,
@@ -171,6 +189,19 @@ impl KeyColumn {
         }
     }
 
+    /// How two values are ordered by the index.
+    fn compare(&self, a: pg_sys::Datum, b: pg_sys::Datum) -> Ordering {
+        let Some((mut info, _)) = self.compare else {
+            return Ordering::Equal;
+        };
+        // SAFETY: the operator class's own comparison on two values of its input type. What it keeps goes with this call.
+        unsafe {
+            info.fn_mcxt = pg_sys::CurrentMemoryContext;
+            let order = pg_sys::FunctionCall2Coll(&mut info, self.collation, a, b);
+            (order.value() as i32).cmp(&0)
+        }
+    }
+
     fn equal(&self, a: pg_sys::Datum, b: pg_sys::Datum) -> bool {
         let mut info = self.equal;
         // SAFETY: the index's own equality on two values of its input type. What it keeps goes with this call.
@@ -204,6 +235,46 @@ impl UniqueIndex {
             hash = hash.rotate_left(21).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ part;
         }
         Some(hash)
+    }
+
+    /// The columns (by their position in the key) that rows sorted by `order` ascend by first, as the index would have them.
+    pub fn ascending(&self, order: &[SortKey]) -> Vec<usize> {
+        let Some(attnums) = &self.plain else {
+            return Vec::new();
+        };
+        order
+            .iter()
+            .map_while(|sort| {
+                let at = attnums.iter().position(|a| *a as u16 == sort.attnum)?;
+                let column = self.columns.get(at)?;
+                let (_, less) = column.compare?;
+                let same =
+                    less.to_u32() == sort.operator && column.collation.to_u32() == sort.collation;
+                same.then_some(at)
+            })
+            .collect()
+    }
+
+    /// How a stored key lies to another one in some columns; NULLs come last.
+    pub fn compare(
+        &self,
+        by: &[usize],
+        stored: impl Fn(usize) -> Option<pg_sys::Datum>,
+        key: &[Option<pg_sys::Datum>],
+    ) -> Ordering {
+        for at in by {
+            let (Some(column), Some(Some(wanted))) = (self.columns.get(*at), key.get(*at)) else {
+                continue;
+            };
+            let order = match stored(*at) {
+                Some(value) => column.compare(value, *wanted),
+                None => Ordering::Greater,
+            };
+            if order.is_ne() {
+                return order;
+            }
+        }
+        Ordering::Equal
     }
 
     /// Whether two keys are the same to the index.

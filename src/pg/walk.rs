@@ -15,7 +15,7 @@ use std::cmp::Ordering;
 const STEPS: usize = 16;
 
 /// Number of a btree operator class's comparison (`access/nbtree.h`).
-const BTORDER_PROC: i16 = 1;
+pub const BTORDER_PROC: i16 = 1;
 
 /// How values of a key column are compared.
 enum Compare {
