@@ -36,6 +36,41 @@ pub fn thaw_cid(cid: pg_sys::CommandId) -> pg_sys::CommandId {
     }
 }
 
+/// A command of ours that may thaw rows and is no statement of the executor's; stepped until it is dropped.
+pub struct Stepped(usize);
+
+impl Stepped {
+    /// Steps the command id. The snapshot that the command goes by was taken before.
+    pub fn new() -> Self {
+        // Addresses of query descriptors are no small numbers.
+        let name = STEPPED.with_borrow(Vec::len) + 1;
+        step(name);
+        Stepped(name)
+    }
+}
+
+impl Default for Stepped {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Stepped {
+    fn drop(&mut self) {
+        STEPPED.with_borrow_mut(|s| s.retain(|(name, _)| *name != self.0));
+    }
+}
+
+fn step(name: usize) {
+    // SAFETY: inside a transaction that writes; as between two statements of a function.
+    unsafe {
+        pg_sys::GetCurrentCommandId(true);
+        pg_sys::CommandCounterIncrement();
+        let cid = pg_sys::GetCurrentCommandId(true);
+        STEPPED.with_borrow_mut(|s| s.push((name, cid)));
+    }
+}
+
 /// Forgets the stepped commands of a transaction that is over.
 pub fn forget() {
     STEPPED.with_borrow_mut(Vec::clear);
@@ -116,16 +151,13 @@ pub fn before_executor_start(query: &pg_sys::QueryDesc, eflags: i32) {
     if eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 || query.plannedstmt.is_null() {
         return;
     }
-    // SAFETY: a live plan; command ids are stepped as between two statements of a function.
+    // SAFETY: a live plan.
     unsafe {
         if pg_sys::IsInParallelMode() || !may_thaw(&*query.plannedstmt) {
             return;
         }
-        pg_sys::GetCurrentCommandId(true);
-        pg_sys::CommandCounterIncrement();
-        let cid = pg_sys::GetCurrentCommandId(true);
-        STEPPED.with_borrow_mut(|s| s.push((std::ptr::from_ref(query) as usize, cid)));
     }
+    step(std::ptr::from_ref(query) as usize);
 }
 
 /// Called before ExecutorEnd of a statement.

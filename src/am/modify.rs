@@ -88,6 +88,25 @@ pub unsafe extern "C-unwind" fn multi_insert(
     })
 }
 
+/// As [`multi_insert`], for rows whose keys were looked for among the frozen rows already, by a caller who has locked the
+/// table against freezes since.
+///
+/// # Safety
+/// As the executor calls the callback.
+pub unsafe extern "C-unwind" fn multi_insert_new(
+    rel: pg_sys::Relation,
+    slots: *mut *mut pg_sys::TupleTableSlot,
+    nslots: i32,
+    cid: pg_sys::CommandId,
+    options: i32,
+    bistate: *mut pg_sys::BulkInsertStateData,
+) {
+    guard::entry(|| {
+        remember(rel);
+        heap_call!(multi_insert(rel, slots, nslots, cid, options, bistate));
+    })
+}
+
 /// Where a writer's item pointer leads.
 struct Target {
     tid: pg_sys::ItemPointerData,
@@ -316,8 +335,10 @@ pub unsafe extern "C-unwind" fn tuple_update(
         ) else {
             return TM_Result::TM_WouldBlock;
         };
-        // The row's own old key is in the delta now, so only other rows can be found here.
-        if let Some(c) = frozen_part(rel) {
+        // The row's own old key is in the delta now, so only other rows can be found here, and none where it keeps its key.
+        if let Some(c) = frozen_part(rel)
+            && !unique::keeps_keys(rel, &c, &target.tid, slot)
+        {
             unique::thaw_holders(rel, &c, slot, cid, false);
         }
         remember(rel);

@@ -10,7 +10,7 @@ use super::tid::Place;
 use super::zone::{Comparable, Probe, ProbeKind, comparable};
 use crate::pg::memory::for_this_call;
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::walk;
+use crate::pg::{ffi, tuple, walk};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -382,6 +382,58 @@ pub fn places_of(
             .map(|(place, _)| place)
             .collect()
     })
+}
+
+/// Whether a row of the delta has the keys already that a new version of it is to have, so that no other row can hold them.
+pub fn keeps_keys(
+    rel: pg_sys::Relation,
+    companion: &Companion,
+    tid: &pg_sys::ItemPointerData,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    let indexes = unique_indexes(rel, companion);
+    let Some(attnums) = indexes
+        .iter()
+        .map(|index| index.plain.as_deref())
+        .collect::<Option<Vec<&[i16]>>>()
+    else {
+        return false;
+    };
+    let desc = relation::tupdesc(rel);
+    let natts = relation::natts(desc);
+    let mut values = vec![pg_sys::Datum::from(0usize); natts];
+    let mut nulls = vec![true; natts];
+    let mut row = pg_sys::HeapTupleData {
+        t_self: *tid,
+        ..Default::default()
+    };
+    let mut buffer: pg_sys::Buffer = 0;
+    // SAFETY: heap_fetch of a known place, whose page stays pinned while the row is compared; the slot is of the relation's
+    // shape.
+    unsafe {
+        let any = &raw mut pg_sys::SnapshotAnyData;
+        if !pg_sys::heap_fetch(rel, any, &mut row, &mut buffer, false) {
+            return false;
+        }
+        ffi::raw::heap_deform_tuple(&mut row, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+        if usize::try_from((*slot).tts_nvalid).unwrap_or(0) < natts {
+            pg_sys::slot_getsomeattrs_int(slot, natts as i32);
+        }
+        let same = attnums.into_iter().flatten().all(|attnum| {
+            let at = *attnum as usize - 1;
+            let attr = relation::attribute(desc, at);
+            let (new, new_null) = (*(*slot).tts_values.add(at), *(*slot).tts_isnull.add(at));
+            match (values.get(at), nulls.get(at)) {
+                (Some(old), Some(false)) => {
+                    !new_null && tuple::same_image(*old, new, attr.attbyval, attr.attlen)
+                }
+                // NULLs are equal to nothing, or kept.
+                _ => new_null,
+            }
+        });
+        pg_sys::ReleaseBuffer(buffer);
+        same
+    }
 }
 
 /// Thaws every frozen row that shares a unique key with the row in `slot`, so that the ordinary machinery finds it.

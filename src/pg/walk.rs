@@ -124,6 +124,8 @@ enum State {
     Entry,
     /// Behind the last entry.
     End,
+    /// Each key is looked for by itself: the index goes on with rows that it has no entries of.
+    Exact,
 }
 
 /// A walk along the index of a table; see [`order_of`] for those that can be walked.
@@ -145,17 +147,29 @@ pub struct KeyWalk {
 }
 
 impl KeyWalk {
-    /// A walk that sees what a snapshot does. It lives no longer than the current memory context.
-    pub fn new(rel: pg_sys::Relation, index: pg_sys::Oid, snapshot: pg_sys::Snapshot) -> Self {
+    /// A walk that sees what a snapshot does. It lives no longer than the current memory context. With `exact`, keys are
+    /// looked for one by one, for tables with rows that their indexes have no entries of (see `am::lookup`).
+    pub fn new(
+        rel: pg_sys::Relation,
+        index: pg_sys::Oid,
+        snapshot: pg_sys::Snapshot,
+        exact: bool,
+    ) -> Self {
         let open = OpenRel::index(index, pg_sys::RowExclusiveLock);
         let index = open.as_ptr();
         // SAFETY: an ordinary index scan of an open table; keys are those of the index's own operator classes.
         unsafe {
             let keys = (*(*index).rd_index).indnkeyatts as usize;
             let members: Box<[pg_sys::ScanKeyData]> =
-                (0..keys).map(|i| member(index, i, keys)).collect();
-            let scan = pg_sys::index_beginscan(rel, index, snapshot, 1, 0);
-            (*scan).xs_want_itup = true;
+                (0..keys).map(|i| member(index, i, keys, exact)).collect();
+            let scan = pg_sys::index_beginscan(
+                rel,
+                index,
+                snapshot,
+                if exact { keys as i32 } else { 1 },
+                0,
+            );
+            (*scan).xs_want_itup = !exact;
             let columns = relation::natts(relation::tupdesc(index));
             KeyWalk {
                 compare: (0..keys).map(|i| Compare::of(index, i)).collect(),
@@ -164,7 +178,7 @@ impl KeyWalk {
                 slot: pg_sys::table_slot_create(rel, std::ptr::null_mut()),
                 start: pg_sys::ScanKeyData::default(),
                 members,
-                state: State::Unknown,
+                state: if exact { State::Exact } else { State::Unknown },
                 patience: STEPS,
                 values: vec![pg_sys::Datum::from(0usize); columns],
                 nulls: vec![true; columns],
@@ -180,6 +194,7 @@ impl KeyWalk {
         loop {
             match self.state {
                 State::End => return None,
+                State::Exact => return self.look_up(key),
                 State::Unknown => self.descend(key),
                 State::Entry => match self.compare_entry(key) {
                     Ordering::Greater => return None,
@@ -209,6 +224,22 @@ impl KeyWalk {
                     }
                 },
             }
+        }
+    }
+
+    fn look_up(&mut self, key: &[pg_sys::Datum]) -> Option<Stored> {
+        for (member, value) in self.members.iter_mut().zip(key) {
+            member.sk_argument = *value;
+        }
+        let (scan, slot, keys) = (self.scan, self.slot, &mut self.members);
+        // SAFETY: the scan copies its keys; the slot is of the table's kind.
+        unsafe {
+            memory::within(self.home, || {
+                let none = std::ptr::null_mut();
+                pg_sys::index_rescan(scan, keys.as_mut_ptr(), keys.len() as i32, none, 0);
+                let forward = pg_sys::ScanDirection::ForwardScanDirection;
+                pg_sys::index_getnext_slot(scan, forward, slot).then(|| stored(slot))
+            })
         }
     }
 
@@ -313,19 +344,28 @@ unsafe fn stored(slot: *mut pg_sys::TupleTableSlot) -> Stored {
     }
 }
 
-/// The scan key of a column: `>=`, alone or as a member of a row comparison.
+/// The scan key of a column: `=` (`exact`), or `>=`, alone or as a member of a row comparison.
 ///
 /// # Safety
 /// An open index with so many key columns.
-unsafe fn member(index: pg_sys::Relation, position: usize, keys: usize) -> pg_sys::ScanKeyData {
+unsafe fn member(
+    index: pg_sys::Relation,
+    position: usize,
+    keys: usize,
+    exact: bool,
+) -> pg_sys::ScanKeyData {
     let mut key = pg_sys::ScanKeyData::default();
     // SAFETY: by contract; syscache look-ups of the index's operator class.
     unsafe {
         let family = *(*index).rd_opfamily.add(position);
         let input = *(*index).rd_opcintype.add(position);
-        let (flags, procedure) = if keys == 1 {
-            let at_least = operator(index, position, pg_sys::BTGreaterEqualStrategyNumber);
-            (0, pg_sys::get_opcode(at_least))
+        let strategy = if exact {
+            pg_sys::BTEqualStrategyNumber
+        } else {
+            pg_sys::BTGreaterEqualStrategyNumber
+        };
+        let (flags, procedure) = if keys == 1 || exact {
+            (0, pg_sys::get_opcode(operator(index, position, strategy)))
         } else {
             // Members of a row comparison carry the class's comparison, not an operator.
             let end = if position + 1 == keys {
@@ -342,7 +382,7 @@ unsafe fn member(index: pg_sys::Relation, position: usize, keys: usize) -> pg_sy
             &mut key,
             flags as i32,
             position as i16 + 1,
-            pg_sys::BTGreaterEqualStrategyNumber as u16,
+            strategy as u16,
             input,
             collation(index, position),
             procedure,

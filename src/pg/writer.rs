@@ -142,6 +142,16 @@ pub enum Updated {
     Elsewhere,
 }
 
+/// A callback `multi_insert` of a table access method.
+pub type InsertMany = unsafe extern "C-unwind" fn(
+    pg_sys::Relation,
+    *mut *mut pg_sys::TupleTableSlot,
+    i32,
+    pg_sys::CommandId,
+    i32,
+    *mut pg_sys::BulkInsertStateData,
+);
+
 /// A table that is open for writing.
 pub struct TableWriter {
     executor: Rc<Executor>,
@@ -162,6 +172,8 @@ pub struct TableWriter {
     generated: bool,
     constrained: bool,
     update_checked: bool,
+    /// Inserts many rows, in another way than the table's access method would.
+    insert: Option<InsertMany>,
     /// Where slots live, whichever memory they are first asked for in.
     home: pg_sys::MemoryContext,
     rel: OpenRel,
@@ -207,9 +219,17 @@ impl TableWriter {
                 constrained: !constr.is_null()
                     && ((*constr).has_not_null || (*constr).num_check > 0),
                 update_checked: false,
+                insert: None,
                 home: pg_sys::CurrentMemoryContext,
                 rel,
             }
+        }
+    }
+
+    /// Lets rows be inserted in another way than the access method would, where rows are not finished one by one.
+    pub fn insert_by(&mut self, insert: InsertMany) {
+        if !self.one_by_one {
+            self.insert = Some(insert);
         }
     }
 
@@ -290,7 +310,8 @@ impl TableWriter {
             self.at.set(0);
             let cid = pg_sys::GetCurrentCommandId(true);
             let slots = self.slots.as_mut_ptr();
-            let Some(insert) = (*(*self.rel()).rd_tableam).multi_insert else {
+            let own = (*(*self.rel()).rd_tableam).multi_insert;
+            let Some(insert) = self.insert.or(own) else {
                 pgrx::error!("the table's access method cannot insert many rows");
             };
             let rel = self.rel();

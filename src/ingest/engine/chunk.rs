@@ -3,7 +3,9 @@
 
 use super::eligible::{self, Reason};
 use super::rows::{Run, Shape};
+use crate::am::command::Stepped;
 use crate::am::error::raise;
+use crate::am::modify;
 use crate::ingest::batch::{OnConflict, Summary};
 use crate::pg::context::RowAt;
 use crate::pg::memory;
@@ -48,6 +50,8 @@ pub struct Chunk<'a> {
     writer: TableWriter,
     index: pg_sys::Oid,
     walk: Option<KeyWalk>,
+    /// Set where rows may have to be thawed.
+    frozen: Option<Stepped>,
     /// Attribute (from 0) of each of the batch's columns.
     places: Vec<usize>,
     /// Attribute and expression of each default.
@@ -107,10 +111,16 @@ impl<'a> Chunk<'a> {
         let index = key_index(rel.as_ptr(), &key.ok_or(lacks)?)
             .ok_or("the chunk lacks the index of the key")?;
         let arbiter = (plan.on_conflict != OnConflict::Error).then_some(index);
+        let frozen = may_be_frozen(rel.as_ptr());
+        let mut writer = TableWriter::new(plan.executor.clone(), plan.at.clone(), rel, arbiter);
+        if frozen && !crate::settings::debug_freeze_on_commit() {
+            writer.insert_by(modify::multi_insert_new);
+        }
         Ok(Chunk {
             plan,
             natts: relation::natts(desc),
-            writer: TableWriter::new(plan.executor.clone(), plan.at.clone(), rel, arbiter),
+            writer,
+            frozen: frozen.then(Stepped::new),
             index,
             walk: None,
             places,
@@ -149,6 +159,9 @@ impl<'a> Chunk<'a> {
             if from < run.len() {
                 self.walk = None;
                 statement.renew();
+                if self.frozen.take().is_some() {
+                    self.frozen = Some(Stepped::new());
+                }
             }
         }
     }
@@ -172,11 +185,13 @@ impl<'a> Chunk<'a> {
                 *k = *value;
             }
         }
-        let (rel, index) = (self.writer.rel(), self.index);
+        let (rel, index, exact) = (self.writer.rel(), self.index, self.frozen.is_some());
         if self.walk.is_none() {
             // SAFETY: the context that the chunk was opened in.
             let walk = unsafe {
-                memory::within(self.home, || KeyWalk::new(rel, index, statement.snapshot()))
+                memory::within(self.home, || {
+                    KeyWalk::new(rel, index, statement.snapshot(), exact)
+                })
             };
             self.walk = Some(walk);
         }
@@ -373,6 +388,11 @@ fn refuse_to_go_on() {
             None,
         );
     }
+}
+
+/// Whether a table has frozen rows, or may come to have some while it is written.
+fn may_be_frozen(rel: pg_sys::Relation) -> bool {
+    relation::form(rel).relam != relation::HEAP_AM && modify::frozen_part(rel).is_some()
 }
 
 /// The unique index of a chunk on these attributes (counted from 0), in their order, that rows can be merged with.

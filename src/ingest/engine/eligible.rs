@@ -1,6 +1,5 @@
 //! What the engine leaves to the ordinary path: one INSERT … ON CONFLICT, which honours everything that a table can have.
 
-use crate::am::companion;
 use crate::pg::relation;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -43,13 +42,8 @@ pub fn check_leaf(rel: pg_sys::Relation) -> Result<(), Reason> {
     if form.relkind != pg_sys::RELKIND_RELATION as std::ffi::c_char {
         return Err("the chunk is no table");
     }
-    if form.relam != relation::HEAP_AM {
-        if Some(form.relam) != relation::varve_am() {
-            return Err("it has another access method");
-        }
-        if companion::of(rel).is_some() {
-            return Err("the chunk has frozen rows");
-        }
+    if form.relam != relation::HEAP_AM && Some(form.relam) != relation::varve_am() {
+        return Err("it has another access method");
     }
     check_triggers(rel)
 }
