@@ -31,6 +31,28 @@ thread_local! {
     static PENDING: RefCell<HashMap<usize, Vec<Place>>> = RefCell::new(HashMap::new());
 }
 
+thread_local! {
+    /// Scans (by their address) that want rows of the delta only.
+    static DELTA_ONLY: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps a scan to the rows of the delta, until it is dropped: its user finds frozen rows by himself.
+pub struct DeltaOnly(usize);
+
+impl DeltaOnly {
+    /// Of a scan that has not begun.
+    pub fn new(scan: pg_sys::IndexScanDesc) -> Self {
+        DELTA_ONLY.with_borrow_mut(|scans| scans.push(scan as usize));
+        DeltaOnly(scan as usize)
+    }
+}
+
+impl Drop for DeltaOnly {
+    fn drop(&mut self) {
+        DELTA_ONLY.with_borrow_mut(|scans| scans.retain(|scan| *scan != self.0));
+    }
+}
+
 /// Forgets the scans of a transaction that is over.
 pub fn forget() {
     PENDING.with_borrow_mut(HashMap::clear);
@@ -119,6 +141,9 @@ unsafe extern "C-unwind" fn next(
                     && pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| own(scan, direction))
                 {
                     return true;
+                }
+                if DELTA_ONLY.with_borrow(|scans| scans.contains(&(scan as usize))) {
+                    return false;
                 }
                 let candidates = for_this_call(|| candidates(&*scan));
                 PENDING.with_borrow_mut(|p| p.insert(scan as usize, candidates));

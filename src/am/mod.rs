@@ -5,7 +5,7 @@
 //! - [`builder`], [`ranks`], [`writer`]: writing segments.
 //! - [`tid`], [`tombstone`], [`thaw`], [`toast`], [`share`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
 //! - [`scan`], [`sample`], [`analyze`], [`fetch`], [`lookup`]: reading.
-//! - [`modify`], [`unique`], [`keyset`], [`evaluator`], [`command`]: writing.
+//! - [`modify`], [`unique`], [`keyset`], [`merge`], [`evaluator`], [`command`]: writing.
 //! - [`index_build`], [`storage`]: indexes, and the relation as a whole.
 //! - [`inplace`] is `varve.debug_freeze`.
 //! - [`cache`]: what a backend remembers; [`error`]: how it complains.
@@ -28,6 +28,7 @@ pub mod index_build;
 pub mod inplace;
 pub mod keyset;
 pub mod lookup;
+pub mod merge;
 pub mod modify;
 pub mod ranks;
 pub mod sample;

@@ -159,7 +159,8 @@ fn describe(oid: pg_sys::Oid) -> Option<UniqueIndex> {
     }
 }
 
-fn unique_indexes(rel: pg_sys::Relation, companion: &Companion) -> Rc<Vec<UniqueIndex>> {
+/// The unique indexes of a relation with frozen rows.
+pub fn unique_indexes(rel: pg_sys::Relation, companion: &Companion) -> Rc<Vec<UniqueIndex>> {
     let key = (companion.generation, relation::oid(rel).to_u32());
     if let Some(found) = INDEXES.with_borrow_mut(|c| c.get(&key)) {
         return found;
@@ -255,6 +256,11 @@ impl UniqueIndex {
             .collect()
     }
 
+    /// Whether columns (by their position in the key) are all of them.
+    pub fn is_whole(&self, columns: &[usize]) -> bool {
+        (0..self.columns.len()).all(|at| columns.contains(&at))
+    }
+
     /// How a stored key lies to another one in some columns; NULLs come last.
     pub fn compare(
         &self,
@@ -339,32 +345,41 @@ fn with_key(
     index: &UniqueIndex,
     key: &[Option<pg_sys::Datum>],
 ) -> Vec<(Place, Rc<SegmentRef>)> {
-    let Some(hash) = index.hash(key) else {
-        return Vec::new();
-    };
-    let probes = index.probes(key);
     let mut found = Vec::new();
     for segment in cache::directory(rel, companion).iter() {
-        let mut add = |row: u32| {
+        in_segment(rel, index, segment, key, &mut |row| {
             let place = Place {
                 segment: segment.number,
                 row,
             };
             found.push((place, segment.clone()));
-        };
-        match keyset::candidates(rel, index, segment, &probes) {
-            Candidates::None => {}
-            Candidates::Pages(pages) => {
-                for page in pages {
-                    keyset::page(rel, index, segment, page).matching(index, key, &mut add);
-                }
-            }
-            Candidates::Segment => {
-                keyset::segment(rel, index, segment).matching(index, hash, key, &mut add);
-            }
-        }
+        });
     }
     found
+}
+
+/// Rows of a segment that hold a key in an index, thawed ones among them.
+pub fn in_segment(
+    rel: pg_sys::Relation,
+    index: &UniqueIndex,
+    segment: &Rc<SegmentRef>,
+    key: &[Option<pg_sys::Datum>],
+    f: &mut impl FnMut(u32),
+) {
+    let Some(hash) = index.hash(key) else {
+        return;
+    };
+    match keyset::candidates(rel, index, segment, &index.probes(key)) {
+        Candidates::None => {}
+        Candidates::Pages(pages) => {
+            for page in pages {
+                keyset::page(rel, index, segment, page).matching(index, key, f);
+            }
+        }
+        Candidates::Segment => {
+            keyset::segment(rel, index, segment).matching(index, hash, key, f);
+        }
+    }
 }
 
 /// Frozen rows that hold a whole key in a unique index; `None` when the index is not unique or the key not whole.

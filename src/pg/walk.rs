@@ -124,8 +124,6 @@ enum State {
     Entry,
     /// Behind the last entry.
     End,
-    /// Each key is looked for by itself: the index goes on with rows that it has no entries of.
-    Exact,
 }
 
 /// A walk along the index of a table; see [`order_of`] for those that can be walked.
@@ -147,29 +145,17 @@ pub struct KeyWalk {
 }
 
 impl KeyWalk {
-    /// A walk that sees what a snapshot does. It lives no longer than the current memory context. With `exact`, keys are
-    /// looked for one by one, for tables with rows that their indexes have no entries of (see `am::lookup`).
-    pub fn new(
-        rel: pg_sys::Relation,
-        index: pg_sys::Oid,
-        snapshot: pg_sys::Snapshot,
-        exact: bool,
-    ) -> Self {
+    /// A walk that sees what a snapshot does. It lives no longer than the current memory context.
+    pub fn new(rel: pg_sys::Relation, index: pg_sys::Oid, snapshot: pg_sys::Snapshot) -> Self {
         let open = OpenRel::index(index, pg_sys::RowExclusiveLock);
         let index = open.as_ptr();
         // SAFETY: an ordinary index scan of an open table; keys are those of the index's own operator classes.
         unsafe {
             let keys = (*(*index).rd_index).indnkeyatts as usize;
             let members: Box<[pg_sys::ScanKeyData]> =
-                (0..keys).map(|i| member(index, i, keys, exact)).collect();
-            let scan = pg_sys::index_beginscan(
-                rel,
-                index,
-                snapshot,
-                if exact { keys as i32 } else { 1 },
-                0,
-            );
-            (*scan).xs_want_itup = !exact;
+                (0..keys).map(|i| member(index, i, keys)).collect();
+            let scan = pg_sys::index_beginscan(rel, index, snapshot, 1, 0);
+            (*scan).xs_want_itup = true;
             let columns = relation::natts(relation::tupdesc(index));
             KeyWalk {
                 compare: (0..keys).map(|i| Compare::of(index, i)).collect(),
@@ -178,7 +164,7 @@ impl KeyWalk {
                 slot: pg_sys::table_slot_create(rel, std::ptr::null_mut()),
                 start: pg_sys::ScanKeyData::default(),
                 members,
-                state: if exact { State::Exact } else { State::Unknown },
+                state: State::Unknown,
                 patience: STEPS,
                 values: vec![pg_sys::Datum::from(0usize); columns],
                 nulls: vec![true; columns],
@@ -194,7 +180,6 @@ impl KeyWalk {
         loop {
             match self.state {
                 State::End => return None,
-                State::Exact => return self.look_up(key),
                 State::Unknown => self.descend(key),
                 State::Entry => match self.compare_entry(key) {
                     Ordering::Greater => return None,
@@ -227,20 +212,9 @@ impl KeyWalk {
         }
     }
 
-    fn look_up(&mut self, key: &[pg_sys::Datum]) -> Option<Stored> {
-        for (member, value) in self.members.iter_mut().zip(key) {
-            member.sk_argument = *value;
-        }
-        let (scan, slot, keys) = (self.scan, self.slot, &mut self.members);
-        // SAFETY: the scan copies its keys; the slot is of the table's kind.
-        unsafe {
-            memory::within(self.home, || {
-                let none = std::ptr::null_mut();
-                pg_sys::index_rescan(scan, keys.as_mut_ptr(), keys.len() as i32, none, 0);
-                let forward = pg_sys::ScanDirection::ForwardScanDirection;
-                pg_sys::index_getnext_slot(scan, forward, slot).then(|| stored(slot))
-            })
-        }
+    /// The scan of the index.
+    pub fn scan(&self) -> pg_sys::IndexScanDesc {
+        self.scan
     }
 
     /// Where [`find`](Self::find) puts rows.
@@ -344,27 +318,18 @@ unsafe fn stored(slot: *mut pg_sys::TupleTableSlot) -> Stored {
     }
 }
 
-/// The scan key of a column: `=` (`exact`), or `>=`, alone or as a member of a row comparison.
+/// The scan key of a column: `>=`, alone or as a member of a row comparison.
 ///
 /// # Safety
 /// An open index with so many key columns.
-unsafe fn member(
-    index: pg_sys::Relation,
-    position: usize,
-    keys: usize,
-    exact: bool,
-) -> pg_sys::ScanKeyData {
+unsafe fn member(index: pg_sys::Relation, position: usize, keys: usize) -> pg_sys::ScanKeyData {
     let mut key = pg_sys::ScanKeyData::default();
     // SAFETY: by contract; syscache look-ups of the index's operator class.
     unsafe {
         let family = *(*index).rd_opfamily.add(position);
         let input = *(*index).rd_opcintype.add(position);
-        let strategy = if exact {
-            pg_sys::BTEqualStrategyNumber
-        } else {
-            pg_sys::BTGreaterEqualStrategyNumber
-        };
-        let (flags, procedure) = if keys == 1 || exact {
+        let strategy = pg_sys::BTGreaterEqualStrategyNumber;
+        let (flags, procedure) = if keys == 1 {
             (0, pg_sys::get_opcode(operator(index, position, strategy)))
         } else {
             // Members of a row comparison carry the class's comparison, not an operator.

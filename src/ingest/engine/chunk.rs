@@ -4,8 +4,11 @@
 use super::eligible::{self, Reason};
 use super::rows::{Run, Shape};
 use crate::am::command::Stepped;
+use crate::am::directory::Decoded;
 use crate::am::error::raise;
-use crate::am::modify;
+use crate::am::lookup::DeltaOnly;
+use crate::am::merge::FrozenWalk;
+use crate::am::{modify, tid};
 use crate::ingest::batch::{OnConflict, Summary};
 use crate::pg::context::RowAt;
 use crate::pg::memory;
@@ -49,7 +52,10 @@ pub struct Chunk<'a> {
     plan: &'a Plan,
     writer: TableWriter,
     index: pg_sys::Oid,
-    walk: Option<KeyWalk>,
+    walk: Option<Walk>,
+    /// The stored row that was found last, and the page that a frozen one is on.
+    stored: Prepared,
+    page: Option<Rc<Decoded>>,
     /// Set where rows may have to be thawed.
     frozen: Option<Stepped>,
     /// Attribute (from 0) of each of the batch's columns.
@@ -59,6 +65,15 @@ pub struct Chunk<'a> {
     natts: usize,
     /// Where things live that last as long as the chunk is open.
     home: pg_sys::MemoryContext,
+}
+
+/// The passes over what a chunk holds, beside a sorted batch.
+struct Walk {
+    /// Frozen rows are not looked for by the index then.
+    #[expect(dead_code, reason = "works by being dropped, before the scan is")]
+    only: Option<DeltaOnly>,
+    walk: KeyWalk,
+    pass: Option<FrozenWalk>,
 }
 
 /// What is to be done with a row.
@@ -123,6 +138,11 @@ impl<'a> Chunk<'a> {
             frozen: frozen.then(Stepped::new),
             index,
             walk: None,
+            stored: Prepared {
+                values: vec![pg_sys::Datum::from(0usize); relation::natts(desc)],
+                nulls: vec![true; relation::natts(desc)],
+            },
+            page: None,
             places,
             defaults,
             // SAFETY: reads a variable of the process.
@@ -185,33 +205,15 @@ impl<'a> Chunk<'a> {
                 *k = *value;
             }
         }
-        let (rel, index, exact) = (self.writer.rel(), self.index, self.frozen.is_some());
-        if self.walk.is_none() {
-            // SAFETY: the context that the chunk was opened in.
-            let walk = unsafe {
-                memory::within(self.home, || {
-                    KeyWalk::new(rel, index, statement.snapshot(), exact)
-                })
-            };
-            self.walk = Some(walk);
-        }
-        let Some(walk) = &mut self.walk else {
-            return Verdict::New;
-        };
-        let Some(found) = walk.find(key.get(..self.plan.key.len()).unwrap_or_default()) else {
+        self.open_walks(statement);
+        let rel = self.writer.rel();
+        let key = key.get(..self.plan.key.len()).unwrap_or_default();
+        let Some(found) = self.find(key) else {
             return Verdict::New;
         };
         let seed = seeds.contains(&(relation::oid(rel).to_u32(), tuple::tid_key(&found.tid)));
-        let slot = walk.slot();
         let mut change = || {
-            // SAFETY: the slot holds the stored row, of the chunk's shape.
-            let (stored, stored_nulls) = unsafe {
-                pg_sys::slot_getsomeattrs_int(slot, self.natts as i32);
-                (
-                    std::slice::from_raw_parts((*slot).tts_values, self.natts),
-                    std::slice::from_raw_parts((*slot).tts_isnull, self.natts),
-                )
-            };
+            let (stored, stored_nulls) = (&self.stored.values, &self.stored.nulls);
             let differs = self.plan.values.iter().any(|column| {
                 let place = self.places.get(*column).copied().unwrap_or(0);
                 match (
@@ -268,6 +270,47 @@ impl<'a> Chunk<'a> {
                 None => Verdict::Leave,
             },
         }
+    }
+
+    fn open_walks(&mut self, statement: &Statement) {
+        if self.walk.is_some() {
+            return;
+        }
+        let (rel, index, frozen) = (self.writer.rel(), self.index, self.frozen.is_some());
+        // SAFETY: the context that the chunk was opened in.
+        let (walk, pass) = unsafe {
+            memory::within(self.home, || {
+                let walk = KeyWalk::new(rel, index, statement.snapshot());
+                let pass = frozen.then(|| FrozenWalk::new(rel, index, statement.snapshot()));
+                (walk, pass.flatten())
+            })
+        };
+        let only = pass.is_some().then(|| DeltaOnly::new(walk.scan()));
+        self.walk = Some(Walk { only, walk, pass });
+    }
+
+    /// Finds the stored row with a key, and puts it into `stored`.
+    fn find(&mut self, key: &[pg_sys::Datum]) -> Option<Stored> {
+        let Walk { walk, pass, .. } = self.walk.as_mut()?;
+        if let Some(found) = walk.find(key) {
+            let slot = walk.slot();
+            // SAFETY: the slot holds the stored row, of the chunk's shape.
+            unsafe {
+                pg_sys::slot_getsomeattrs_int(slot, self.natts as i32);
+                let values = std::slice::from_raw_parts((*slot).tts_values, self.natts);
+                let nulls = std::slice::from_raw_parts((*slot).tts_isnull, self.natts);
+                self.stored.values.copy_from_slice(values);
+                self.stored.nulls.copy_from_slice(nulls);
+            }
+            return Some(found);
+        }
+        let (place, page) = pass.as_mut()?.find(key)?;
+        page.row(place.row, &mut self.stored.values, &mut self.stored.nulls);
+        self.page = Some(page);
+        Some(Stored {
+            tid: tid::encode(place),
+            changed_before: false,
+        })
     }
 
     /// Carries verdicts out, in key order, and tells how far it came: to the first row that has to be judged again, since
