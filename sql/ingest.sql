@@ -70,3 +70,8 @@ CREATE FUNCTION varve.create_sink(name text, target regclass, key name[] DEFAULT
     RETURNS regclass LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_create_sink';
 COMMENT ON FUNCTION varve.create_sink(text, regclass, name[], text, interval, boolean) IS
     'Makes a view: rows that are copied or inserted into it are upserted into the table; DROP VIEW removes it';
+
+CREATE FUNCTION varve.deduplicate(target regclass, time_window interval, key name[] DEFAULT NULL)
+    RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_deduplicate';
+COMMENT ON FUNCTION varve.deduplicate(regclass, interval, name[]) IS
+    'Deletes rows whose payload equals that of a row of the same key, time left out, that is kept within this time before them; returns how many';

@@ -129,8 +129,9 @@ INSERT INTO prices_in SELECT 'x' || i % 10, timestamptz '2024-05-01' + i * inter
 SELECT * FROM last_upsert();
 SELECT count(*), sum(volume), sum(close) FROM prices WHERE symbol LIKE 'x%';
 -- The line of an error is that of the row in a part, too.
-\copy (SELECT 'x' || i % 10, timestamptz '2024-05-01' + i * interval '10 seconds', CASE WHEN i = 777 THEN -1 ELSE 1 END, i FROM generate_series(1, 20000) i) TO 'sink.data'
-\copy plain_in FROM 'sink.data'
+SELECT current_setting('data_directory') || '/sink.data' AS file \gset
+COPY (SELECT 'x' || i % 10, timestamptz '2024-05-01' + i * interval '10 seconds', CASE WHEN i = 777 THEN -1 ELSE 1 END, i FROM generate_series(1, 20000) i) TO :'file';
+COPY plain_in FROM :'file';
 SELECT count(*) FROM plain WHERE symbol LIKE 'x%';
 -- As a batch given at once: sorted on disk.
 SELECT * FROM upsert_query('prices', $$SELECT 'x' || i % 10 AS symbol, timestamptz '2024-05-01' + i * interval '10 seconds' AS ts, 5 + i AS close, i AS volume FROM generate_series(1, 30000) i$$);

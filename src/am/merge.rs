@@ -14,7 +14,7 @@ use std::rc::Rc;
 /// How far the pass has come in a segment.
 struct Cursor {
     segment: Rc<SegmentRef>,
-    /// Whether its rows ascend by all columns of the key.
+    /// Whether its rows lie in the order of the index.
     sorted: bool,
     /// No key greater than those before lies on an earlier page.
     page: usize,
@@ -48,7 +48,7 @@ impl FrozenWalk {
             .filter(|segment| thaw::segment_visible(&companion, segment, snapshot))
             .map(|segment| Cursor {
                 segment: segment.clone(),
-                sorted: found.is_whole(&found.ascending(&segment.header.order)),
+                sorted: found.sorts_as(&segment.header.order),
                 page: 0,
             })
             .collect();

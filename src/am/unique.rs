@@ -256,9 +256,15 @@ impl UniqueIndex {
             .collect()
     }
 
-    /// Whether columns (by their position in the key) are all of them.
-    pub fn is_whole(&self, columns: &[usize]) -> bool {
-        (0..self.columns.len()).all(|at| columns.contains(&at))
+    /// Whether rows sorted by `order` lie as the index would have them.
+    pub fn sorts_as(&self, order: &[SortKey]) -> bool {
+        let ascending = self.ascending(order);
+        ascending.len() >= self.columns.len()
+            && ascending
+                .iter()
+                .copied()
+                .take(self.columns.len())
+                .eq(0..self.columns.len())
     }
 
     /// How a stored key lies to another one in some columns; NULLs come last.

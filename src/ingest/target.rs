@@ -57,6 +57,30 @@ impl Target {
     /// Looks a table up and finds its key: the columns named, else those of the primary key, else those of the only
     /// unique index. Whether the caller may write is checked by the statement that writes.
     pub fn resolve(oid: pg_sys::Oid, key: Option<Vec<String>>) -> Target {
+        let mut target = Self::without_key(oid);
+        let (name, columns) = (&target.name, &target.columns);
+        let numbers: Vec<i16> = columns.iter().map(|c| c.attnum).collect();
+        let table = OpenRel::table(oid, pg_sys::AccessShareLock);
+        let mut keys = unique_keys(table.as_ptr(), &numbers);
+        let key = match key {
+            Some(names) => named_key(name, columns, keys, &names),
+            None => {
+                if keys.iter().any(|k| k.primary) {
+                    keys.retain(|k| k.primary);
+                }
+                match (keys.len(), keys.pop()) {
+                    (1, Some(key)) => key,
+                    (n, _) => no_key(name, n),
+                }
+            }
+        };
+        target.key = key.columns;
+        target.key_index = key.index;
+        target
+    }
+
+    /// Looks a table up whose key is not asked for.
+    pub fn without_key(oid: pg_sys::Oid) -> Target {
         set_tier::check_kind(
             oid,
             "Batches go into hypertables, partitioned tables and ordinary tables.",
@@ -67,13 +91,11 @@ impl Target {
         let rel = table.as_ptr();
         let desc = relation::tupdesc(rel);
         let mut columns = Vec::new();
-        let mut numbers = Vec::new();
         for i in 0..relation::natts(desc) {
             let attr = relation::attribute(desc, i);
             if attr.attisdropped {
                 continue;
             }
-            numbers.push(attr.attnum);
             columns.push(Column {
                 name: relation::attribute_name(attr),
                 attnum: attr.attnum,
@@ -83,26 +105,13 @@ impl Target {
                 identity_always: attr.attidentity as u8 == pg_sys::ATTRIBUTE_IDENTITY_ALWAYS,
             });
         }
-        let mut keys = unique_keys(rel, &numbers);
-        let key = match key {
-            Some(names) => named_key(&name, &columns, keys, &names),
-            None => {
-                if keys.iter().any(|k| k.primary) {
-                    keys.retain(|k| k.primary);
-                }
-                match (keys.len(), keys.pop()) {
-                    (1, Some(key)) => key,
-                    (n, _) => no_key(&name, n),
-                }
-            }
-        };
         let time = time_column(oid).and_then(|t| columns.iter().position(|c| c.name == t));
         Target {
             oid,
             name,
             columns,
-            key: key.columns,
-            key_index: key.index,
+            key: Vec::new(),
+            key_index: pg_sys::InvalidOid,
             time,
         }
     }
@@ -112,11 +121,14 @@ impl Target {
         self.columns.iter().position(|c| c.name == name)
     }
 
+    /// The key's columns.
+    pub fn key_columns(&self) -> impl Iterator<Item = &Column> {
+        self.key.iter().filter_map(|k| self.columns.get(k.column))
+    }
+
     /// Names of the key's columns, for messages.
     pub fn key_names(&self) -> String {
-        self.key
-            .iter()
-            .filter_map(|k| self.columns.get(k.column))
+        self.key_columns()
             .map(|c| relation::quote(&c.name))
             .collect::<Vec<_>>()
             .join(", ")

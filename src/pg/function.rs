@@ -84,6 +84,52 @@ impl Args {
     }
 }
 
+/// An SQL function of one argument, prepared to be called many times.
+pub struct Unary {
+    info: Box<pg_sys::FmgrInfo>,
+    collation: pg_sys::Oid,
+}
+
+impl Unary {
+    /// A function of that (qualified) name with one argument of type `anyelement`, for values of a type; `None` where there is
+    /// none. It lives in the current memory context.
+    pub fn polymorphic(name: &std::ffi::CStr, typ: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: catalogue look-ups; the function is prepared with an expression that tells its argument's type, which a
+        // polymorphic function asks for.
+        unsafe {
+            let names = pg_sys::stringToQualifiedNameList(name.as_ptr(), std::ptr::null_mut());
+            let types = [pg_sys::ANYELEMENTOID];
+            let oid = pg_sys::LookupFuncName(names, 1, types.as_ptr(), true);
+            if oid == pg_sys::InvalidOid {
+                return None;
+            }
+            let mut info = Box::new(pg_sys::FmgrInfo::default());
+            pg_sys::fmgr_info(oid, &mut *info);
+            let collation = pg_sys::get_typcollation(typ);
+            let value = pg_sys::makeNullConst(typ, -1, collation);
+            let call = pg_sys::makeFuncExpr(
+                oid,
+                pg_sys::get_func_rettype(oid),
+                pg_sys::lappend(std::ptr::null_mut(), value.cast()),
+                pg_sys::InvalidOid,
+                collation,
+                pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+            );
+            info.fn_expr = call.cast();
+            Some(Unary { info, collation })
+        }
+    }
+
+    /// The function's result, which must not be NULL.
+    ///
+    /// # Safety
+    /// A value of the type that the function was prepared for.
+    pub unsafe fn call(&mut self, value: pg_sys::Datum) -> pg_sys::Datum {
+        // SAFETY: by contract.
+        unsafe { pg_sys::FunctionCall1Coll(&mut *self.info, self.collation, value) }
+    }
+}
+
 /// Declares the C symbols of an SQL function: `sql_function!(wrapper, finfo, body)`, `body: fn(&Args) -> Datum`.
 #[macro_export]
 macro_rules! sql_function {

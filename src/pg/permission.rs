@@ -15,6 +15,29 @@ pub struct Columns<'a> {
 
 /// Raises `insufficient_privilege` where the current user could not write these columns by INSERT … ON CONFLICT.
 pub fn check_write(rel: pg_sys::Relation, columns: &Columns) {
+    check(rel, |info| {
+        info.requiredPerms = u64::from(pg_sys::ACL_INSERT);
+        info.insertedCols = set(columns.inserted);
+        if !columns.read.is_empty() {
+            info.requiredPerms |= u64::from(pg_sys::ACL_SELECT);
+            info.selectedCols = set(columns.read);
+        }
+        if !columns.updated.is_empty() {
+            info.requiredPerms |= u64::from(pg_sys::ACL_UPDATE);
+            info.updatedCols = set(columns.updated);
+        }
+    });
+}
+
+/// Raises `insufficient_privilege` where the current user could not delete rows that he finds by these columns.
+pub fn check_delete(rel: pg_sys::Relation, read: &[i16]) {
+    check(rel, |info| {
+        info.requiredPerms = u64::from(pg_sys::ACL_DELETE) | u64::from(pg_sys::ACL_SELECT);
+        info.selectedCols = set(read);
+    });
+}
+
+fn check(rel: pg_sys::Relation, ask: impl FnOnce(&mut pg_sys::RTEPermissionInfo)) {
     // SAFETY: nodes made here, as the parser makes them; the check raises its own error.
     unsafe {
         let entry: *mut pg_sys::RangeTblEntry =
@@ -25,17 +48,7 @@ pub fn check_write(rel: pg_sys::Relation, columns: &Columns) {
         (*entry).relkind = relation::form(rel).relkind;
         (*entry).rellockmode = pg_sys::RowExclusiveLock as i32;
         let mut infos: *mut pg_sys::List = std::ptr::null_mut();
-        let info = pg_sys::addRTEPermissionInfo(&mut infos, entry);
-        (*info).requiredPerms = u64::from(pg_sys::ACL_INSERT);
-        (*info).insertedCols = set(columns.inserted);
-        if !columns.read.is_empty() {
-            (*info).requiredPerms |= u64::from(pg_sys::ACL_SELECT);
-            (*info).selectedCols = set(columns.read);
-        }
-        if !columns.updated.is_empty() {
-            (*info).requiredPerms |= u64::from(pg_sys::ACL_UPDATE);
-            (*info).updatedCols = set(columns.updated);
-        }
+        ask(&mut *pg_sys::addRTEPermissionInfo(&mut infos, entry));
         let table = pg_sys::lappend(std::ptr::null_mut(), entry.cast());
         pg_sys::ExecCheckPermissions(table, infos, true);
     }

@@ -173,8 +173,8 @@ impl KeyWalk {
         }
     }
 
-    /// Finds the row with a key, which must be greater than all that were asked for before. It lies in
-    /// [`slot`](Self::slot) until the next call.
+    /// Finds the row with a key, which must be greater than all that were asked for before. [`row`](Self::row)
+    /// has its values until the next call.
     pub fn find(&mut self, key: &[pg_sys::Datum]) -> Option<Stored> {
         let mut steps = 0;
         loop {
@@ -217,9 +217,15 @@ impl KeyWalk {
         self.scan
     }
 
-    /// Where [`find`](Self::find) puts rows.
-    pub fn slot(&self) -> *mut pg_sys::TupleTableSlot {
-        self.slot
+    /// Copies values and NULL flags of the row that [`find`](Self::find) has found; they live until the next one is found.
+    pub fn row(&self, values: &mut [pg_sys::Datum], nulls: &mut [bool]) {
+        let natts = values.len();
+        // SAFETY: the slot holds a row of the table's shape, with an entry for each attribute.
+        unsafe {
+            pg_sys::slot_getsomeattrs_int(self.slot, natts as i32);
+            values.copy_from_slice(std::slice::from_raw_parts((*self.slot).tts_values, natts));
+            nulls.copy_from_slice(std::slice::from_raw_parts((*self.slot).tts_isnull, natts));
+        }
     }
 
     fn compare_entry(&mut self, key: &[pg_sys::Datum]) -> Ordering {

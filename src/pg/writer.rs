@@ -407,21 +407,8 @@ impl TableWriter {
         // SAFETY: our own rows, deleted by a command after the one that inserted them; then the executor's own wait.
         unsafe {
             pg_sys::CommandCounterIncrement();
-            let cid = pg_sys::GetCurrentCommandId(true);
             for slot in self.slots.iter().take(to).skip(from) {
-                let mut failure = pg_sys::TM_FailureData::default();
-                let mut at = (**slot).tts_tid;
-                let Some(delete) = (*(*self.rel()).rd_tableam).tuple_delete else {
-                    pgrx::error!("the table's access method cannot delete rows");
-                };
-                let rel = self.rel();
-                let none = std::ptr::null_mut();
-                let result = pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
-                    delete(rel, &mut at, cid, none, none, true, &mut failure, false)
-                });
-                if result != pg_sys::TM_Result::TM_Ok {
-                    pgrx::error!("could not take back a row that lost its key to another one");
-                }
+                delete_own(self.rel(), (**slot).tts_tid);
             }
             if let Some(slot) = self.slots.get(from) {
                 let mut holder = pg_sys::ItemPointerData::default();
@@ -597,6 +584,27 @@ impl TableWriter {
                 pg_sys::ExecClearTuple(row.slot);
             }
             self.spare.push(row.slot);
+        }
+    }
+}
+
+/// Deletes a row that an earlier command of this transaction inserted and that nobody else knows of. Index entries stay, as
+/// those of deleted rows do.
+pub fn delete_own(rel: pg_sys::Relation, tid: pg_sys::ItemPointerData) {
+    // SAFETY: an open table's own callback.
+    unsafe {
+        let Some(delete) = (*(*rel).rd_tableam).tuple_delete else {
+            pgrx::error!("the table's access method cannot delete rows");
+        };
+        let cid = pg_sys::GetCurrentCommandId(true);
+        let mut failure = pg_sys::TM_FailureData::default();
+        let mut at = tid;
+        let none = std::ptr::null_mut();
+        let result = pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+            delete(rel, &mut at, cid, none, none, true, &mut failure, false)
+        });
+        if result != pg_sys::TM_Result::TM_Ok {
+            pgrx::error!("could not take back a row that was inserted a moment ago");
         }
     }
 }

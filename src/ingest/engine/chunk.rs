@@ -293,15 +293,7 @@ impl<'a> Chunk<'a> {
     fn find(&mut self, key: &[pg_sys::Datum]) -> Option<Stored> {
         let Walk { walk, pass, .. } = self.walk.as_mut()?;
         if let Some(found) = walk.find(key) {
-            let slot = walk.slot();
-            // SAFETY: the slot holds the stored row, of the chunk's shape.
-            unsafe {
-                pg_sys::slot_getsomeattrs_int(slot, self.natts as i32);
-                let values = std::slice::from_raw_parts((*slot).tts_values, self.natts);
-                let nulls = std::slice::from_raw_parts((*slot).tts_isnull, self.natts);
-                self.stored.values.copy_from_slice(values);
-                self.stored.nulls.copy_from_slice(nulls);
-            }
+            walk.row(&mut self.stored.values, &mut self.stored.nulls);
             return Some(found);
         }
         let (place, page) = pass.as_mut()?.find(key)?;

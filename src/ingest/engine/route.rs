@@ -5,6 +5,7 @@ use super::eligible::Reason;
 use crate::ingest::batch::Spec;
 use crate::ingest::columns::Used;
 use crate::ingest::target::Target;
+use crate::pg::function::Unary;
 use crate::pg::relation;
 use crate::pg::spi::read_all;
 use pgrx::pg_sys;
@@ -21,7 +22,7 @@ enum Coordinate {
     /// Dates, in microseconds.
     Date,
     /// The partitioning function's result.
-    Hash(Box<pg_sys::FmgrInfo>, pg_sys::Oid),
+    Hash(Unary),
 }
 
 struct Dimension {
@@ -149,9 +150,9 @@ impl Coordinate {
                     .checked_mul(86_400_000_000)?
                     .checked_add(EPOCH),
             },
-            Coordinate::Hash(function, collation) => {
-                // SAFETY: a function of one argument of the column's type, prepared with that type.
-                let hash = unsafe { pg_sys::FunctionCall1Coll(&mut **function, *collation, value) };
+            Coordinate::Hash(function) => {
+                // SAFETY: a value of the column's type, which the function was prepared for.
+                let hash = unsafe { function.call(value) };
                 Some(i64::from(hash.value() as i32))
             }
         }
@@ -211,34 +212,8 @@ fn dimensions(target: &Target, used: &[Used]) -> Result<Vec<Dimension>, Reason> 
 
 /// TimescaleDB's partitioning function for values of a type.
 fn hash(typ: pg_sys::Oid) -> Option<Coordinate> {
-    // SAFETY: catalogue look-ups; the function is prepared with an expression that tells its argument's type, which it asks
-    // for. All of it lives in the current memory context.
-    unsafe {
-        let names = pg_sys::stringToQualifiedNameList(
-            c"_timescaledb_functions.get_partition_hash".as_ptr(),
-            std::ptr::null_mut(),
-        );
-        let types = [pg_sys::ANYELEMENTOID];
-        let oid = pg_sys::LookupFuncName(names, 1, types.as_ptr(), true);
-        if oid == pg_sys::InvalidOid {
-            return None;
-        }
-        let mut function = Box::new(pg_sys::FmgrInfo::default());
-        pg_sys::fmgr_info(oid, &mut *function);
-        let collation = pg_sys::get_typcollation(typ);
-        let value = pg_sys::makeNullConst(typ, -1, collation);
-        let args = pg_sys::lappend(std::ptr::null_mut(), value.cast());
-        let call = pg_sys::makeFuncExpr(
-            oid,
-            pg_sys::INT4OID,
-            args,
-            pg_sys::InvalidOid,
-            collation,
-            pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
-        );
-        function.fn_expr = call.cast();
-        Some(Coordinate::Hash(function, collation))
-    }
+    let name = c"_timescaledb_functions.get_partition_hash";
+    Unary::polymorphic(name, typ).map(Coordinate::Hash)
 }
 
 const CHUNKS: &str = "SELECT c.schema_name::pg_catalog.text, c.table_name::pg_catalog.text, \

@@ -15,7 +15,7 @@ use crate::pg::sort::SortColumn;
 use crate::pg::spi::{Connection, Param, Rows};
 use crate::pg::tuple;
 use crate::pg::walk;
-use crate::pg::writer::Executor;
+use crate::pg::writer::{Executor, delete_own};
 use crate::pg::{memory, permission};
 use pgrx::pg_sys;
 use std::rc::Rc;
@@ -190,17 +190,30 @@ impl Engine {
             .collect();
         let connection = Connection::open();
         let made = connection.one_row(&statement::seed(target, used), &params);
-        if let [Some(table), Some(place)] = made.as_slice() {
-            // SAFETY: a tid, as the statement says.
-            let place = unsafe { *place.cast_mut_ptr::<pg_sys::ItemPointerData>() };
-            self.seeds
-                .insert((table.value() as u32, tuple::tid_key(&place)));
-        }
+        let made = match made.as_slice() {
+            // SAFETY: an oid and a tid, as the statement says.
+            [Some(table), Some(place)] => Some(unsafe {
+                let place = *place.cast_mut_ptr::<pg_sys::ItemPointerData>();
+                (pg_sys::Oid::from_u32(table.value() as u32), place)
+            }),
+            _ => None,
+        };
         drop(connection);
-        match self.router.find(values, nulls) {
-            Route::Chunk(chunk) => chunk,
-            // A chunk that somebody made after this transaction's snapshot.
-            _ => pg_sys::InvalidOid,
+        match (self.router.find(values, nulls), made) {
+            (Route::Chunk(chunk), made) => {
+                let seed = made.map(|(table, place)| (table.to_u32(), tuple::tid_key(&place)));
+                self.seeds.extend(seed);
+                chunk
+            }
+            // A chunk that somebody made after this transaction's snapshot, or whose rows the engine does not write: all
+            // rows go the ordinary way.
+            (_, made) => {
+                if let Some((table, place)) = made {
+                    let chunk = OpenRel::table(table, pg_sys::RowExclusiveLock);
+                    delete_own(chunk.as_ptr(), place);
+                }
+                pg_sys::InvalidOid
+            }
         }
     }
 
