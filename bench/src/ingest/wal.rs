@@ -1,0 +1,162 @@
+//! WAL: how much was written between two positions, and for what.
+
+use crate::Result;
+use postgres::Client;
+use postgres::types::PgLsn;
+
+/// Records that the server writes by itself, whoever does what.
+const SERVERS_OWN: [&str; 3] = [
+    "Standby/RUNNING_XACTS",
+    "XLOG/CHECKPOINT_ONLINE",
+    "XLOG/CHECKPOINT_REDO",
+];
+
+/// The WAL between two positions.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub from: PgLsn,
+    pub to: PgLsn,
+}
+
+impl Span {
+    /// Bytes, headers of pages included.
+    pub fn bytes(&self) -> i64 {
+        u64::from(self.to).saturating_sub(u64::from(self.from)) as i64
+    }
+}
+
+/// Where the next record will begin.
+pub fn position(client: &mut Client) -> Result<PgLsn> {
+    let row = client.query_one("SELECT pg_current_wal_insert_lsn()", &[])?;
+    Ok(row.get(0))
+}
+
+/// Records of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Resource manager and type.
+    pub name: String,
+    pub records: i64,
+    pub bytes: i64,
+}
+
+impl Kind {
+    /// Whether the server writes such records by itself.
+    pub fn is_servers_own(&self) -> bool {
+        SERVERS_OWN.contains(&self.name.as_str())
+    }
+}
+
+/// The records in some spans by kind, the most bytes first; none where the server has no `pg_walinspect`.
+fn kinds(client: &mut Client, spans: &[Span]) -> Result<Option<Vec<Kind>>> {
+    let available = "SELECT FROM pg_available_extensions WHERE name = 'pg_walinspect'";
+    if client.query_opt(available, &[])?.is_none() {
+        return Ok(None);
+    }
+    // Only what has been flushed can be read.
+    client.batch_execute(
+        "CREATE EXTENSION IF NOT EXISTS pg_walinspect SCHEMA public; \
+         SELECT pg_logical_emit_message(false, 'bench', '', true)",
+    )?;
+    let mut all: Vec<Kind> = Vec::new();
+    for span in spans.iter().filter(|span| span.bytes() > 0) {
+        let rows = client.query(
+            "SELECT \"resource_manager/record_type\", count, combined_size \
+             FROM pg_get_wal_stats($1, $2, true) WHERE count > 0",
+            &[&span.from, &span.to],
+        )?;
+        for row in rows {
+            add(
+                &mut all,
+                Kind {
+                    name: row.get(0),
+                    records: row.get(1),
+                    bytes: row.get(2),
+                },
+            );
+        }
+    }
+    all.sort_by_key(|kind| std::cmp::Reverse(kind.bytes));
+    Ok(Some(all))
+}
+
+fn add(all: &mut Vec<Kind>, kind: Kind) {
+    match all.iter_mut().find(|other| other.name == kind.name) {
+        Some(other) => {
+            other.records += kind.records;
+            other.bytes += kind.bytes;
+        }
+        None => all.push(kind),
+    }
+}
+
+/// A sentence on what WAL was written for: by whom the spans were measured, and by the server itself.
+pub fn told(client: &mut Client, spans: &[Span]) -> Result<String> {
+    let Some(kinds) = kinds(client, spans)? else {
+        return Ok("what it was written for is not known: the server has no pg_walinspect".into());
+    };
+    let listed = |own: bool| {
+        let list = list(kinds.iter().filter(|kind| kind.is_servers_own() == own));
+        if list.is_empty() {
+            "nothing".into()
+        } else {
+            list
+        }
+    };
+    Ok(format!(
+        "in it, of the upserts: {}; of the server itself: {}",
+        listed(false),
+        listed(true)
+    ))
+}
+
+/// Kinds as a list: `3 Standby/RUNNING_XACTS (162 B)`.
+fn list<'a>(kinds: impl Iterator<Item = &'a Kind>) -> String {
+    let texts: Vec<String> = kinds
+        .map(|kind| {
+            format!(
+                "{} {} ({})",
+                varve_demo::show::count(kind.records),
+                kind.name,
+                varve_demo::show::bytes(kind.bytes)
+            )
+        })
+        .collect();
+    texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(name: &str, records: i64, bytes: i64) -> Kind {
+        Kind {
+            name: name.into(),
+            records,
+            bytes,
+        }
+    }
+
+    #[test]
+    fn kinds_add_up_and_are_listed() {
+        let mut all = vec![kind("Heap/INSERT", 2, 200)];
+        add(&mut all, kind("Standby/RUNNING_XACTS", 1, 54));
+        add(&mut all, kind("Heap/INSERT", 1, 100));
+        assert_eq!(
+            list(all.iter()),
+            "3 Heap/INSERT (300 B), 1 Standby/RUNNING_XACTS (54 B)"
+        );
+        let own: Vec<bool> = all.iter().map(Kind::is_servers_own).collect();
+        assert_eq!(own, [false, true]);
+    }
+
+    #[test]
+    fn spans_have_lengths() {
+        let span = |from: u64, to: u64| Span {
+            from: from.into(),
+            to: to.into(),
+        };
+        assert_eq!(span(0x100, 0x180).bytes(), 128);
+        assert_eq!(span(0x100, 0x100).bytes(), 0);
+    }
+}
