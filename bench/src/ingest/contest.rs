@@ -13,9 +13,6 @@ use varve_demo::show;
 pub const ON_CONFLICT: &str = "ON CONFLICT (symbol, ts) DO UPDATE SET open = excluded.open, high = excluded.high, \
      low = excluded.low, close = excluded.close, volume = excluded.volume";
 
-/// A measurement that has taken so long ends with its batch: what is that slow is known well enough.
-const LONG: Duration = Duration::from_secs(60);
-
 /// How a batch is brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
@@ -104,9 +101,14 @@ impl Total {
         self.rows as f64 / self.took.as_secs_f64()
     }
 
+    /// Statements that were run, each a batch.
+    pub fn batches(&self) -> u32 {
+        self.spans.len() as u32
+    }
+
     /// Rows of the batches brought, as they should be.
     pub fn asked(&self) -> i64 {
-        self.spans.len() as i64 * i64::from(BATCH)
+        i64::from(self.batches()) * i64::from(BATCH)
     }
 
     /// Bytes of WAL.
@@ -157,9 +159,14 @@ impl AddAssign for Total {
 }
 
 impl Ingest {
-    /// Brings all batches by all contestants, batch by batch in turn; each begins in its turn too. What takes [`LONG`]
-    /// ends early, for all contestants after the same batch.
-    pub fn contest(&mut self, what: &str, contestants: &[Contestant]) -> Result<Vec<Total>> {
+    /// Brings all batches by all contestants, batch by batch in turn; each begins in its turn too. Where they have taken
+    /// `longest` together, it ends early, for all after the same batch.
+    pub fn contest(
+        &mut self,
+        what: &str,
+        contestants: &[Contestant],
+        longest: Duration,
+    ) -> Result<Vec<Total>> {
         let mut totals = vec![Total::default(); contestants.len()];
         let bar = show::progress(self.batches.into(), &format!("batches, {what}"));
         for batch in 0..self.batches {
@@ -168,7 +175,7 @@ impl Ingest {
                 totals[i].run(&mut self.client, &contestants[i].statement(batch))?;
             }
             bar.inc(1);
-            if totals.iter().map(|total| total.took).sum::<Duration>() > LONG {
+            if totals.iter().map(|total| total.took).sum::<Duration>() > longest {
                 break;
             }
         }
@@ -186,10 +193,9 @@ impl Ingest {
         Ok(totals)
     }
 
-    /// What was measured, and of how many batches where it ended early.
-    pub fn label(&self, what: &str, total: &Total) -> String {
-        let brought = total.spans.len();
-        if brought == self.batches as usize {
+    /// What was measured, and of how many batches where that is not all.
+    pub fn label(&self, what: &str, brought: u32) -> String {
+        if brought == self.batches {
             what.into()
         } else {
             format!("{what} ({brought} batches: slow)")

@@ -32,6 +32,8 @@ struct Ingest {
     client: Client,
     /// Batches in each measurement.
     batches: u32,
+    /// Batches that are copied to frozen chunks: fewer, where bringing new keys there is slow.
+    batches_to_frozen: u32,
     /// Runs of each COPY.
     rounds: u32,
     /// What is wrong: other rows than INSERT leaves, other counts, dead rows.
@@ -48,6 +50,7 @@ pub fn run(server: &Server, options: &Options) -> Result<Vec<String>> {
     let mut ingest = Ingest {
         client,
         batches: options.batches,
+        batches_to_frozen: options.batches,
         rounds: options.runs.min(FEW),
         failures: Vec::new(),
     };

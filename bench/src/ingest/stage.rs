@@ -67,9 +67,9 @@ impl Rows {
         )
     }
 
-    /// All of them, as an item of FROM.
-    pub fn subquery(&self) -> String {
-        format!("({})", self.query(None))
+    /// Those of the first batches, as an item of FROM.
+    pub fn subquery(&self, batches: u32) -> String {
+        format!("({} AND batch < {batches})", self.query(None))
     }
 }
 
@@ -193,7 +193,9 @@ mod tests {
         let all = all.query(None);
         assert!(all.contains("close * 1.01::float8"), "{all}");
         assert!(all.ends_with(" WHERE true AND half"), "{all}");
-        assert!(Rows::BETWEEN.query(None).contains("interval '30 s'"));
+        let first = Rows::BETWEEN.subquery(3);
+        assert!(first.contains("interval '30 s'"), "{first}");
+        assert!(first.ends_with(" WHERE true AND batch < 3)"), "{first}");
     }
 
     #[test]

@@ -11,6 +11,15 @@ const SERVERS_OWN: [&str; 3] = [
     "XLOG/CHECKPOINT_REDO",
 ];
 
+/// The records between two positions by kind: by resource manager, type, and relation where they have one.
+const KINDS: &str = "\
+    SELECT r.resource_manager || '/' || r.record_type || coalesce(' of ' || b.relation, ''), \
+           count(*), sum(r.record_length)::bigint \
+    FROM pg_get_wal_records_info($1, $2) r \
+    LEFT JOIN (SELECT start_lsn, min(pg_filenode_relation(reltablespace, relfilenode)::text) AS relation \
+               FROM pg_get_wal_block_info($1, $2) GROUP BY start_lsn) b USING (start_lsn) \
+    GROUP BY 1";
+
 /// The WAL between two positions.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
@@ -34,7 +43,7 @@ pub fn position(client: &mut Client) -> Result<PgLsn> {
 /// Records of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// Resource manager and type.
+    /// Resource manager, type, relation.
     pub name: String,
     pub records: i64,
     pub bytes: i64,
@@ -60,11 +69,7 @@ fn kinds(client: &mut Client, spans: &[Span]) -> Result<Option<Vec<Kind>>> {
     )?;
     let mut all: Vec<Kind> = Vec::new();
     for span in spans.iter().filter(|span| span.bytes() > 0) {
-        let rows = client.query(
-            "SELECT \"resource_manager/record_type\", count, combined_size \
-             FROM pg_get_wal_stats($1, $2, true) WHERE count > 0",
-            &[&span.from, &span.to],
-        )?;
+        let rows = client.query(KINDS, &[&span.from, &span.to])?;
         for row in rows {
             add(
                 &mut all,
