@@ -159,8 +159,8 @@ impl AddAssign for Total {
 }
 
 impl Ingest {
-    /// Brings all batches by all contestants, batch by batch in turn; each begins in its turn too. Where they have taken
-    /// `longest` together, it ends early, for all after the same batch.
+    /// Brings all batches by all contestants, batch by batch in turn; each begins in its turn too. Where one has taken
+    /// `longest`, it ends early, for all after the same batch.
     pub fn contest(
         &mut self,
         what: &str,
@@ -175,7 +175,7 @@ impl Ingest {
                 totals[i].run(&mut self.client, &contestants[i].statement(batch))?;
             }
             bar.inc(1);
-            if totals.iter().map(|total| total.took).sum::<Duration>() > longest {
+            if totals.iter().any(|total| total.took > longest) {
                 break;
             }
         }
@@ -198,7 +198,7 @@ impl Ingest {
         if brought == self.batches {
             what.into()
         } else {
-            format!("{what} ({brought} batches: slow)")
+            format!("{what} ({brought} batches, slow)")
         }
     }
 

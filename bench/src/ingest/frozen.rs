@@ -15,7 +15,7 @@ const TARGET: f64 = 200_000.0;
 /// Rows a second of INSERT … ON CONFLICT, no key there yet, on the machine of the targets.
 pub const REFERENCE: f64 = 226_000.0;
 
-/// A case that has taken so long ends with its batch: what is that slow is known well enough.
+/// A case in which a contestant has taken so long ends with its batch: what is that slow is known well enough.
 const LONG: Duration = Duration::from_secs(60);
 
 /// The table that shows what INSERT … ON CONFLICT of new keys takes meanwhile; the one on heap; the frozen one.
@@ -63,7 +63,7 @@ impl Ingest {
         let mut lines = Vec::new();
         let mut remarks = Vec::new();
         for case in CASES {
-            lines.push(self.into_frozen(&case, &mut remarks)?);
+            lines.push(self.case_of_frozen(&case, &mut remarks)?);
         }
         let head = [
             ("batches", Left),
@@ -88,7 +88,7 @@ impl Ingest {
     }
 
     /// Measures a case on tables made for it, and checks them.
-    fn into_frozen(&mut self, case: &Case, remarks: &mut Vec<String>) -> Result<Vec<String>> {
+    fn case_of_frozen(&mut self, case: &Case, remarks: &mut Vec<String>) -> Result<Vec<String>> {
         let what = format!("into frozen chunks, {}", case.what);
         let [yardstick, heap, frozen] = TABLES;
         self.hypertables(&TABLES)?;
