@@ -5,7 +5,7 @@ use postgres::Client;
 use postgres::types::PgLsn;
 
 /// Records that the server writes by itself, whoever does what.
-const SERVERS_OWN: [&str; 3] = [
+const OTHERS: [&str; 3] = [
     "Standby/RUNNING_XACTS",
     "XLOG/CHECKPOINT_ONLINE",
     "XLOG/CHECKPOINT_REDO",
@@ -50,9 +50,11 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// Whether the server writes such records by itself.
-    pub fn is_servers_own(&self) -> bool {
-        SERVERS_OWN.contains(&self.name.as_str())
+    /// Whether they are written whoever does what: by the server itself, or by whoever reads a page of a catalog next that
+    /// others have left to be pruned.
+    pub fn is_others(&self) -> bool {
+        OTHERS.contains(&self.name.as_str())
+            || self.name.starts_with("Heap2/PRUNE_ON_ACCESS of pg_")
     }
 }
 
@@ -95,13 +97,13 @@ fn add(all: &mut Vec<Kind>, kind: Kind) {
     }
 }
 
-/// A sentence on what WAL was written for: by whom the spans were measured, and by the server itself.
+/// A sentence on what WAL was written for: by those whose spans they are, and by others.
 pub fn told(client: &mut Client, spans: &[Span]) -> Result<String> {
     let Some(kinds) = kinds(client, spans)? else {
         return Ok("what it was written for is not known: the server has no pg_walinspect".into());
     };
     let listed = |own: bool| {
-        let list = list(kinds.iter().filter(|kind| kind.is_servers_own() == own));
+        let list = list(kinds.iter().filter(|kind| kind.is_others() == own));
         if list.is_empty() {
             "nothing".into()
         } else {
@@ -109,7 +111,7 @@ pub fn told(client: &mut Client, spans: &[Span]) -> Result<String> {
         }
     };
     Ok(format!(
-        "in it, of the upserts: {}; of the server itself: {}",
+        "in it, of the upserts: {}; not theirs: {}",
         listed(false),
         listed(true)
     ))
@@ -151,8 +153,10 @@ mod tests {
             list(all.iter()),
             "3 Heap/INSERT (300 B), 1 Standby/RUNNING_XACTS (54 B)"
         );
-        let own: Vec<bool> = all.iter().map(Kind::is_servers_own).collect();
+        let own: Vec<bool> = all.iter().map(Kind::is_others).collect();
         assert_eq!(own, [false, true]);
+        assert!(kind("Heap2/PRUNE_ON_ACCESS of pg_statistic", 1, 8).is_others());
+        assert!(!kind("Heap2/PRUNE_ON_ACCESS of ingest.stage", 1, 8).is_others());
     }
 
     #[test]
