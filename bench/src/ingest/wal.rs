@@ -102,8 +102,8 @@ pub fn told(client: &mut Client, spans: &[Span]) -> Result<String> {
     let Some(kinds) = kinds(client, spans)? else {
         return Ok("what it was written for is not known: the server has no pg_walinspect".into());
     };
-    let listed = |own: bool| {
-        let list = list(kinds.iter().filter(|kind| kind.is_others() == own));
+    let listed = |others: bool| {
+        let list = list(kinds.iter().filter(|kind| kind.is_others() == others));
         if list.is_empty() {
             "nothing".into()
         } else {
@@ -153,8 +153,8 @@ mod tests {
             list(all.iter()),
             "3 Heap/INSERT (300 B), 1 Standby/RUNNING_XACTS (54 B)"
         );
-        let own: Vec<bool> = all.iter().map(Kind::is_others).collect();
-        assert_eq!(own, [false, true]);
+        let others: Vec<bool> = all.iter().map(Kind::is_others).collect();
+        assert_eq!(others, [false, true]);
         assert!(kind("Heap2/PRUNE_ON_ACCESS of pg_statistic", 1, 8).is_others());
         assert!(!kind("Heap2/PRUNE_ON_ACCESS of ingest.stage", 1, 8).is_others());
     }
