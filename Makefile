@@ -52,7 +52,7 @@ test: setup ## Runs every test: core, inside the server, end to end
 	cargo test --locked --no-fail-fast --package varve-demo --package varve-tests --package varve-bench
 
 .PHONY: bench
-bench: install ## Measures frozen chunks beside heap, against the targets (ARGS=, see ARGS=--help)
+bench: install ## Measures frozen chunks beside heap, and ingest, against the targets (ARGS=, see ARGS=--help)
 	@cargo run --locked --release --quiet --package varve-bench -- $(ARGS)
 
 .PHONY: soak

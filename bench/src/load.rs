@@ -6,6 +6,7 @@ use crate::data::Source;
 use crate::data::bars::Bars;
 use crate::data::copy::copy;
 use crate::data::cpu::Cpu;
+use crate::ingest;
 use crate::memory::{Peak, Watch};
 use crate::options::{FULL, Options, Scale};
 use crate::server::Server;
@@ -15,11 +16,29 @@ use std::time::{Duration, Instant};
 use varve_demo::show;
 
 /// A table: name, definition, column of time, and width of its chunks.
-struct Table {
+pub struct Table {
     name: &'static str,
     columns: &'static str,
     time: &'static str,
     chunk: &'static str,
+}
+
+impl Table {
+    /// The definition of its columns, without the key.
+    pub fn columns_without_key(&self) -> &'static str {
+        self.columns
+            .split_once(", PRIMARY KEY")
+            .map_or(self.columns, |(columns, _)| columns)
+    }
+
+    /// Statements that make it a hypertable, of any name.
+    pub fn create(&self, name: &str) -> String {
+        format!(
+            "CREATE TABLE {name} ({}); \
+             SELECT create_hypertable('{name}', '{}', chunk_time_interval => interval '{}')",
+            self.columns, self.time, self.chunk
+        )
+    }
 }
 
 const CPU: Table = Table {
@@ -32,7 +51,8 @@ const CPU: Table = Table {
     chunk: "1 day",
 };
 
-const BARS: Table = Table {
+/// One-minute bars of stocks, as [`Bars`] makes them.
+pub const BARS: Table = Table {
     name: "bars",
     columns: "symbol text NOT NULL, ts timestamptz NOT NULL, \
         open float8, high float8, low float8, close float8, volume bigint, \
@@ -68,9 +88,8 @@ pub struct Loaded {
     pub fresh: bool,
 }
 
-/// Loads and freezes what is not there yet, or what the options want anew.
-pub fn load(server: &Server, options: &Options) -> Result<Loaded> {
-    let mut client = server.connect(Side::Heap)?;
+/// Makes the extensions, and the tables in which is written down what is loaded.
+pub fn prepare(client: &mut Client, options: &Options) -> Result<()> {
     client.batch_execute(
         "SET client_min_messages = warning; \
          CREATE EXTENSION IF NOT EXISTS timescaledb; \
@@ -80,9 +99,15 @@ pub fn load(server: &Server, options: &Options) -> Result<Loaded> {
              (hypertable text PRIMARY KEY, rows bigint, seconds float8, own bigint, everything bigint)",
     )?;
     if options.reload {
-        forget_varve(&mut client)?;
+        forget_varve(client)?;
     }
     client.batch_execute("CREATE EXTENSION IF NOT EXISTS varve")?;
+    Ok(())
+}
+
+/// Loads and freezes what is not there yet, or what the options want anew.
+pub fn load(server: &Server, options: &Options) -> Result<Loaded> {
+    let mut client = server.connect(Side::Heap)?;
     let kept = client.query_opt("SELECT scale FROM bench.loaded LIMIT 1", &[])?;
     let kept: Option<Scale> = kept.map(|row| row.get::<_, &str>(0).parse()).transpose()?;
     let scale = Scale::asked(options, kept.unwrap_or(FULL));
@@ -122,6 +147,8 @@ pub fn load(server: &Server, options: &Options) -> Result<Loaded> {
 
 /// Removes varve's side, and the extension.
 fn forget_varve(client: &mut Client) -> Result<()> {
+    // What a run of ingest has left that was interrupted.
+    client.batch_execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", ingest::SCHEMA))?;
     client.batch_execute(&format!(
         "DELETE FROM bench.loaded WHERE side = '{0}'; \
          DELETE FROM bench.frozen; \
@@ -150,11 +177,7 @@ fn load_sides(server: &Server, sides: &[Side], tables: &[&Table], scale: Scale) 
             side.schema()
         ))?;
         for table in tables {
-            client.batch_execute(&format!(
-                "CREATE TABLE {} ({}); \
-                 SELECT create_hypertable('{0}', '{}', chunk_time_interval => interval '{}')",
-                table.name, table.columns, table.time, table.chunk
-            ))?;
+            client.batch_execute(&table.create(table.name))?;
             let progress = |n| bar.inc(n);
             if table.name == CPU.name {
                 copy(&mut client, table.name, cpu(), progress)?;

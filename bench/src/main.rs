@@ -1,4 +1,5 @@
-//! `varve-bench`: frozen chunks beside the same hypertables on heap, measured in one run on a private server.
+//! `varve-bench`: frozen chunks beside the same hypertables on heap, and varve's ingest beside PostgreSQL's own, measured
+//! in one run on a private server.
 //!
 //! Data and queries are those of the figures to beat; every query runs on heap and on varve in turn, and what counts is
 //! the ratio of the two. The program ends with an error only where something fails or answers otherwise than heap: a
@@ -8,6 +9,7 @@
 
 mod answer;
 mod data;
+mod ingest;
 mod load;
 mod measure;
 mod memory;
@@ -19,7 +21,8 @@ mod report;
 mod server;
 
 use clap::Parser;
-use options::{FULL, Options};
+use options::{FULL, Options, Section};
+use server::Server;
 use std::process::ExitCode;
 use varve_demo::show;
 
@@ -70,6 +73,33 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn run(options: &Options) -> Result<()> {
+    show::heading(1, "A private server");
+    show::say(&format!(
+        "Data lies {}.",
+        server::place(options.keep.as_ref())
+    ));
+    let server = Server::start(options.keep.as_deref())?;
+    let mut client = server.connect(Side::Heap)?;
+    load::prepare(&mut client, options)?;
+    show::say(&report::machine(&mut client)?);
+    drop(client);
+    let mut failures = Vec::new();
+    if options.has(Section::Frozen) {
+        failures.extend(frozen(&server, options)?);
+    }
+    if options.has(Section::Ingest) {
+        failures.extend(ingest::run(&server, options)?);
+    }
+    server.end()?;
+    println!();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(format!("not as on heap:\n  {}", failures.join("\n  ")).into())
+}
+
+/// The same rows on heap and frozen; what was not as on heap.
+fn frozen(server: &Server, options: &Options) -> Result<Vec<String>> {
     let queries: Vec<_> = queries::all()?
         .into_iter()
         .filter(|query| {
@@ -79,16 +109,8 @@ fn run(options: &Options) -> Result<()> {
                 .is_none_or(|r| r.is_match(&query.name))
         })
         .collect();
-    show::heading(1, "A server with the same rows twice");
-    show::say(&format!(
-        "Data lies {}.",
-        server::place(options.keep.as_ref())
-    ));
-    let server = server::Server::start(options.keep.as_deref())?;
-    let loaded = load::load(&server, options)?;
-    let machine = report::machine(&mut server.connect(Side::Heap)?)?;
+    let loaded = load::load(server, options)?;
     show::say(&loaded.scale.to_string());
-    show::say(&machine);
     if loaded.scale != FULL {
         show::say(&format!("Targets stand for another scale ({FULL})."));
     }
@@ -99,7 +121,7 @@ fn run(options: &Options) -> Result<()> {
     if queries.is_empty() {
         return Err("no query has such a name and a table with rows".into());
     }
-    let mut report = report::Report::new(&server, options, &loaded);
+    let mut report = report::Report::new(server, options, &loaded);
     report.queries(&queries)?;
     if options.plans {
         report.plans(&queries)?;
@@ -108,13 +130,7 @@ fn run(options: &Options) -> Result<()> {
     report.rates()?;
     report.parallel(&queries)?;
     report.memory();
-    let failures = report.failures;
-    server.end()?;
-    println!();
-    if failures.is_empty() {
-        return Ok(());
-    }
-    Err(format!("not as on heap:\n  {}", failures.join("\n  ")).into())
+    Ok(report.failures)
 }
 
 fn main() -> ExitCode {

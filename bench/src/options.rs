@@ -1,13 +1,13 @@
 //! What the bench is asked to do.
 
 use crate::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use regex::Regex;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Measures varve's frozen chunks beside heap: queries, sizes, rates, memory.
+/// Measures varve's frozen chunks beside heap: queries, sizes, rates, memory; and its ingest beside PostgreSQL's own.
 ///
 /// The targets stand for the default scale; at a smaller one, fixed costs weigh more.
 #[derive(Parser)]
@@ -28,7 +28,7 @@ pub struct Options {
     /// Timed runs of each query on each side; its minimum counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: u32,
-    /// Only queries whose name matches; thawing and COLD are left out
+    /// Only queries whose name matches; thawing, COLD and ingest are left out
     #[arg(long, value_name = "REGEX")]
     pub only: Option<Regex>,
     /// Keeps the loaded server's data in this directory, and uses what is there from an earlier run
@@ -40,6 +40,31 @@ pub struct Options {
     /// Prints varve's plan of each query too (EXPLAIN ANALYZE)
     #[arg(long)]
     pub plans: bool,
+    /// Only this section
+    #[arg(long, value_enum)]
+    pub section: Option<Section>,
+    /// Batches of 10,000 rows in each measurement of ingest
+    #[arg(long, default_value_t = 97, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub batches: u32,
+}
+
+impl Options {
+    /// Whether a section is asked for.
+    pub fn has(&self, section: Section) -> bool {
+        match self.section {
+            Some(only) => only == section,
+            None => section == Section::Frozen || self.only.is_none(),
+        }
+    }
+}
+
+/// A part of the bench that can be run alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Section {
+    /// Frozen chunks beside heap: queries, sizes, rates, memory
+    Frozen,
+    /// Batch upserts and COPY into sinks beside INSERT … ON CONFLICT and COPY
+    Ingest,
 }
 
 /// How much data there is.
@@ -119,5 +144,17 @@ mod tests {
         let asked = Scale::asked(&options, FULL);
         assert_eq!((asked.hosts, asked.bars_days), (7, 0));
         assert_eq!((asked.cpu_days, asked.symbols), (3, 500));
+    }
+
+    #[test]
+    fn sections_can_be_chosen() {
+        let sections = |arguments: &[&str]| {
+            let options = Options::parse_from([&["varve-bench"], arguments].concat());
+            (options.has(Section::Frozen), options.has(Section::Ingest))
+        };
+        assert_eq!(sections(&[]), (true, true));
+        assert_eq!(sections(&["--only", "c01"]), (true, false));
+        assert_eq!(sections(&["--section", "frozen"]), (true, false));
+        assert_eq!(sections(&["--section", "ingest"]), (false, true));
     }
 }

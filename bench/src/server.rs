@@ -44,10 +44,15 @@ impl Server {
 
     /// A connection that finds the tables of one side.
     pub fn connect(&self, side: Side) -> Result<Client> {
+        self.connect_to(side.schema())
+    }
+
+    /// A connection that finds the tables of one schema.
+    pub fn connect_to(&self, schema: &str) -> Result<Client> {
         let mut config = self.cluster.config("postgres");
         config
-            .application_name(&format!("bench {}", side.schema()))
-            .options(&format!("-c search_path={},public", side.schema()));
+            .application_name(&format!("bench {schema}"))
+            .options(&format!("-c search_path={schema},public"));
         Ok(config.connect(NoTls)?)
     }
 

@@ -1,11 +1,12 @@
-//! The whole bench at a small scale: loads, freezes, measures, and answers as heap does; kept data serves a second run.
+//! The whole bench at a small scale: loads, freezes, measures, and answers as heap does, ingest too; kept data serves a second
+//! run, and a section of it alone.
 
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-const SCALE: [&str; 8] = [
+const SCALE: [&str; 10] = [
     "--cpu-days",
     "1",
     "--hosts",
@@ -14,6 +15,8 @@ const SCALE: [&str; 8] = [
     "1",
     "--symbols",
     "3",
+    "--batches",
+    "2",
 ];
 
 fn bench(keep: &Path, more: &[&str]) -> (Output, String) {
@@ -47,11 +50,33 @@ fn a_small_run_and_one_on_its_data() {
     assert!(text.contains("of 24 targets met"), "{text}");
     assert!(text.contains("thaw a chunk of bars"), "{text}");
     assert!(text.contains("freeze cpu "), "{text}");
+    let ingest = [
+        "half new, half changed",
+        "keys in between, new",
+        "COPY, sink of such a hypertable",
+        "in it, of the upserts: nothing",
+        "target none ✓",
+    ];
+    for text_of_ingest in ingest {
+        assert!(
+            text.contains(text_of_ingest),
+            "no {text_of_ingest} in {text}"
+        );
+    }
 
     let (output, text) = bench(&keep, &["--only", "^c01"]);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("of 1 targets met"), "{text}");
     assert!(text.contains("freeze cpu, by an earlier run"), "{text}");
+    assert!(!text.contains("Ingest"), "{text}");
+
+    let (output, text) = bench(
+        &keep,
+        &["--section", "ingest", "--batches", "2", "--runs", "1"],
+    );
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("rounds: 1;"), "{text}");
+    assert!(!text.contains("Queries"), "{text}");
 
     let (output, text) = bench(&keep, &["--hosts", "3"]);
     assert!(!output.status.success(), "{text}");
