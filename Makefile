@@ -49,7 +49,8 @@ test: setup ## Runs every test: core, inside the server, end to end
 	cargo test --locked --package varve-core
 	@tools/pgrx_test.sh
 	@tools/install.sh dev
-	cargo test --locked --no-fail-fast --package varve-demo --package varve-tests --package varve-bench
+	cargo test --locked --no-fail-fast --package varve-demo --package varve-tests --package varve-bench \
+	    --package varve-example-loader
 
 .PHONY: bench
 bench: install ## Measures frozen chunks beside heap, against the targets (ARGS=, see ARGS=--help)

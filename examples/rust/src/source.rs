@@ -169,7 +169,8 @@ impl Source {
         let (mut columns, mut places) = (Vec::new(), Vec::new());
         for column in Column::ALL {
             let name = column.name();
-            let mut of_it = (0..found.len()).filter(|place| found.get(*place) == Some(&Some(column)));
+            let mut of_it =
+                (0..found.len()).filter(|place| found.get(*place) == Some(&Some(column)));
             match (of_it.next(), of_it.next()) {
                 (Some(place), None) => {
                     columns.push(column);
@@ -224,20 +225,46 @@ impl Source {
     pub fn rows(&self) -> Result<Rows<'_>> {
         let (path, columns, places) = match self {
             Source::MadeUp(count) => return Ok(Box::new(made_up(*count).map(Ok))),
-            Source::Csv { path, columns, places } => (path, columns, places),
+            Source::Csv {
+                path,
+                columns,
+                places,
+            } => (path, columns, places),
         };
         let mut reader = open(path)?;
+        reader
+            .headers()
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        // Of "\r\n" the reader takes the second half with the next record: then it is still on the line of this one.
+        let ahead = reader.position().line() - 1;
         let mut record = StringRecord::new();
         Ok(Box::new(std::iter::from_fn(move || {
             let at = path.display();
-            match reader.read_record(&mut record) {
-                Ok(false) => return None,
+            let found = reader.read_record(&mut record);
+            let number = match reader.position().line() {
+                // The last line may have no end.
+                line if reader.is_done() => line,
+                line => line - ahead,
+            };
+            match found {
                 Ok(true) => {}
-                Err(error) => return Some(Err(format!("{at}: {error}").into())),
+                Ok(false) => return None,
+                Err(error) => {
+                    let told = match error.kind() {
+                        csv::ErrorKind::UnequalLengths {
+                            expected_len, len, ..
+                        } => {
+                            format!("{len} fields where the header has {expected_len}")
+                        }
+                        _ => error.to_string(),
+                    };
+                    return Some(Err(format!("{at}, line {number}: {told}").into()));
+                }
             }
-            // The reader has come to the next record's line.
-            let number = reader.position().line().saturating_sub(1);
-            let mut row = Row { number, ..Row::default() };
+            let mut row = Row {
+                number,
+                ..Row::default()
+            };
             for (column, place) in columns.iter().zip(places) {
                 let text = record.get(*place).unwrap_or_default();
                 if let Err(error) = row.read(*column, text) {
@@ -301,4 +328,34 @@ fn made_up(count: u64) -> impl Iterator<Item = Row> {
             volume: Some(chance(1_000_000) as i64),
         }
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::Source;
+    use std::io::Write;
+
+    /// The numbers of the lines where the rows of a file end.
+    fn lines(name: &str, text: &str) -> Vec<u64> {
+        let path = std::env::temp_dir().join(format!("varve-lines-{}-{name}", std::process::id()));
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let source = Source::csv(&path).unwrap();
+        let rows: crate::Result<Vec<_>> = source.rows().unwrap().collect();
+        std::fs::remove_file(&path).unwrap();
+        rows.unwrap().iter().map(|row| row.number).collect()
+    }
+
+    #[test]
+    fn tells_lines() {
+        let text = "symbol,ts\nA,2024-01-01\n\n\"B\nb\",2024-01-01\nC,2024-01-01";
+        assert_eq!(lines("no-end", text), [2, 5, 6]);
+        assert_eq!(lines("end", &format!("{text}\n")), [2, 5, 6]);
+        assert_eq!(lines("cr-no-end", &text.replace('\n', "\r\n")), [2, 5, 6]);
+        assert_eq!(
+            lines("cr-end", &format!("{text}\n").replace('\n', "\r\n")),
+            [2, 5, 6]
+        );
+    }
 }

@@ -148,6 +148,10 @@ fn number(context: &str) -> Option<usize> {
         let given = || line.strip_prefix("row ")?.strip_suffix(" of the batch");
         // What follows the number, say a column, is of no interest.
         let digits = copied.or_else(given)?;
-        digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        digits
+            .split(|c: char| !c.is_ascii_digit())
+            .next()?
+            .parse()
+            .ok()
     })
 }
