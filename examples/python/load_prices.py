@@ -187,8 +187,8 @@ def explain(error: Exception, source: Source, batch: list[Numbered]) -> str:
     if not isinstance(error, asyncpg.PostgresError):
         return f"{source.name}, {source.unit}s {batch[0][0]} to {batch[-1][0]}: {error}"
     where = source.name
-    # "COPY prices_in, line 3", or "row 3 of the batch".
-    told = re.search(rf"COPY {SINK}, line (\d+)|row (\d+) of the batch", error.context or "")
+    # "COPY prices_in, line 3" in the context, or "row 3 of the batch" in it or in the message.
+    told = re.search(rf"COPY {SINK}, line (\d+)|row (\d+) of the batch", f"{error.context}\n{error.message}")
     if told:
         number = int(told[1] or told[2])
         where += f", {source.unit} {batch[number - 1][0]}"
@@ -216,7 +216,8 @@ async def load(connection: asyncpg.Connection, source: Source, via: str, size: i
 async def run(args: argparse.Namespace) -> None:
     source = csv_source(args.file) if args.file else made_up_source(args.rows)
     try:
-        connection = await asyncpg.connect(args.dsn)
+        # asyncpg asks the catalogue for each new type; compiling that query would take seconds.
+        connection = await asyncpg.connect(args.dsn, server_settings={"jit": "off"})
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise LoadError(f"no connection: {error}") from error
     try:

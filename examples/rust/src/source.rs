@@ -157,7 +157,7 @@ impl Source {
     /// The rows of a CSV file, whose header names the columns.
     pub fn csv(path: &Path) -> Result<Source> {
         let at = path.display();
-        let mut reader = open(path)?;
+        let (mut reader, _) = open(path)?;
         let header = reader.headers().map_err(|error| format!("{at}: {error}"))?;
         let told = || header.iter().collect::<Vec<_>>().join(", ");
         let found: Vec<Option<Column>> = header.iter().map(Column::named).collect();
@@ -231,21 +231,12 @@ impl Source {
                 places,
             } => (path, columns, places),
         };
-        let mut reader = open(path)?;
-        reader
-            .headers()
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        // Of "\r\n" the reader takes the second half with the next record: then it is still on the line of this one.
-        let ahead = reader.position().line() - 1;
+        let (mut reader, ahead) = open(path)?;
         let mut record = StringRecord::new();
         Ok(Box::new(std::iter::from_fn(move || {
             let at = path.display();
             let found = reader.read_record(&mut record);
-            let number = match reader.position().line() {
-                // The last line may have no end.
-                line if reader.is_done() => line,
-                line => line - ahead,
-            };
+            let number = reader.position().line().saturating_sub(ahead);
             match found {
                 Ok(true) => {}
                 Ok(false) => return None,
@@ -279,8 +270,8 @@ impl Source {
     }
 }
 
-/// A CSV file, unpacked if it is packed with gzip.
-fn open(path: &Path) -> Result<csv::Reader<Box<dyn Read>>> {
+/// A CSV file, unpacked if it is packed with gzip; and how many lines the reader is ahead when it has read a record.
+fn open(path: &Path) -> Result<(csv::Reader<Box<dyn Read>>, u64)> {
     let at = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = BufReader::new(File::open(path).map_err(at)?);
     let packed = file.fill_buf().map_err(at)?.starts_with(&[0x1f, 0x8b]);
@@ -289,7 +280,20 @@ fn open(path: &Path) -> Result<csv::Reader<Box<dyn Read>>> {
     } else {
         Box::new(file)
     };
-    Ok(csv::Reader::from_reader(plain))
+    let mut plain = BufReader::new(plain);
+    let line = plain
+        .fill_buf()
+        .map_err(at)?
+        .split(|byte| *byte == b'\n')
+        .next();
+    // Of "\r\n" the reader takes the second half with the next record. The last line may have no end: it gets one, and a
+    // line with nothing in it is no record.
+    let (end, ahead) = match line.is_some_and(|line| line.ends_with(b"\r")) {
+        true => ("\r\n", 0),
+        false => ("\n", 1),
+    };
+    let plain: Box<dyn Read> = Box::new(plain.chain(end.as_bytes()));
+    Ok((csv::Reader::from_reader(plain), ahead))
 }
 
 fn made_up(count: u64) -> impl Iterator<Item = Row> {

@@ -12,6 +12,9 @@ pub const TABLE: &str = "prices";
 /// Its sink: rows that are copied or inserted into this view are upserted into the table.
 pub const SINK: &str = "prices_in";
 
+/// What stands before the number of a row that was not copied.
+const ROW: &str = "row ";
+
 /// A way to write a batch.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Way {
@@ -123,10 +126,13 @@ pub fn message(error: &Error) -> String {
 
 /// The server's message, with the line of the file in place of the number within the batch.
 pub fn explain(error: &Error, source: &Source, batch: &[Row]) -> String {
-    let context = error.as_db_error().and_then(|db| db.where_());
-    let row = context
-        .and_then(number)
-        .and_then(|number| batch.get(number.checked_sub(1)?));
+    let told = error.as_db_error().and_then(|db| {
+        let context = db.where_().unwrap_or_default();
+        number(&format!("COPY {SINK}, line "), context)
+            .or_else(|| number(ROW, context))
+            .or_else(|| number(ROW, db.message()))
+    });
+    let row = told.and_then(|number| batch.get(number.checked_sub(1)?));
     let name = source.name();
     match row {
         Some(row) => format!(
@@ -139,19 +145,14 @@ pub fn explain(error: &Error, source: &Source, batch: &[Row]) -> String {
     }
 }
 
-/// The number of the row that an error tells: "COPY prices_in, line 3", or "row 3 of the batch".
-fn number(context: &str) -> Option<usize> {
-    context.lines().find_map(|line| {
-        let copied = line
-            .strip_prefix("COPY ")
-            .and_then(|rest| rest.strip_prefix(SINK)?.strip_prefix(", line "));
-        let given = || line.strip_prefix("row ")?.strip_suffix(" of the batch");
-        // What follows the number, say a column, is of no interest.
-        let digits = copied.or_else(given)?;
-        digits
-            .split(|c: char| !c.is_ascii_digit())
-            .next()?
-            .parse()
-            .ok()
+/// The number behind some words of an error: "COPY prices_in, line 3" in the context where rows are copied, "row 3 of the
+/// batch" in the context or the message else.
+fn number(words: &str, text: &str) -> Option<usize> {
+    text.match_indices(words).find_map(|(at, _)| {
+        let behind = text.get(at + words.len()..)?;
+        let digits = behind.split(|c: char| !c.is_ascii_digit()).next()?;
+        let rest = behind.get(digits.len()..)?;
+        let number = digits.parse().ok()?;
+        (words != ROW || rest.starts_with(" of the batch")).then_some(number)
     })
 }

@@ -75,9 +75,9 @@ fn bad_rows(bench: &Bench<'_>) {
     for (bad, parts) in [
         (
             ",2025-01-01 00:08Z,1,2,0.5,1.5,100",
-            ["null value in column \"symbol\""],
+            ["null value in key column \"symbol\""],
         ),
-        ("A,,1,2,0.5,1.5,100", ["null value in column \"ts\""]),
+        ("A,,1,2,0.5,1.5,100", ["null value in key column \"ts\""]),
         (
             "A,2025-01-01 00:08Z,1,2,0.5,1.5,-1",
             ["violates check constraint \"sold\""],

@@ -41,17 +41,15 @@ pub fn csv(rows: &[Row]) -> String {
     for (symbol, at, [open, high, low, close], volume) in rows {
         // An hour east of Greenwich; days begin where BEGIN does.
         let (days, seconds) = ((at + 3600 - BEGIN) / 86_400, (at + 3600 - BEGIN) % 86_400);
-        let (month, day) = [31, 28, 31].iter().fold((1, days), |(month, day), length| {
-            if day >= *length {
-                (month + 1, day - length)
-            } else {
-                (month, day)
-            }
-        });
+        let months = [(59, 3), (31, 2), (0, 1)];
+        let (first, month) = months
+            .into_iter()
+            .find(|(first, _)| days >= *first)
+            .unwrap();
         let fields = [
             format!(
                 "2025-{month:02}-{:02}T{:02}:{:02}:00+01:00",
-                day + 1,
+                days - first + 1,
                 seconds / 3600,
                 seconds / 60 % 60
             ),
