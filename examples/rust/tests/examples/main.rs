@@ -40,8 +40,8 @@ fn a_file(bench: &Bench<'_>) {
     );
 
     // Columns that a file lacks stay.
-    let some = format!("symbol,ts,close\nT00,2025-01-01,0.02\nT40,2025-01-01,7\n");
-    bench.file("some.csv", &some);
+    let some = "symbol,ts,close\nT00,2025-01-01,0.02\nT40,2025-01-01,7\n";
+    bench.file("some.csv", some);
     if bench.loader.needs_all == Some(way) {
         bench.stops(&["some.csv"], &["all columns"]);
     } else {

@@ -19,13 +19,13 @@ pub fn rows() -> Vec<Row> {
         let (symbol, at) = (i / each, i % each);
         let price = |plus: usize| {
             let cents = 10_000 + (i * 37 + plus * 11) % 5_000;
-            ((i + plus) % 97 != 0).then_some(cents as f64 / 100.0)
+            (!(i + plus).is_multiple_of(97)).then_some(cents as f64 / 100.0)
         };
         (
             format!("T{symbol:02}"),
             BEGIN + at as i64 * 3 * 3600,
             [price(0), price(1), price(2), price(3)],
-            (i % 101 != 0).then_some(i as i64 * 1_000_003 % 9_999_991),
+            (!i.is_multiple_of(101)).then_some(i as i64 * 1_000_003 % 9_999_991),
         )
     });
     rows.collect()
