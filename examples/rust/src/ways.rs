@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use postgres::binary_copy::BinaryCopyInWriter;
 use postgres::{Client, Error};
 use serde_json::{Map, Value};
+use std::error::Error as _;
 
 /// The table.
 pub const TABLE: &str = "prices";
@@ -114,7 +115,10 @@ fn by_json(client: &mut Client, columns: &[Column], batch: &[Row]) -> Result<Cou
 /// An error as the server words it, with its detail and hint.
 pub fn message(error: &Error) -> String {
     let Some(db) = error.as_db_error() else {
-        return error.to_string();
+        return match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
     };
     let more = [db.detail(), db.hint()];
     more.into_iter()

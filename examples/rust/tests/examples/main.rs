@@ -110,6 +110,11 @@ fn bad_rows(bench: &Bench<'_>) {
     bench.file("twice.csv", "symbol,date,ts\nA,2025-01-01,2025-01-01\n");
     bench.stops(&["twice.csv"], &["twice.csv: two columns for ts"]);
     bench.stops(&["nowhere.csv"], &["nowhere.csv"]);
+    let nowhere = "postgresql://postgres@/postgres?host=/nowhere";
+    bench.stops(
+        &["bad.csv", "--dsn", nowhere],
+        &["no connection", "No such file or directory"],
+    );
     // Mended, the rest is loaded.
     bench.file("bad.csv", &with(&good(8)));
     bench.loads(
