@@ -42,7 +42,7 @@ demo: install ## Shows varve at work on real prices (DATA=file.csv.gz names othe
 
 .PHONY: psql
 psql: install ## Opens psql on a private server with the extension in it
-	@trap '' INT; cargo run --locked --quiet --package varve-demo --bin with-server -- psql
+	@trap '' INT; cargo run --locked --quiet --package varve-demo --bin with-server -- -- psql
 
 .PHONY: test
 test: setup ## Runs every test: core, inside the server, end to end
