@@ -42,14 +42,15 @@ demo: install ## Shows varve at work on real prices (DATA=file.csv.gz names othe
 
 .PHONY: psql
 psql: install ## Opens psql on a private server with the extension in it
-	@trap '' INT; cargo run --locked --quiet --package varve-demo --bin with-server -- psql
+	@trap '' INT; cargo run --locked --quiet --package varve-demo --bin with-server -- -- psql
 
 .PHONY: test
 test: setup ## Runs every test: core, inside the server, end to end
 	cargo test --locked --package varve-core
 	@tools/pgrx_test.sh
 	@tools/install.sh dev
-	cargo test --locked --no-fail-fast --package varve-demo --package varve-tests --package varve-bench
+	cargo test --locked --no-fail-fast --package varve-demo --package varve-tests --package varve-bench \
+	    --package varve-example-loader
 
 .PHONY: bench
 bench: install ## Measures frozen chunks beside heap, and ingest, against the targets (ARGS=, see ARGS=--help)

@@ -38,6 +38,18 @@ missing() {
     # Root runs the servers of `cargo pgrx test` as another user; everybody else installs the extension as root.
     have sudo || echo sudo
     have runuser || echo util-linux
+    # The driver of the Python example, for which Debian has a package: signed, from the mirror that everything else comes
+    # from, and built for Debian's Python. A virtual environment would need python3-venv, PyPI, and a network at test time.
+    python_has_asyncpg || echo python3-asyncpg
+}
+
+# Whether one of the interpreters that the test of the examples tries has asyncpg.
+python_has_asyncpg() {
+    local python
+    for python in ${VARVE_PYTHON:-python3 /usr/bin/python3}; do
+        if "$python" -c 'import sys, asyncpg; assert sys.version_info >= (3, 11)' 2>/dev/null; then return; fi
+    done
+    return 1
 }
 
 # Runs a command as root.
@@ -104,13 +116,32 @@ install_packages() {
     if [ "$version" = 12 ]; then add_trixie; fi
     # The file says that this machine is, or was, Debian 12 with trixie beside it.
     if [ -f "$TRIXIE_SOURCES" ]; then release=(-t trixie); fi
-    say apt-get install "${release[@]}" "$@"
     trap allow_clusters EXIT
     forbid_clusters
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-        -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "${release[@]}" "$@"
+    local name others=()
+    for name in "$@"; do
+        if [ "$name" = python3-asyncpg ]; then install_asyncpg; else others+=("$name"); fi
+    done
+    if [ "${#others[@]}" -gt 0 ]; then apt_install "${release[@]}" "${others[@]}"; fi
     allow_clusters
     trap - EXIT
+}
+
+# Installs with apt-get, asking nothing.
+apt_install() {
+    say apt-get install "$@"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+        -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@"
+}
+
+# asyncpg is built for one version of Python: on Debian 12 it comes from Debian 12, since Debian 13's would bring another
+# Python along; from Debian 13 only where Python itself has come from there.
+install_asyncpg() {
+    if apt-get install -s -q --no-install-recommends python3-asyncpg >/dev/null 2>&1; then
+        apt_install python3-asyncpg
+    else
+        apt_install -t trixie python3-asyncpg
+    fi
 }
 
 install_cargo_pgrx() {
