@@ -182,11 +182,15 @@ pub fn positions(used: &[Used], rows: &Rows) -> Vec<(usize, Type)> {
         .collect()
 }
 
-/// Complains of a NULL in the key.
-pub fn null_key(target: &Target, column: &str, row: u64) -> ! {
+/// Complains of a NULL in the key, of a row of a batch (by its number) or in a COPY, which tells the line itself.
+pub fn null_key(target: &Target, column: &str, row: Option<u64>) -> ! {
+    let of_row = row.map(|n| format!(" of row {n} of the batch"));
     raise(
         PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
-        format!("null value in key column \"{column}\" of row {row} of the batch"),
+        format!(
+            "null value in key column \"{column}\"{}",
+            of_row.unwrap_or_default()
+        ),
         Some(format!(
             "The key of {} is ({}).",
             target.name,

@@ -131,7 +131,7 @@ fn check_keys(connection: &Connection, target: &Target, used: &[Used], keys: &[K
     let row = connection.one_row(&sql, &[]);
     for (key, first) in keys.iter().zip(&row) {
         if let (Some(u), Some(n)) = (used.get(key.used), first) {
-            null_key(target, &u.column.name, n.value() as u64)
+            null_key(target, &u.column.name, Some(n.value() as u64))
         }
     }
     let ranges = row.get(keys.len()..).unwrap_or_default();

@@ -3,7 +3,7 @@
 
 use super::context::RowAt;
 use super::relation::{self, OpenRel};
-use super::{ffi, memory};
+use super::{ffi, memory, tuple};
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::rc::Rc;
 
@@ -401,15 +401,14 @@ impl TableWriter {
         }
     }
 
-    /// Deletes rows that were inserted a moment ago and not finished, and waits for the transaction that has the key of
-    /// the first. Rows that have no index entries yet are seen by nobody.
+    /// Kills rows that were inserted a moment ago and not finished, and waits for the transaction that has the key of the
+    /// first. Rows that have no index entries yet are seen by nobody.
     fn take_back(&self, from: usize, to: usize) {
-        // SAFETY: our own rows, deleted by a command after the one that inserted them; then the executor's own wait.
+        for slot in self.slots.iter().take(to).skip(from) {
+            kill(self.rel(), *slot);
+        }
+        // SAFETY: the executor's own wait.
         unsafe {
-            pg_sys::CommandCounterIncrement();
-            for slot in self.slots.iter().take(to).skip(from) {
-                delete_own(self.rel(), (**slot).tts_tid);
-            }
             if let Some(slot) = self.slots.get(from) {
                 let mut holder = pg_sys::ItemPointerData::default();
                 pg_sys::ExecCheckIndexConstraints(
@@ -585,6 +584,39 @@ impl TableWriter {
             }
             self.spare.push(row.slot);
         }
+    }
+}
+
+/// Kills a row that this command inserted, as a speculative insertion that met a conflict is killed: it is dead to everybody at
+/// once. A row that was only deleted would look to others like one whose key is being inserted, and two batches that lost
+/// the same key to a third would wait for each other once that one is rolled back.
+///
+/// Many rows cannot be inserted speculatively, so the row gets its token now. Others who see it meanwhile wait for the token's
+/// lock, for a moment. The token is not in the WAL: what kills the row is, and takes the token off again.
+fn kill(rel: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot) {
+    // SAFETY: a row of our own on a page that is pinned, and locked while its header is changed.
+    unsafe {
+        let Some(complete) = (*(*rel).rd_tableam).tuple_complete_speculative else {
+            pgrx::error!("the table's access method cannot take rows back");
+        };
+        let xid = pg_sys::GetCurrentTransactionId();
+        let mut row = pg_sys::HeapTupleData {
+            t_self: (*slot).tts_tid,
+            ..Default::default()
+        };
+        let mut buffer: pg_sys::Buffer = 0;
+        let any = &raw mut pg_sys::SnapshotAnyData;
+        if !pg_sys::heap_fetch(rel, any, &mut row, &mut buffer, false) {
+            pgrx::error!("could not take back a row that was inserted a moment ago");
+        }
+        let token = pg_sys::SpeculativeInsertionLockAcquire(xid);
+        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
+        (*row.t_data).t_ctid = tuple::make_tid(token, pg_sys::SpecTokenOffsetNumber as u16);
+        pg_sys::MarkBufferDirty(buffer);
+        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+        pg_sys::ReleaseBuffer(buffer);
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| complete(rel, slot, token, false));
+        pg_sys::SpeculativeInsertionLockRelease(xid);
     }
 }
 

@@ -165,7 +165,8 @@ impl Engine {
         let Spec { keys, used, .. } = &*self.spec;
         let null = |k: &&Key| nulls.get(k.used) != Some(&false);
         if let Some(key) = keys.iter().find(null).and_then(|k| used.get(k.used)) {
-            columns::null_key(&self.spec.target, &key.column.name, number);
+            let row = self.spec.options.copied_into.is_none().then_some(number);
+            columns::null_key(&self.spec.target, &key.column.name, row);
         }
         let chunk = match self.router.find(values, nulls) {
             Route::Chunk(chunk) => chunk,
