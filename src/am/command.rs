@@ -37,15 +37,26 @@ pub fn thaw_cid(cid: pg_sys::CommandId) -> pg_sys::CommandId {
 }
 
 /// A command of ours that may thaw rows and is no statement of the executor's; stepped until it is dropped.
-pub struct Stepped(usize);
+pub struct Stepped {
+    name: usize,
+    cid: pg_sys::CommandId,
+}
 
 impl Stepped {
     /// Steps the command id. The snapshot that the command goes by was taken before.
     pub fn new() -> Self {
         // Addresses of query descriptors are no small numbers.
         let name = STEPPED.with_borrow(Vec::len) + 1;
-        step(name);
-        Stepped(name)
+        let cid = step(name);
+        Stepped { name, cid }
+    }
+
+    /// Steps anew where other commands have run since, those of a constraint's function, say.
+    pub fn keep_up(&mut self) {
+        // SAFETY: reads the state of the transaction.
+        if unsafe { pg_sys::GetCurrentCommandId(false) } != self.cid {
+            *self = Stepped::new();
+        }
     }
 }
 
@@ -57,17 +68,18 @@ impl Default for Stepped {
 
 impl Drop for Stepped {
     fn drop(&mut self) {
-        STEPPED.with_borrow_mut(|s| s.retain(|(name, _)| *name != self.0));
+        STEPPED.with_borrow_mut(|s| s.retain(|step| *step != (self.name, self.cid)));
     }
 }
 
-fn step(name: usize) {
+fn step(name: usize) -> pg_sys::CommandId {
     // SAFETY: inside a transaction that writes; as between two statements of a function.
     unsafe {
         pg_sys::GetCurrentCommandId(true);
         pg_sys::CommandCounterIncrement();
         let cid = pg_sys::GetCurrentCommandId(true);
         STEPPED.with_borrow_mut(|s| s.push((name, cid)));
+        cid
     }
 }
 

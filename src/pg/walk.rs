@@ -128,7 +128,7 @@ enum State {
 
 /// A walk along the index of a table; see [`order_of`] for those that can be walked.
 pub struct KeyWalk {
-    _index: OpenRel,
+    index: OpenRel,
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
     compare: Vec<Compare>,
@@ -142,6 +142,8 @@ pub struct KeyWalk {
     nulls: Vec<bool>,
     /// Where the scan keeps what it allocates on the way.
     home: pg_sys::MemoryContext,
+    /// The key that was descended to.
+    keys: memory::Context,
 }
 
 impl KeyWalk {
@@ -159,7 +161,7 @@ impl KeyWalk {
             let columns = relation::natts(relation::tupdesc(index));
             KeyWalk {
                 compare: (0..keys).map(|i| Compare::of(index, i)).collect(),
-                _index: open,
+                index: open,
                 scan,
                 slot: pg_sys::table_slot_create(rel, std::ptr::null_mut()),
                 start: pg_sys::ScanKeyData::default(),
@@ -169,6 +171,7 @@ impl KeyWalk {
                 values: vec![pg_sys::Datum::from(0usize); columns],
                 nulls: vec![true; columns],
                 home: pg_sys::CurrentMemoryContext,
+                keys: memory::Context::new(),
             }
         }
     }
@@ -245,9 +248,14 @@ impl KeyWalk {
 
     /// Goes to the first entry that is not less than a key.
     fn descend(&mut self, key: &[pg_sys::Datum]) {
-        for (member, value) in self.members.iter_mut().zip(key) {
-            member.sk_argument = *value;
-        }
+        // The scan compares with its key until the next descent, which may be longer than the caller keeps it.
+        self.keys.reset();
+        let desc = relation::tupdesc(self.index.as_ptr());
+        self.keys.within(|| {
+            for (i, (member, value)) in self.members.iter_mut().zip(key).enumerate() {
+                member.sk_argument = memory::copy_datum(*value, relation::attribute(desc, i));
+            }
+        });
         // SAFETY: the members live, at the same place, as long as the scan; it copies the header.
         unsafe {
             match &*self.members {

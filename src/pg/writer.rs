@@ -133,6 +133,15 @@ pub struct Stored {
     pub changed_before: bool,
 }
 
+/// A key that somebody else has taken.
+#[derive(Clone, Copy)]
+pub struct Taken {
+    /// The first of the rows that were to be inserted whose key it is.
+    pub row: usize,
+    /// Whether it was taken still when his transaction had ended.
+    pub stays: bool,
+}
+
 /// What became of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Updated {
@@ -304,7 +313,7 @@ impl TableWriter {
     /// Inserts the first `n` rows that were prepared, in their order. Where the key of one is taken, by a row that nobody
     /// saw when the batch was compared with what is stored, it and all after it are taken back, and `Err` tells how many
     /// were inserted. Without an arbiter that is an error.
-    pub fn insert(&mut self, n: usize) -> Result<(), usize> {
+    pub fn insert(&mut self, n: usize) -> Result<(), Taken> {
         // SAFETY: n slots were filled; as CopyFrom inserts them.
         unsafe {
             self.at.set(0);
@@ -328,8 +337,8 @@ impl TableWriter {
                 }
             }
             if let Some(first) = taken {
-                self.take_back(first, n);
-                return Err(first);
+                let stays = self.take_back(first, n);
+                return Err(Taken { row: first, stays });
             }
         }
         Ok(())
@@ -403,33 +412,35 @@ impl TableWriter {
 
     /// Kills rows that were inserted a moment ago and not finished, and waits for the transaction that has the key of the
     /// first. Rows that have no index entries yet are seen by nobody.
-    fn take_back(&self, from: usize, to: usize) {
+    /// Tells whether it is taken still.
+    fn take_back(&self, from: usize, to: usize) -> bool {
         for slot in self.slots.iter().take(to).skip(from) {
             kill(self.rel(), *slot);
         }
         // SAFETY: the executor's own wait.
         unsafe {
-            if let Some(slot) = self.slots.get(from) {
+            self.slots.get(from).is_some_and(|slot| {
                 let mut holder = pg_sys::ItemPointerData::default();
-                pg_sys::ExecCheckIndexConstraints(
+                !pg_sys::ExecCheckIndexConstraints(
                     self.info,
                     *slot,
                     self.executor.state,
                     &mut holder,
                     self.arbiters,
-                );
-            }
+                )
+            })
         }
     }
 
     /// Changes a stored row to one whose values and NULL flags `fill` sets. A row that somebody else has at hand is waited
-    /// for. Index entries follow with [`finish_updates`](Self::finish_updates): until then others find the row by its old ones.
+    /// for. `checked` is called when constraints, whose functions may run commands, are done. Index entries follow with [`finish_updates`](Self::finish_updates): until then others find the row by its old ones.
     pub fn update(
         &mut self,
         row: Stored,
         number: u64,
         snapshot: pg_sys::Snapshot,
         fill: impl FnOnce(&mut [pg_sys::Datum], &mut [bool]),
+        checked: impl FnOnce(),
     ) -> Updated {
         self.at.set(number);
         // SAFETY: as ExecUpdate changes a row of an open table.
@@ -444,6 +455,7 @@ impl TableWriter {
             }
             let slot = self.spare.pop().unwrap_or_else(|| self.new_slot());
             self.store(slot, fill);
+            checked();
             let Some(update) = (*(*self.rel()).rd_tableam).tuple_update else {
                 pgrx::error!("the table's access method cannot update rows");
             };

@@ -71,7 +71,7 @@ pub struct Chunk<'a> {
 struct Walk {
     /// Frozen rows are not looked for by the index then.
     #[expect(dead_code, reason = "works by being dropped, before the scan is")]
-    only: Option<DeltaOnly>,
+    only: DeltaOnly,
     walk: KeyWalk,
     pass: Option<FrozenWalk>,
 }
@@ -276,7 +276,12 @@ impl<'a> Chunk<'a> {
         if self.walk.is_some() {
             return;
         }
-        let (rel, index, frozen) = (self.writer.rel(), self.index, self.frozen.is_some());
+        let (rel, index) = (self.writer.rel(), self.index);
+        // With varve.debug_freeze others may freeze rows of theirs while the chunk is written.
+        if self.frozen.is_none() && may_be_frozen(rel) {
+            self.frozen = Some(Stepped::new());
+        }
+        let frozen = self.frozen.is_some();
         // SAFETY: the context that the chunk was opened in.
         let (walk, pass) = unsafe {
             memory::within(self.home, || {
@@ -285,7 +290,7 @@ impl<'a> Chunk<'a> {
                 (walk, pass.flatten())
             })
         };
-        let only = pass.is_some().then(|| DeltaOnly::new(walk.scan()));
+        let only = DeltaOnly::new(walk.scan());
         self.walk = Some(Walk { only, walk, pass });
     }
 
@@ -380,15 +385,13 @@ impl<'a> Chunk<'a> {
         }
         let done = self.writer.insert(waiting.len());
         self.plan.executor.reset_rows();
-        let taken = done.err().and_then(|n| waiting.get(n).copied());
+        let taken = done.err();
+        let row = taken.and_then(|taken| waiting.get(taken.row).copied());
         waiting.clear();
-        match taken {
-            None => Ok(()),
-            Some(row) => {
-                refuse_to_go_on();
-                Err(row)
-            }
+        if taken.is_some_and(|taken| taken.stays) {
+            refuse_to_go_on();
         }
+        row.map_or(Ok(()), Err)
     }
 
     fn change(
@@ -406,7 +409,10 @@ impl<'a> Chunk<'a> {
             to.copy_from_slice(values);
             to_nulls.copy_from_slice(nulls);
         };
-        let updated = self.writer.update(stored, row, statement.snapshot(), fill);
+        let frozen = &mut self.frozen;
+        let keep_up = || frozen.iter_mut().for_each(Stepped::keep_up);
+        let snapshot = statement.snapshot();
+        let updated = self.writer.update(stored, row, snapshot, fill, keep_up);
         self.plan.executor.reset_rows();
         updated
     }
