@@ -7,6 +7,7 @@
 use super::companion::Companion;
 use super::tid::{self, Place};
 use super::{cache, command, tombstone};
+use crate::pg::heap;
 use crate::pg::memory::for_this_call;
 use crate::pg::relation;
 use crate::pg::tuple;
@@ -298,21 +299,8 @@ pub fn writer_of(
     rel: pg_sys::Relation,
     tid: &pg_sys::ItemPointerData,
 ) -> Option<pg_sys::TransactionId> {
-    let mut row = pg_sys::HeapTupleData {
-        t_self: *tid,
-        ..Default::default()
-    };
-    let mut buffer: pg_sys::Buffer = 0;
-    // SAFETY: heap_fetch of a known place; the header is read while its page is pinned.
-    unsafe {
-        let any = &raw mut pg_sys::SnapshotAnyData;
-        if !pg_sys::heap_fetch(rel, any, &mut row, &mut buffer, false) {
-            return None;
-        }
-        let xmin = tuple::raw_xmin(&*row.t_data);
-        pg_sys::ReleaseBuffer(buffer);
-        Some(xmin)
-    }
+    // SAFETY: the header is read while its page is pinned.
+    heap::with_any_version(rel, tid, |row, _| unsafe { tuple::raw_xmin(&*row.t_data) })
 }
 
 /// Whether a snapshot sees a segment at all.
@@ -325,17 +313,5 @@ pub fn segment_visible(
         return true;
     }
     let table = relation::OpenRel::table(companion.segments, pg_sys::AccessShareLock);
-    let mut row = pg_sys::HeapTupleData {
-        t_self: segment.header_tid,
-        ..Default::default()
-    };
-    let mut buffer: pg_sys::Buffer = 0;
-    // SAFETY: heap_fetch of a known place; the pin is released.
-    unsafe {
-        let seen = pg_sys::heap_fetch(table.as_ptr(), snapshot, &mut row, &mut buffer, false);
-        if seen {
-            pg_sys::ReleaseBuffer(buffer);
-        }
-        seen
-    }
+    heap::with_version(table.as_ptr(), &segment.header_tid, snapshot, |_, _| ()).is_some()
 }

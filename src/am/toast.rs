@@ -5,6 +5,7 @@
 //! deletes them; they get the row's id.
 
 use crate::pg::ffi;
+use crate::pg::heap;
 use crate::pg::relation::{self, OpenRel};
 use pgrx::pg_sys;
 
@@ -31,31 +32,22 @@ unsafe fn value_id(datum: pg_sys::Datum) -> Option<pg_sys::Oid> {
 fn values_of(rel: pg_sys::Relation, tid: pg_sys::ItemPointerData) -> Vec<pg_sys::Oid> {
     let desc = relation::tupdesc(rel);
     let natts = relation::natts(desc);
-    let mut row = pg_sys::HeapTupleData {
-        t_self: tid,
-        ..Default::default()
-    };
-    let mut buffer: pg_sys::Buffer = 0;
-    // SAFETY: heap_fetch of a known place; the tuple is read while its page is pinned.
-    unsafe {
-        let any = &raw mut pg_sys::SnapshotAnyData;
-        if !pg_sys::heap_fetch(rel, any, &mut row, &mut buffer, false) {
-            return Vec::new();
-        }
+    // SAFETY: the tuple is read while its page is pinned.
+    let values = heap::with_any_version(rel, &tid, |row, _| unsafe {
         let mut found = Vec::new();
         if u32::from((*row.t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 {
             let mut values = vec![pg_sys::Datum::from(0usize); natts];
             let mut nulls = vec![true; natts];
-            pg_sys::heap_deform_tuple(&mut row, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::heap_deform_tuple(row, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
             for (i, (value, null)) in values.iter().zip(&nulls).enumerate() {
                 if !null && relation::attribute(desc, i).attlen == -1 {
                     found.extend(value_id(*value));
                 }
             }
         }
-        pg_sys::ReleaseBuffer(buffer);
         found
-    }
+    });
+    values.unwrap_or_default()
 }
 
 /// Gives the TOAST chunks of the row at `tid`, which this transaction has just written, the command id `cid`.

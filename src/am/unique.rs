@@ -10,7 +10,7 @@ use super::tid::Place;
 use super::zone::{Comparable, Probe, ProbeKind, comparable};
 use crate::pg::memory::for_this_call;
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::{ffi, tuple, walk};
+use crate::pg::{ffi, heap, tuple, walk};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -424,37 +424,25 @@ pub fn keeps_keys(
     let natts = relation::natts(desc);
     let mut values = vec![pg_sys::Datum::from(0usize); natts];
     let mut nulls = vec![true; natts];
-    let mut row = pg_sys::HeapTupleData {
-        t_self: *tid,
-        ..Default::default()
-    };
-    let mut buffer: pg_sys::Buffer = 0;
-    // SAFETY: heap_fetch of a known place, whose page stays pinned while the row is compared; the slot is of the relation's
-    // shape.
-    unsafe {
-        let any = &raw mut pg_sys::SnapshotAnyData;
-        if !pg_sys::heap_fetch(rel, any, &mut row, &mut buffer, false) {
-            return false;
-        }
-        ffi::raw::heap_deform_tuple(&mut row, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
-        if usize::try_from((*slot).tts_nvalid).unwrap_or(0) < natts {
-            pg_sys::slot_getsomeattrs_int(slot, natts as i32);
-        }
-        let same = attnums.into_iter().flatten().all(|attnum| {
+    // SAFETY: the page stays pinned while the row is compared; the slot is of the relation's shape.
+    let same = heap::with_any_version(rel, tid, |row, _| unsafe {
+        ffi::raw::heap_deform_tuple(row, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+        let (new_values, new_nulls) = tuple::slot_values(slot, natts);
+        attnums.into_iter().flatten().all(|attnum| {
             let at = *attnum as usize - 1;
             let attr = relation::attribute(desc, at);
-            let (new, new_null) = (*(*slot).tts_values.add(at), *(*slot).tts_isnull.add(at));
-            match (values.get(at), nulls.get(at)) {
-                (Some(old), Some(false)) => {
-                    !new_null && tuple::same_image(*old, new, attr.attbyval, attr.attlen)
+            let (new, new_null) = (new_values.get(at), new_nulls.get(at));
+            match (values.get(at), nulls.get(at), new, new_null) {
+                (Some(old), Some(false), Some(new), Some(false)) => {
+                    tuple::same_image(*old, *new, attr.attbyval, attr.attlen)
                 }
                 // NULLs are equal to nothing, or kept.
-                _ => new_null,
+                (_, Some(true), _, Some(true)) => true,
+                _ => false,
             }
-        });
-        pg_sys::ReleaseBuffer(buffer);
-        same
-    }
+        })
+    });
+    same == Some(true)
 }
 
 /// Thaws every frozen row that shares a unique key with the row in `slot`, so that the ordinary machinery finds it.

@@ -139,10 +139,9 @@ enum Way {
 impl Batch {
     /// Begins a batch. It lives in the current memory context, which has to be the current one whenever it is called.
     pub fn start(spec: Rc<Spec>) -> Self {
-        Batch(match Engine::start(spec.clone()) {
-            Ok(engine) => Way::Engine(Box::new(engine)),
-            Err(reason) => {
-                engine::note(&spec.target.name, reason);
+        Batch(match engine_for(&spec) {
+            Some(engine) => Way::Engine(Box::new(engine)),
+            None => {
                 let rows = Rows::new(&spec.attributes());
                 Way::Statement(spec, rows)
             }
@@ -185,13 +184,17 @@ impl Batch {
 /// does not honour.
 pub fn write(connection: &Connection, target: Target, rows: &Rows, options: Options) -> Summary {
     let spec = Rc::new(Spec::new(target, &rows.columns(), options));
-    match Engine::start(spec.clone()) {
-        Ok(engine) => engine.write(rows),
-        Err(reason) => {
-            engine::note(&spec.target.name, reason);
-            statement::write(connection, &spec, rows)
-        }
+    match engine_for(&spec) {
+        Some(engine) => engine.write(rows),
+        None => statement::write(connection, &spec, rows),
     }
+}
+
+/// The engine, where it can write a batch; where it cannot, a message says why.
+fn engine_for(spec: &Rc<Spec>) -> Option<Engine> {
+    Engine::start(spec.clone())
+        .map_err(|reason| engine::note(&spec.target.name, reason))
+        .ok()
 }
 
 thread_local! {

@@ -132,6 +132,7 @@ pub struct Key {
     pub collate: String,
 }
 
+/// Finds the columns of the target's key among the batch's; one that is not there is an error.
 pub fn key_columns(target: &Target, used: &[Used]) -> Vec<Key> {
     target
         .key

@@ -1,6 +1,6 @@
 //! Values brought to a column's type as INSERT does it: by assignment casts, with the column's length and its domain.
 
-use super::writer::Executor;
+use super::executor::Executor;
 use pgrx::pg_sys;
 use std::rc::Rc;
 

@@ -32,6 +32,40 @@ pub fn routine() -> &'static pg_sys::TableAmRoutine {
     unsafe { &*pg_sys::GetHeapamTableAmRoutine() }
 }
 
+/// Hands the version at a place to `f`, with the buffer that it lies in, which stays pinned meanwhile; `None` where there is none
+/// that the snapshot sees.
+pub fn with_version<T>(
+    rel: pg_sys::Relation,
+    tid: &pg_sys::ItemPointerData,
+    snapshot: pg_sys::Snapshot,
+    f: impl FnOnce(&mut pg_sys::HeapTupleData, pg_sys::Buffer) -> T,
+) -> Option<T> {
+    let mut row = pg_sys::HeapTupleData {
+        t_self: *tid,
+        ..Default::default()
+    };
+    let mut buffer: pg_sys::Buffer = 0;
+    // SAFETY: heap_fetch of a known place in an open relation; it pins the buffer only where it finds something. After an
+    // error in `f` the resource owner lets go of it.
+    unsafe {
+        if !pg_sys::heap_fetch(rel, snapshot, &mut row, &mut buffer, false) {
+            return None;
+        }
+        let result = f(&mut row, buffer);
+        pg_sys::ReleaseBuffer(buffer);
+        Some(result)
+    }
+}
+
+/// As [`with_version`], whoever sees the version.
+pub fn with_any_version<T>(
+    rel: pg_sys::Relation,
+    tid: &pg_sys::ItemPointerData,
+    f: impl FnOnce(&mut pg_sys::HeapTupleData, pg_sys::Buffer) -> T,
+) -> Option<T> {
+    with_version(rel, tid, &raw mut pg_sys::SnapshotAnyData, f)
+}
+
 /// Calls a callback of heap's routine; an `ereport(ERROR)` inside unwinds through Rust frames.
 #[macro_export]
 macro_rules! heap_call {

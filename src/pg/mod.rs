@@ -15,10 +15,11 @@
 //! - [`tuple`]: item pointers, tuple headers and datums.
 //! - [`snapshot`]: snapshots that are released on every way out.
 //! - [`sort`]: sorting rows; [`walk`]: finding rows by sorted keys.
-//! - [`writer`]: writing rows as the executor does.
+//! - [`writer`]: writing rows as the executor does; [`executor`]: its state.
 
 pub mod cast;
 pub mod context;
+pub mod executor;
 pub mod ffi;
 pub mod function;
 pub mod guard;

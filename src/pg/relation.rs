@@ -104,6 +104,22 @@ pub fn natts(desc: pg_sys::TupleDesc) -> usize {
     unsafe { (*desc).natts as usize }
 }
 
+/// A row shape of columns with these attributes, and room for `more` behind them, in the current memory context.
+pub fn row_shape(attributes: &[pg_sys::FormData_pg_attribute], more: usize) -> pg_sys::TupleDesc {
+    // SAFETY: a row shape of our own; names are NUL-terminated.
+    unsafe {
+        let desc = pg_sys::CreateTemplateTupleDesc((attributes.len() + more) as i32);
+        for (i, attr) in attributes.iter().enumerate() {
+            let attnum = i as i16 + 1;
+            let name = attr.attname.data.as_ptr();
+            let (typ, typmod) = (attr.atttypid, attr.atttypmod);
+            pg_sys::TupleDescInitEntry(desc, attnum, name, typ, typmod, attr.attndims.into());
+            pg_sys::TupleDescInitEntryCollation(desc, attnum, attr.attcollation);
+        }
+        desc
+    }
+}
+
 /// An attribute's name.
 pub fn attribute_name(attr: &pg_sys::FormData_pg_attribute) -> String {
     // SAFETY: attname is a NUL-terminated NameData.

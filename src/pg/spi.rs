@@ -196,21 +196,11 @@ pub struct Rows {
 impl Rows {
     /// None yet, of columns with these attributes.
     pub fn new(attributes: &[pg_sys::FormData_pg_attribute]) -> Self {
-        // SAFETY: a row shape and a store of our own, in the current memory context.
-        unsafe {
-            let desc = pg_sys::CreateTemplateTupleDesc(attributes.len() as i32);
-            for (i, attr) in attributes.iter().enumerate() {
-                let attnum = i as i16 + 1;
-                let name = attr.attname.data.as_ptr();
-                let (typ, typmod) = (attr.atttypid, attr.atttypmod);
-                pg_sys::TupleDescInitEntry(desc, attnum, name, typ, typmod, attr.attndims.into());
-                pg_sys::TupleDescInitEntryCollation(desc, attnum, attr.attcollation);
-            }
-            Rows {
-                desc,
-                store: pg_sys::tuplestore_begin_heap(false, false, pg_sys::work_mem),
-                count: 0,
-            }
+        Rows {
+            desc: relation::row_shape(attributes, 0),
+            // SAFETY: a store of our own, in the current memory context.
+            store: unsafe { pg_sys::tuplestore_begin_heap(false, false, pg_sys::work_mem) },
+            count: 0,
         }
     }
 
@@ -242,9 +232,7 @@ impl Rows {
             while pg_sys::tuplestore_gettupleslot(self.store, true, false, slot) {
                 pgrx::check_for_interrupts!();
                 let natts = relation::natts(self.desc);
-                pg_sys::slot_getsomeattrs_int(slot, natts as i32);
-                let from = std::slice::from_raw_parts((*slot).tts_values, natts);
-                let from_nulls = std::slice::from_raw_parts((*slot).tts_isnull, natts);
+                let (from, from_nulls) = super::tuple::slot_values(slot, natts);
                 for ((value, null), column) in values.iter_mut().zip(&mut nulls).zip(columns) {
                     if let (Some(v), Some(n)) = (from.get(*column), from_nulls.get(*column)) {
                         (*value, *null) = (*v, *n);

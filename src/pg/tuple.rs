@@ -71,6 +71,26 @@ pub unsafe fn with_payload<T>(datum: pg_sys::Datum, f: impl FnOnce(&[u8]) -> T) 
     }
 }
 
+/// All values and NULL flags of the row in a slot.
+///
+/// # Safety
+/// The slot holds a row of `natts` attributes, which stays as long as the result is used.
+pub unsafe fn slot_values<'a>(
+    slot: *mut pg_sys::TupleTableSlot,
+    natts: usize,
+) -> (&'a [pg_sys::Datum], &'a [bool]) {
+    // SAFETY: by contract; virtual slots have all values already and are not asked for them.
+    unsafe {
+        if ((*slot).tts_nvalid as usize) < natts {
+            pg_sys::slot_getsomeattrs_int(slot, natts as i32);
+        }
+        (
+            std::slice::from_raw_parts((*slot).tts_values, natts),
+            std::slice::from_raw_parts((*slot).tts_isnull, natts),
+        )
+    }
+}
+
 /// The payload of a varlena that is neither compressed nor stored elsewhere.
 ///
 /// # Safety

@@ -225,9 +225,9 @@ impl KeyWalk {
         let natts = values.len();
         // SAFETY: the slot holds a row of the table's shape, with an entry for each attribute.
         unsafe {
-            pg_sys::slot_getsomeattrs_int(self.slot, natts as i32);
-            values.copy_from_slice(std::slice::from_raw_parts((*self.slot).tts_values, natts));
-            nulls.copy_from_slice(std::slice::from_raw_parts((*self.slot).tts_isnull, natts));
+            let (stored, stored_nulls) = super::tuple::slot_values(self.slot, natts);
+            values.copy_from_slice(stored);
+            nulls.copy_from_slice(stored_nulls);
         }
     }
 

@@ -2,117 +2,11 @@
 //! keys; many rows at a time where they are new.
 
 use super::context::RowAt;
+use super::executor::Executor;
 use super::relation::{self, OpenRel};
-use super::{ffi, memory, tuple};
+use super::{ffi, heap, memory, tuple};
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::rc::Rc;
-
-/// An executor's state, in which expressions are evaluated and triggers are queued.
-pub struct Executor {
-    state: *mut pg_sys::EState,
-}
-
-impl Executor {
-    /// A fresh one; its memory is a child of the current context's.
-    pub fn new() -> Self {
-        // SAFETY: freed by drop.
-        unsafe {
-            Executor {
-                state: pg_sys::CreateExecutorState(),
-            }
-        }
-    }
-
-    /// Prepares an expression for evaluation.
-    ///
-    /// # Safety
-    /// A valid expression without variables.
-    pub unsafe fn prepare(&self, expression: *mut pg_sys::Expr) -> *mut pg_sys::ExprState {
-        // SAFETY: by contract; planned and compiled in the executor's own memory.
-        unsafe { pg_sys::ExecPrepareExpr(expression, self.state) }
-    }
-
-    /// The value of an expression, in the memory of the row at hand.
-    ///
-    /// # Safety
-    /// Prepared by [`prepare`](Self::prepare).
-    pub unsafe fn evaluate(&self, expression: *mut pg_sys::ExprState) -> Option<pg_sys::Datum> {
-        // SAFETY: by contract.
-        unsafe { self.evaluate_case(expression, None) }
-    }
-
-    /// The value of an expression in which a `CaseTestExpr` stands for `value`.
-    ///
-    /// # Safety
-    /// Prepared by [`prepare`](Self::prepare), for values of this type.
-    pub unsafe fn evaluate_case(
-        &self,
-        expression: *mut pg_sys::ExprState,
-        value: Option<pg_sys::Datum>,
-    ) -> Option<pg_sys::Datum> {
-        // SAFETY: by contract.
-        unsafe {
-            let context = self.row_context();
-            (*context).caseValue_datum = value.unwrap_or(pg_sys::Datum::from(0usize));
-            (*context).caseValue_isNull = value.is_none();
-            let mut null = false;
-            let evaluate = (*expression).evalfunc?;
-            let before = pg_sys::MemoryContextSwitchTo((*context).ecxt_per_tuple_memory);
-            let value = pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
-                evaluate(expression, context, &mut null)
-            });
-            pg_sys::MemoryContextSwitchTo(before);
-            (!null).then_some(value)
-        }
-    }
-
-    fn row_context(&self) -> *mut pg_sys::ExprContext {
-        // SAFETY: a live executor state.
-        unsafe {
-            if (*self.state).es_per_tuple_exprcontext.is_null() {
-                pg_sys::MakePerTupleExprContext(self.state)
-            } else {
-                (*self.state).es_per_tuple_exprcontext
-            }
-        }
-    }
-
-    /// Gives the memory of rows back.
-    pub fn reset_rows(&self) {
-        // SAFETY: nothing refers to it between rows.
-        unsafe { pg_sys::MemoryContextReset((*self.row_context()).ecxt_per_tuple_memory) };
-    }
-
-    /// Opens a level of queued triggers.
-    pub fn begin_triggers(&self) {
-        // SAFETY: closed by `end_triggers`, or by the abort of the transaction.
-        unsafe { pg_sys::AfterTriggerBeginQuery() };
-    }
-
-    /// Fires the triggers that were queued, deferred ones aside, as at the end of a statement.
-    pub fn end_triggers(&self) {
-        // SAFETY: opened by `begin_triggers`.
-        unsafe {
-            pg_sys::AfterTriggerEndQuery(self.state);
-            pg_sys::ExecCloseResultRelations(self.state);
-        }
-    }
-}
-
-impl Default for Executor {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for Executor {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: made by `new`.
-            unsafe { pg_sys::FreeExecutorState(self.state) };
-        }
-    }
-}
 
 /// A row that was changed in the table, and not yet in the indexes.
 struct Changed {
@@ -167,6 +61,8 @@ pub struct TableWriter {
     info: *mut pg_sys::ResultRelInfo,
     /// The unique index whose conflicts are told rather than raised.
     arbiters: *mut pg_sys::List,
+    /// The indexes by their position, that of the arbiter first, and whether they are it.
+    order: Vec<(usize, bool)>,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
     /// The numbers of the rows in them.
     numbers: Vec<u64>,
@@ -210,14 +106,19 @@ impl TableWriter {
             if let Some(index) = arbiter {
                 arbiters = pg_sys::lappend_oid(arbiters, index);
             }
-            let one_by_one = (0..(*info).ri_NumIndices as usize).any(|i| {
-                let form = &*(**(*info).ri_IndexRelationDescs.add(i)).rd_index;
-                (form.indisunique || form.indisexclusion) && Some(form.indexrelid) != arbiter
+            let index = |i: usize| &*(**(*info).ri_IndexRelationDescs.add(i)).rd_index;
+            let mut order: Vec<(usize, bool)> = (0..(*info).ri_NumIndices as usize)
+                .map(|i| (i, Some(index(i).indexrelid) == arbiter))
+                .collect();
+            order.sort_by_key(|(_, is_arbiter)| !is_arbiter);
+            let one_by_one = order.iter().any(|(i, is_arbiter)| {
+                !is_arbiter && (index(*i).indisunique || index(*i).indisexclusion)
             });
             TableWriter {
                 executor,
                 info,
                 arbiters,
+                order,
                 slots: Vec::new(),
                 numbers: Vec::new(),
                 at,
@@ -302,17 +203,17 @@ impl TableWriter {
             if self.generated {
                 // As for INSERT in any case: an update computes those that depend on columns it is known to set.
                 let insert = pg_sys::CmdType::CMD_INSERT;
-                ffi::ExecComputeStoredGenerated(self.info, self.executor.state, slot, insert);
+                ffi::ExecComputeStoredGenerated(self.info, self.executor.as_ptr(), slot, insert);
             }
             if self.constrained {
-                pg_sys::ExecConstraints(self.info, slot, self.executor.state);
+                pg_sys::ExecConstraints(self.info, slot, self.executor.as_ptr());
             }
         }
     }
 
     /// Inserts the first `n` rows that were prepared, in their order. Where the key of one is taken, by a row that nobody
-    /// saw when the batch was compared with what is stored, it and all after it are taken back, and `Err` tells how many
-    /// were inserted. Without an arbiter that is an error.
+    /// saw when the batch was compared with what is stored, it and all after it are taken back, and `Err` tells which it
+    /// is. Without an arbiter that is an error.
     pub fn insert(&mut self, n: usize) -> Result<(), Taken> {
         // SAFETY: n slots were filled; as CopyFrom inserts them.
         unsafe {
@@ -332,7 +233,7 @@ impl TableWriter {
             if !(*self.info).ri_TrigDesc.is_null() {
                 for slot in self.slots.iter().take(done) {
                     let none = std::ptr::null_mut();
-                    let state = self.executor.state;
+                    let state = self.executor.as_ptr();
                     pg_sys::ExecARInsertTriggers(state, self.info, *slot, none, none.cast());
                 }
             }
@@ -368,7 +269,7 @@ impl TableWriter {
                     pg_sys::ExecInsertIndexTuples(
                         self.info,
                         *slot,
-                        self.executor.state,
+                        self.executor.as_ptr(),
                         false,
                         is_arbiter,
                         &mut conflict,
@@ -394,15 +295,11 @@ impl TableWriter {
             let count = (*self.info).ri_NumIndices;
             let relations = (*self.info).ri_IndexRelationDescs;
             let infos = (*self.info).ri_IndexRelationInfo;
-            let is_arbiter =
-                |i: usize| pg_sys::list_member_oid(self.arbiters, relation::oid(*relations.add(i)));
-            let mut order: Vec<usize> = (0..count as usize).collect();
-            order.sort_by_key(|i| !is_arbiter(*i));
             (*self.info).ri_NumIndices = 1;
-            for i in order {
-                (*self.info).ri_IndexRelationDescs = relations.add(i);
-                (*self.info).ri_IndexRelationInfo = infos.add(i);
-                f(is_arbiter(i));
+            for (i, is_arbiter) in &self.order {
+                (*self.info).ri_IndexRelationDescs = relations.add(*i);
+                (*self.info).ri_IndexRelationInfo = infos.add(*i);
+                f(*is_arbiter);
             }
             (*self.info).ri_NumIndices = count;
             (*self.info).ri_IndexRelationDescs = relations;
@@ -424,7 +321,7 @@ impl TableWriter {
                 !pg_sys::ExecCheckIndexConstraints(
                     self.info,
                     *slot,
-                    self.executor.state,
+                    self.executor.as_ptr(),
                     &mut holder,
                     self.arbiters,
                 )
@@ -520,7 +417,7 @@ impl TableWriter {
         let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
         // SAFETY: by contract; as ExecInsertIndexTuples does it.
         unsafe {
-            let state = self.executor.state;
+            let state = self.executor.as_ptr();
             pg_sys::FormIndexDatum(
                 index,
                 row.slot,
@@ -562,7 +459,7 @@ impl TableWriter {
                             pg_sys::ExecInsertIndexTuples(
                                 self.info,
                                 row.slot,
-                                self.executor.state,
+                                self.executor.as_ptr(),
                                 true,
                                 false,
                                 std::ptr::null_mut(),
@@ -580,7 +477,7 @@ impl TableWriter {
             unsafe {
                 if !(*self.info).ri_TrigDesc.is_null() {
                     pg_sys::ExecARUpdateTriggers(
-                        self.executor.state,
+                        self.executor.as_ptr(),
                         self.info,
                         none.cast(),
                         none.cast(),
@@ -612,21 +509,16 @@ fn kill(rel: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot) {
             pgrx::error!("the table's access method cannot take rows back");
         };
         let xid = pg_sys::GetCurrentTransactionId();
-        let mut row = pg_sys::HeapTupleData {
-            t_self: (*slot).tts_tid,
-            ..Default::default()
-        };
-        let mut buffer: pg_sys::Buffer = 0;
-        let any = &raw mut pg_sys::SnapshotAnyData;
-        if !pg_sys::heap_fetch(rel, any, &mut row, &mut buffer, false) {
+        let token = pg_sys::SpeculativeInsertionLockAcquire(xid);
+        let marked = heap::with_any_version(rel, &(*slot).tts_tid, |row, buffer| {
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
+            (*row.t_data).t_ctid = tuple::make_tid(token, pg_sys::SpecTokenOffsetNumber as u16);
+            pg_sys::MarkBufferDirty(buffer);
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+        });
+        if marked.is_none() {
             pgrx::error!("could not take back a row that was inserted a moment ago");
         }
-        let token = pg_sys::SpeculativeInsertionLockAcquire(xid);
-        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
-        (*row.t_data).t_ctid = tuple::make_tid(token, pg_sys::SpecTokenOffsetNumber as u16);
-        pg_sys::MarkBufferDirty(buffer);
-        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
-        pg_sys::ReleaseBuffer(buffer);
         pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| complete(rel, slot, token, false));
         pg_sys::SpeculativeInsertionLockRelease(xid);
     }

@@ -5,8 +5,36 @@
 //! and frozen with half of the rows thawed. The table is called `t` and lies in the schema `s` whichever way it goes,
 //! so that names of constraints are the same.
 
+use crate::cluster::Cluster;
 use postgres::{Client, SimpleQueryMessage};
 use std::fmt::Write as _;
+
+/// A server with the extension, and a connection to it. Panics where it cannot be started.
+#[allow(clippy::expect_used)] // A test ends here as it would at its own unwrap.
+pub fn start() -> (Cluster, Client) {
+    let cluster =
+        Cluster::start_new(&["fsync = off", "max_connections = 20"]).expect("a server starts");
+    let client = cluster.connect_with_varve().expect("varve is created");
+    (cluster, client)
+}
+
+/// The rows of a batch for [`hypertable`]: keys from 1 on over three days, with a value each.
+pub const ROWS: &str = "SELECT i, timestamptz '2024-03-04 00:00Z' + i % 3 * interval '1 day', i FROM generate_series(1, 60) i";
+
+/// A hypertable `t (s, ts, v)` with more in its parentheses.
+pub fn hypertable(more: &str) -> String {
+    format!(
+        "CREATE TABLE t (s int, ts timestamptz, v int, {more} PRIMARY KEY (s, ts));
+         SELECT create_hypertable('t', 'ts', chunk_time_interval => interval '1 day')"
+    )
+}
+
+/// Those rows from `from` to `to` with another value.
+pub fn rows(from: i32, to: i32, value: &str) -> String {
+    format!(
+        "SELECT i, timestamptz '2024-03-04 00:00Z' + i % 3 * interval '1 day', {value} FROM generate_series({from}, {to}) i ORDER BY md5(i::text)"
+    )
+}
 
 /// One step of a case.
 #[derive(Clone, Copy, Debug)]

@@ -3,16 +3,8 @@
 //! `upsert_rules.rs`, `upsert_triggers.rs`.)
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use postgres::Client;
 use varve_tests::both_ways::Do::{Batch, Each, Ignore, Sql};
-use varve_tests::both_ways::{Case, check};
-use varve_tests::cluster::Cluster;
-
-fn start() -> (Cluster, Client) {
-    let cluster = Cluster::start_new(&["fsync = off", "max_connections = 20"]).unwrap();
-    let client = cluster.connect_with_varve().unwrap();
-    (cluster, client)
-}
+use varve_tests::both_ways::{Case, check, start};
 
 /// 240 rows: six symbols, forty times over four days.
 const GRID: &str =

@@ -3,34 +3,8 @@
 //! (Only a NULL in the key is told in other words: varve says which row of the batch has it; see `upsert.rs`.)
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use postgres::Client;
 use varve_tests::both_ways::Do::{Batch, Each, Ignore, Sql};
-use varve_tests::both_ways::{Case, check};
-use varve_tests::cluster::Cluster;
-
-fn start() -> (Cluster, Client) {
-    let cluster = Cluster::start_new(&["fsync = off", "max_connections = 20"]).unwrap();
-    let client = cluster.connect_with_varve().unwrap();
-    (cluster, client)
-}
-
-/// Keys from 1 on over three days, with a value each.
-const ROWS: &str = "SELECT i, timestamptz '2024-03-04 00:00Z' + i % 3 * interval '1 day', i FROM generate_series(1, 60) i";
-
-/// A hypertable `t (s, ts, v)` with more in its parentheses.
-fn hypertable(more: &str) -> String {
-    format!(
-        "CREATE TABLE t (s int, ts timestamptz, v int, {more} PRIMARY KEY (s, ts));
-         SELECT create_hypertable('t', 'ts', chunk_time_interval => interval '1 day')"
-    )
-}
-
-/// The rows from `from` to `to` with another value.
-fn rows(from: i32, to: i32, value: &str) -> String {
-    format!(
-        "SELECT i, timestamptz '2024-03-04 00:00Z' + i % 3 * interval '1 day', {value} FROM generate_series({from}, {to}) i ORDER BY md5(i::text)"
-    )
-}
+use varve_tests::both_ways::{Case, ROWS, check, hypertable, rows, start};
 
 #[test]
 fn constraints() {

@@ -11,12 +11,13 @@ use crate::am::merge::FrozenWalk;
 use crate::am::{modify, tid};
 use crate::ingest::batch::{OnConflict, Summary};
 use crate::pg::context::RowAt;
+use crate::pg::executor::Executor;
 use crate::pg::memory;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot::Statement;
 use crate::pg::tuple;
 use crate::pg::walk::{self, KeyWalk};
-use crate::pg::writer::{Executor, Stored, TableWriter, Updated};
+use crate::pg::writer::{Stored, TableWriter, Updated};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::collections::HashSet;
@@ -60,6 +61,8 @@ pub struct Chunk<'a> {
     frozen: Option<Stepped>,
     /// Attribute (from 0) of each of the batch's columns.
     places: Vec<usize>,
+    /// For each attribute, the batch's column that an update sets it to.
+    set: Vec<Option<usize>>,
     /// Attribute and expression of each default.
     defaults: Vec<(usize, *mut pg_sys::ExprState)>,
     natts: usize,
@@ -122,6 +125,12 @@ impl<'a> Chunk<'a> {
             .map(|(name, expression)| Some((place(name)?, *expression)))
             .collect::<Option<_>>()
             .ok_or(lacks)?;
+        let mut set = vec![None; relation::natts(desc)];
+        for column in &plan.values {
+            if let Some(attribute) = places.get(*column).and_then(|p| set.get_mut(*p)) {
+                *attribute = Some(*column);
+            }
+        }
         let key: Option<Vec<usize>> = plan.key.iter().map(|k| places.get(*k).copied()).collect();
         let index = key_index(rel.as_ptr(), &key.ok_or(lacks)?)
             .ok_or("the chunk lacks the index of the key")?;
@@ -144,6 +153,7 @@ impl<'a> Chunk<'a> {
             },
             page: None,
             places,
+            set,
             defaults,
             // SAFETY: reads a variable of the process.
             home: unsafe { pg_sys::CurrentMemoryContext },
@@ -230,21 +240,13 @@ impl<'a> Chunk<'a> {
             });
             (differs || !self.plan.skip_unchanged && !seed).then(|| {
                 let desc = relation::tupdesc(rel);
-                let places = &self.places;
-                let set = |place: usize| {
-                    let column = self
-                        .plan
-                        .values
-                        .iter()
-                        .find(|c| places.get(**c) == Some(&place));
-                    column.copied()
-                };
                 let number = prepared.nulls.len() / self.natts;
-                for (place, (old, old_null)) in stored.iter().zip(stored_nulls).enumerate() {
-                    let (value, null) = match set(place) {
+                let olds = stored.iter().zip(stored_nulls).zip(&self.set);
+                for (place, ((old, old_null), set)) in olds.enumerate() {
+                    let (value, null) = match set {
                         Some(column) => (
-                            values.get(column).copied().unwrap_or(*old),
-                            nulls.get(column).copied().unwrap_or(true),
+                            values.get(*column).copied().unwrap_or(*old),
+                            nulls.get(*column).copied().unwrap_or(true),
                         ),
                         None if *old_null => (*old, true),
                         None => (

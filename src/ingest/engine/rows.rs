@@ -28,20 +28,12 @@ impl Shape {
     /// Of columns with these attributes; `key` names some of them by their position, counted from 1.
     pub fn new(attributes: &[pg_sys::FormData_pg_attribute], key: Vec<SortColumn>) -> Self {
         let columns = attributes.len();
-        // SAFETY: a row shape of our own, in the current memory context.
-        let desc = unsafe {
-            let desc = pg_sys::CreateTemplateTupleDesc(columns as i32 + 1);
-            for (i, attr) in attributes.iter().enumerate() {
-                let attnum = i as i16 + 1;
-                let name = attr.attname.data.as_ptr();
-                let (typ, typmod) = (attr.atttypid, attr.atttypmod);
-                pg_sys::TupleDescInitEntry(desc, attnum, name, typ, typmod, attr.attndims.into());
-                pg_sys::TupleDescInitEntryCollation(desc, attnum, attr.attcollation);
-            }
-            let last = columns as i16 + 1;
+        let desc = relation::row_shape(attributes, 1);
+        let last = columns as i16 + 1;
+        // SAFETY: a row shape of our own, with room for one column more.
+        unsafe {
             pg_sys::TupleDescInitEntry(desc, last, c"chunk".as_ptr(), pg_sys::OIDOID, -1, 0);
-            desc
-        };
+        }
         Shape { desc, columns, key }
     }
 

@@ -8,7 +8,7 @@ use crate::ingest::target::Target;
 use crate::pg::function::Args;
 use crate::pg::memory::Context;
 use crate::pg::relation;
-use crate::pg::{context, list};
+use crate::pg::{context, list, tuple};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -57,13 +57,8 @@ unsafe fn row(view: pg_sys::Relation, data: &pg_sys::TriggerData) {
     };
     // SAFETY: by contract, the slot holds the row.
     unsafe {
-        let slot = data.tg_trigslot;
         let natts = relation::natts(relation::tupdesc(view));
-        if usize::try_from((*slot).tts_nvalid).unwrap_or(0) < natts {
-            pg_sys::slot_getsomeattrs_int(slot, natts as i32);
-        }
-        let values = std::slice::from_raw_parts((*slot).tts_values, natts);
-        let nulls = std::slice::from_raw_parts((*slot).tts_isnull, natts);
+        let (values, nulls) = tuple::slot_values(data.tg_trigslot, natts);
         open.push(values, nulls, context::copied_line(view), view);
     }
     open.put();
