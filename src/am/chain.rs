@@ -4,7 +4,7 @@
 //! segment's origins say where it is now.
 
 use super::cache;
-use super::companion::Companion;
+use super::companion::{self, Companion};
 use super::tid::Place;
 use crate::pg::page::LP_NORMAL;
 use crate::pg::relation;
@@ -17,6 +17,13 @@ pub enum End {
     Delta,
     /// In a segment.
     Frozen(Place),
+}
+
+/// Whether a row of the relation may have been frozen in place. Where sessions freeze at commit, the last one may have
+/// committed without having told of its segments yet; [`follow`] waits for that.
+pub fn may_be_in_place(rel: pg_sys::Relation) -> bool {
+    crate::settings::debug_freeze_on_commit()
+        || companion::of(rel).is_some_and(|c| any_in_place(rel, &c))
 }
 
 /// Whether the companion holds rows that were frozen in place.
@@ -131,10 +138,10 @@ pub fn follow(rel: pg_sys::Relation, tid: &pg_sys::ItemPointerData, along: Along
             if !pg_sys::TransactionIdDidCommit(version.xmax) {
                 return End::Delta;
             }
-            pg_sys::AcceptInvalidationMessages();
         }
         if version.moved {
-            let Some(companion) = super::companion::of(rel) else {
+            told(version.xmax);
+            let Some(companion) = companion::of(rel) else {
                 return End::Delta;
             };
             return match origin(rel, &companion, &at, version.xmax) {
@@ -146,6 +153,26 @@ pub fn follow(rel: pg_sys::Relation, tid: &pg_sys::ItemPointerData, along: Along
             return End::Delta;
         }
         at = version.ctid;
+    }
+}
+
+/// Waits until a transaction that has committed has told others of the segments that it added: it does so after it counts
+/// as committed, and before it gives up the lock on its id.
+fn told(by: pg_sys::TransactionId) {
+    // SAFETY: a lock on a transaction's id, taken and given back as XactLockTableWait does.
+    unsafe {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: by.into_inner(),
+            locktag_field2: 0,
+            locktag_field3: 0,
+            locktag_field4: 0,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_TRANSACTION as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        };
+        let mode = pg_sys::ShareLock as pg_sys::LOCKMODE;
+        pg_sys::LockAcquire(&tag, mode, false, false);
+        pg_sys::LockRelease(&tag, mode, false);
+        pg_sys::AcceptInvalidationMessages();
     }
 }
 

@@ -236,10 +236,9 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
         // SAFETY: a valid snapshot.
         let dirty = unsafe { (*snapshot).snapshot_type == pg_sys::SnapshotType::SNAPSHOT_DIRTY };
         if dirty
-            && let Some(c) = super::modify::frozen_part(rel)
-            && chain::any_in_place(rel, &c)
+            && chain::may_be_in_place(rel)
             && let End::Frozen(place) = chain::follow(rel, &root, Along::IndexEntry)
-            && tombstone::find(&c, place).is_none()
+            && companion::of(rel).is_some_and(|c| tombstone::find(&c, place).is_none())
         {
             if !all_dead.is_null() {
                 // SAFETY: the caller's flag.

@@ -417,10 +417,7 @@ pub unsafe extern "C-unwind" fn tuple_lock(
             else {
                 return TM_Result::TM_WouldBlock;
             };
-            if last_version
-                && let Some(c) = frozen_part(rel)
-                && chain::any_in_place(rel, &c)
-            {
+            if last_version && chain::may_be_in_place(rel) {
                 let along = Along::All {
                     wait: wait_policy == thaw::BLOCK,
                 };
