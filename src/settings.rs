@@ -19,6 +19,7 @@ static COLUMNAR_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
 static COLUMNAR_AGGREGATE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static FREEZE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
 static UPSERT_WORK_MEM: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
+static UPSERT_MERGE_ROWS: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 
 const DEBUG_FREEZE_SHORT: &CStr =
@@ -46,6 +47,11 @@ const UPSERT_WORK_MEM_SHORT: &CStr =
     c"Memory that the rows of a batch take before they are sorted on disk.";
 const UPSERT_WORK_MEM_LONG: &CStr =
     c"For varve.upsert and its kin, and for sinks, which write a batch when it is full.";
+
+const UPSERT_MERGE_ROWS_SHORT: &CStr =
+    c"Rows of a batch for one frozen chunk from which on they are written as segments.";
+const UPSERT_MERGE_ROWS_LONG: &CStr =
+    c"The chunk is then locked against other writers to the end of the transaction. Fewer rows, and those for chunks that others write to, go to the delta. 0 writes all rows to the delta.";
 
 /// Registers all settings; called once from `_PG_init`.
 pub fn register() {
@@ -103,6 +109,16 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::UNIT_KB,
     );
+    GucRegistry::define_int_guc(
+        c"varve.upsert_merge_rows",
+        UPSERT_MERGE_ROWS_SHORT,
+        UPSERT_MERGE_ROWS_LONG,
+        &UPSERT_MERGE_ROWS,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     // SAFETY: reserves the prefix once the settings are defined.
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"varve".as_ptr()) };
 }
@@ -120,6 +136,11 @@ pub fn freeze_memory() -> usize {
 /// `varve.upsert_work_mem` in bytes.
 pub fn upsert_memory() -> usize {
     UPSERT_WORK_MEM.get() as usize * 1024
+}
+
+/// `varve.upsert_merge_rows`
+pub fn upsert_merge_rows() -> u64 {
+    UPSERT_MERGE_ROWS.get() as u64
 }
 
 /// `varve.enable_columnar_aggregate`

@@ -24,6 +24,8 @@ pub const NO_BLOCK: u32 = u32::MAX;
 /// Bytes before a header's own: its length.
 const LENGTH: usize = 4;
 
+const FORWARD: pg_sys::ScanDirection::Type = pg_sys::ScanDirection::ForwardScanDirection;
+
 /// Item of the `n`th piece of a header.
 fn header_item(piece: usize) -> i32 {
     -(piece as i32)
@@ -351,6 +353,7 @@ fn key(attno: i16, value: i32) -> pg_sys::ScanKeyData {
 fn scan(
     table: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
+    direction: pg_sys::ScanDirection::Type,
     item: i32,
     segment: Option<i32>,
     mut f: impl FnMut(&pg_sys::HeapTupleData, &[pg_sys::Datum]) -> bool,
@@ -364,7 +367,7 @@ fn scan(
         let count = keys.len() as i32;
         let scan = pg_sys::index_beginscan(table, index.as_ptr(), snapshot, count, 0);
         pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
-        while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
+        while pg_sys::index_getnext_slot(scan, direction, slot) {
             pg_sys::slot_getsomeattrs_int(slot, 3);
             let mut should_free = false;
             let row = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut should_free);
@@ -387,7 +390,7 @@ fn find<T>(
     for_this_call(|| {
         let mut found = None;
         let written = &raw mut pg_sys::SnapshotSelfData;
-        scan(table, written, item, Some(segment), |_, values| {
+        scan(table, written, FORWARD, item, Some(segment), |_, values| {
             if let [_, _, data] = values {
                 // SAFETY: a bytea that is never NULL.
                 found = Some(unsafe { tuple::with_payload(*data, &mut *f) });
@@ -405,17 +408,38 @@ pub fn for_each_header(
     snapshot: pg_sys::Snapshot,
     mut f: impl FnMut(&pg_sys::HeapTupleData, i32, Result<&[u8], String>),
 ) {
-    scan(table, snapshot, header_item(0), None, |row, values| {
-        let [segment, _, data] = values else {
-            return true;
-        };
-        let segment = segment.value() as i32;
-        // SAFETY: a bytea that is never NULL.
-        let mut bytes = unsafe { tuple::with_payload(*data, <[u8]>::to_vec) };
-        let header = whole_header(table, segment, &mut bytes);
-        f(row, segment, header);
-        true
+    scan(
+        table,
+        snapshot,
+        FORWARD,
+        header_item(0),
+        None,
+        |row, values| {
+            let [segment, _, data] = values else {
+                return true;
+            };
+            let segment = segment.value() as i32;
+            // SAFETY: a bytea that is never NULL.
+            let mut bytes = unsafe { tuple::with_payload(*data, <[u8]>::to_vec) };
+            let header = whole_header(table, segment, &mut bytes);
+            f(row, segment, header);
+            true
+        },
+    );
+}
+
+/// The highest number that a segment of the table has, one that was rolled back included; `None` without any.
+pub fn highest_number(table: pg_sys::Relation) -> Option<i32> {
+    let mut highest = None;
+    let any = &raw mut pg_sys::SnapshotAnyData;
+    let backward = pg_sys::ScanDirection::BackwardScanDirection;
+    for_this_call(|| {
+        scan(table, any, backward, header_item(0), None, |_, values| {
+            highest = values.first().map(|number| number.value() as i32);
+            false
+        });
     });
+    highest
 }
 
 /// Completes a header whose first piece is in `bytes`, and returns it without its length.

@@ -141,15 +141,15 @@ pub fn directory(rel: pg_sys::Relation, companion: &Companion) -> Rc<Directory> 
 
 /// The directory of an open relation as a snapshot sees it; `None` where nothing is frozen.
 ///
-/// What is cached serves every snapshot as long as all segments are visible to all. Somebody may just be committing the
-/// first one that is not (`varve.debug_freeze`), visible before we are told: he holds the lock on segments, so where it
+/// What is cached serves every snapshot that all of its segments are visible to. Somebody may just be committing one that is
+/// not (a large batch, `varve.debug_freeze`), visible before we are told: he holds the lock on segments, so where it
 /// is to be had nobody is, and all messages are in.
 pub fn directory_for(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Option<Rc<Directory>> {
-    let quiet = snapshot::is_mvcc(snapshot) && super::inplace::nobody_adds_segments(rel);
+    let quiet = snapshot::is_mvcc(snapshot) && super::append::nobody_adds_segments(rel);
     let companion = companion::of(rel)?;
     if quiet {
         let cached = directory(rel, &companion);
-        if cached.iter().all(|s| s.frozen) {
+        if cached.iter().all(|s| s.precedes(snapshot)) {
             return Some(cached);
         }
     }

@@ -6,6 +6,7 @@
 use super::cache;
 use super::companion::{self, Companion};
 use super::tid::Place;
+use crate::pg::lock::{self, Tag};
 use crate::pg::page::LP_NORMAL;
 use crate::pg::relation;
 use crate::pg::tuple;
@@ -159,21 +160,10 @@ pub fn follow(rel: pg_sys::Relation, tid: &pg_sys::ItemPointerData, along: Along
 /// Waits until a transaction that has committed has told others of the segments that it added: it does so after it counts
 /// as committed, and before it gives up the lock on its id.
 fn told(by: pg_sys::TransactionId) {
-    // SAFETY: a lock on a transaction's id, taken and given back as XactLockTableWait does.
-    unsafe {
-        let tag = pg_sys::LOCKTAG {
-            locktag_field1: by.into_inner(),
-            locktag_field2: 0,
-            locktag_field3: 0,
-            locktag_field4: 0,
-            locktag_type: pg_sys::LockTagType::LOCKTAG_TRANSACTION as u8,
-            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-        };
-        let mode = pg_sys::ShareLock as pg_sys::LOCKMODE;
-        pg_sys::LockAcquire(&tag, mode, false, false);
-        pg_sys::LockRelease(&tag, mode, false);
-        pg_sys::AcceptInvalidationMessages();
-    }
+    let transaction = Tag::of_transaction(by);
+    transaction.acquire(pg_sys::ShareLock);
+    transaction.release(pg_sys::ShareLock);
+    lock::accept_messages();
 }
 
 /// What our own transaction made of a row in the end.

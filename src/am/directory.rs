@@ -70,6 +70,13 @@ impl SegmentRef {
         }
     }
 
+    /// Whether a segment that is committed was so before an MVCC snapshot was taken, as can be told without a look at
+    /// its row: it was written as frozen, or by a transaction older than all that were running then.
+    pub fn precedes(&self, snapshot: pg_sys::Snapshot) -> bool {
+        // SAFETY: a valid snapshot.
+        self.frozen || tuple::xid_precedes(self.xmin, unsafe { (*snapshot).xmin })
+    }
+
     /// Rows that were not dead from birth.
     pub fn live_at_birth(&self) -> u64 {
         self.live

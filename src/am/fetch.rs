@@ -199,16 +199,20 @@ pub unsafe extern "C-unwind" fn tuple_get_latest_tid(
         let heap = scan.heap;
         // SAFETY: as above.
         let (rel, snapshot, at) = unsafe { ((*heap).rs_rd, (*heap).rs_snapshot, *tid) };
-        if let Some(place) = tid::decode(&at) {
+        let mut at = at;
+        while let Some(place) = tid::decode(&at) {
             let moved = companion::of(rel)
                 .filter(|_| snap::is_mvcc(snapshot))
                 .and_then(|c| tombstone::find_visible(&c, place, snapshot));
+            // SAFETY: the caller's item pointer.
+            unsafe { *tid = at };
             match moved {
-                // SAFETY: the caller's item pointer.
-                Some(to) => unsafe { *tid = to },
+                Some(to) => at = to,
                 None => return,
             }
         }
+        // SAFETY: as above.
+        unsafe { *tid = at };
         heap_call!(tuple_get_latest_tid(heap, tid));
     })
 }

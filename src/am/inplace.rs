@@ -4,8 +4,8 @@
 //! as ordinary MVCC rows, so that whoever sees the transaction sees the segments. The deleted versions are marked as
 //! moved, and the segment keeps where each row lay, so that concurrent sessions follow (see `chain`).
 
-use super::body::BodyWriter;
-use super::companion::{self, Companion};
+use super::append::Appender;
+use super::companion;
 use super::directory;
 use super::tombstone;
 use super::unique;
@@ -149,74 +149,15 @@ fn locked(head: &pg_sys::HeapTupleHeaderData) -> bool {
             && !unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xmax) })
 }
 
-/// The lock on the segments of a relation.
-fn segments_lock(rel: pg_sys::Relation) -> pg_sys::LOCKTAG {
-    pg_sys::LOCKTAG {
-        // SAFETY: reads a variable of the process.
-        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
-        locktag_field2: pg_sys::RelationRelationId.to_u32(),
-        locktag_field3: relation::oid(rel).to_u32(),
-        locktag_field4: 1,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-    }
-}
-
-/// Whether no other session is about to commit segments of its own; all that did are known afterwards.
-pub fn nobody_adds_segments(rel: pg_sys::Relation) -> bool {
-    let tag = segments_lock(rel);
-    let mode = pg_sys::RowShareLock as pg_sys::LOCKMODE;
-    // SAFETY: lock manager calls; messages are taken in as whenever a lock was acquired.
-    unsafe {
-        if pg_sys::LockAcquire(&tag, mode, false, true)
-            == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
-        {
-            return false;
-        }
-        pg_sys::AcceptInvalidationMessages();
-        pg_sys::LockRelease(&tag, mode, false);
-    }
-    true
-}
-
 fn store(rel: pg_sys::Relation, gathered: Gathered) {
-    let tag = segments_lock(rel);
-    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
-    // Only one session at a time adds segments to a companion (or makes it).
-    // SAFETY: an object lock, released when the transaction has ended and told everybody.
-    unsafe {
-        pg_sys::LockAcquire(&tag, mode, false, false);
-        pg_sys::AcceptInvalidationMessages();
-    }
-    let companion = match companion::of(rel) {
-        Some(c) => c,
-        None => companion::create(rel, relation::oid(rel)),
-    };
-    let writer = BodyWriter::new(companion.segments, false);
-    for (number, (mut builder, tids)) in (next_number(&companion)..).zip(gathered) {
-        let mut encoded = builder.finish();
-        encoded.store_body(&writer, number);
-        encoded.store_header(&writer, number);
+    let mut appender = Appender::begin(rel);
+    for (mut builder, tids) in gathered {
+        appender.add(builder.finish());
         for tid in &tids {
             delete(rel, tid);
         }
     }
-    companion::invalidate(rel);
-    // SAFETY: as between two statements.
-    unsafe { pg_sys::CommandCounterIncrement() };
-}
-
-/// A number that no segment of the companion has, rolled back ones included.
-fn next_number(companion: &Companion) -> i32 {
-    let table = OpenRel::table(companion.segments, pg_sys::AccessShareLock);
-    let mut highest = -1;
-    let any = &raw mut pg_sys::SnapshotAnyData;
-    directory::for_each_row(table.as_ptr(), any, |_, values, _| {
-        if let [number, ..] = values {
-            highest = highest.max(number.value() as i32);
-        }
-    });
-    highest + 1
+    appender.end();
 }
 
 fn delete(rel: pg_sys::Relation, tid: &pg_sys::ItemPointerData) {

@@ -2,7 +2,7 @@
 //!
 //! - [`handler`]: the routine, heap's with our callbacks.
 //! - [`companion`], [`body`], [`directory`], [`zone`], [`bloom`], [`datum`]: where segments are, and reading them.
-//! - [`builder`], [`ranks`], [`writer`]: writing segments.
+//! - [`builder`], [`ranks`], [`writer`], [`append`]: writing segments.
 //! - [`tid`], [`tombstone`], [`thaw`], [`toast`], [`share`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
 //! - [`scan`], [`sample`], [`analyze`], [`fetch`], [`lookup`]: reading.
 //! - [`modify`], [`unique`], [`keyset`], [`merge`], [`evaluator`], [`command`]: writing.
@@ -11,6 +11,7 @@
 //! - [`cache`]: what a backend remembers; [`error`]: how it complains.
 
 pub mod analyze;
+pub mod append;
 pub mod bloom;
 pub mod body;
 pub mod builder;

@@ -118,7 +118,33 @@ struct Target {
 
 enum Found {
     Row(Target),
+    /// There is a newer version, which is frozen.
+    Replaced(tombstone::Tombstone),
     WouldBlock,
+}
+
+/// The answer for a frozen row that has a newer version, as heap gives it for a row that was updated.
+fn replaced(
+    by: &tombstone::Tombstone,
+    cid: pg_sys::CommandId,
+    failure: &mut pg_sys::TM_FailureData,
+) -> TM_Result::Type {
+    // SAFETY: a transaction status look-up.
+    let own = unsafe { pg_sys::TransactionIdIsCurrentTransactionId(by.xmin) };
+    let meanwhile = own && by.cid >= cid;
+    failure.ctid = by.to;
+    failure.xmax = by.xmin;
+    failure.cmax = if meanwhile {
+        by.cid
+    } else {
+        pg_sys::InvalidCommandId
+    };
+    failure.traversed = false;
+    if meanwhile {
+        TM_Result::TM_SelfModified
+    } else {
+        TM_Result::TM_Updated
+    }
 }
 
 /// Resolves an item pointer to a row in the delta, thawing it where it is frozen.
@@ -151,6 +177,7 @@ fn resolve(
             },
             via: Some((c, place, found)),
         }),
+        Thawed::Replaced(by) => Found::Replaced(by),
         Thawed::WouldBlock => Found::WouldBlock,
     }
 }
@@ -269,15 +296,14 @@ pub unsafe extern "C-unwind" fn tuple_delete(
 ) -> TM_Result::Type {
     guard::entry(|| {
         // SAFETY: the executor passes a valid item pointer.
-        let Found::Row(mut target) = resolve(
-            rel,
-            unsafe { &*tid },
-            cid,
-            Some(LockTupleMode::LockTupleExclusive),
-            thaw::BLOCK,
-            XLTW_Oper::XLTW_Delete,
-        ) else {
-            return TM_Result::TM_WouldBlock;
+        let at = unsafe { &*tid };
+        let strength = Some(LockTupleMode::LockTupleExclusive);
+        let purpose = XLTW_Oper::XLTW_Delete;
+        let mut target = match resolve(rel, at, cid, strength, thaw::BLOCK, purpose) {
+            Found::Row(target) => target,
+            // SAFETY: the caller's failure data.
+            Found::Replaced(by) => return replaced(&by, cid, unsafe { &mut *tmfd }),
+            Found::WouldBlock => return TM_Result::TM_WouldBlock,
         };
         remember(rel);
         // Foreign-key actions run under a newer snapshot than the transaction's own, which is the one to check and to claim for.
@@ -324,16 +350,15 @@ pub unsafe extern "C-unwind" fn tuple_update(
 ) -> TM_Result::Type {
     guard::entry(|| {
         // SAFETY: the executor passes a valid item pointer.
-        let Found::Row(mut target) = resolve(
-            rel,
-            unsafe { &*otid },
-            cid,
-            // Where the key changes too, heap waits for KEY SHARE afterwards.
-            Some(LockTupleMode::LockTupleNoKeyExclusive),
-            thaw::BLOCK,
-            XLTW_Oper::XLTW_Update,
-        ) else {
-            return TM_Result::TM_WouldBlock;
+        let at = unsafe { &*otid };
+        // Where the key changes too, heap waits for KEY SHARE afterwards.
+        let strength = Some(LockTupleMode::LockTupleNoKeyExclusive);
+        let purpose = XLTW_Oper::XLTW_Update;
+        let mut target = match resolve(rel, at, cid, strength, thaw::BLOCK, purpose) {
+            Found::Row(target) => target,
+            // SAFETY: the caller's failure data.
+            Found::Replaced(by) => return replaced(&by, cid, unsafe { &mut *tmfd }),
+            Found::WouldBlock => return TM_Result::TM_WouldBlock,
         };
         // The row's own old key is in the delta now, so only other rows can be found here, and none where it keeps its key.
         if let Some(c) = frozen_part(rel)
@@ -413,9 +438,19 @@ pub unsafe extern "C-unwind" fn tuple_lock(
                 }
             }
             let purpose = XLTW_Oper::XLTW_Lock;
-            let Found::Row(mut target) = resolve(rel, &at, cid, Some(mode), wait_policy, purpose)
-            else {
-                return TM_Result::TM_WouldBlock;
+            let mut target = match resolve(rel, &at, cid, Some(mode), wait_policy, purpose) {
+                Found::Row(target) => target,
+                Found::Replaced(by) => {
+                    // SAFETY: the caller's failure data.
+                    let result = replaced(&by, cid, unsafe { &mut *tmfd });
+                    if result == TM_Result::TM_Updated && last_version {
+                        at = by.to;
+                        moved = true;
+                        continue;
+                    }
+                    return result;
+                }
+                Found::WouldBlock => return TM_Result::TM_WouldBlock,
             };
             if last_version && chain::may_be_in_place(rel) {
                 let along = Along::All {

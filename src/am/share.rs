@@ -9,6 +9,7 @@ use super::companion::Companion;
 use super::thaw::{self, Policy};
 use super::tid::{self, Place};
 use super::tombstone;
+use crate::pg::lock::Tag;
 use crate::pg::{relation, tuple};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -85,22 +86,8 @@ pub fn lock(
 /// Transactions of others with a lock on a frozen row that conflicts with `mode`.
 pub fn holders(rel: pg_sys::Relation, place: Place, mode: u32) -> Vec<pg_sys::TransactionId> {
     let (block, offset) = tuple::tid_parts(&tid::encode(place));
-    // SAFETY: a tag as SET_LOCKTAG_TUPLE makes it; the list ends with its count.
-    unsafe {
-        let tag = pg_sys::LOCKTAG {
-            locktag_field1: (*rel).rd_lockInfo.lockRelId.dbId.to_u32(),
-            locktag_field2: (*rel).rd_lockInfo.lockRelId.relId.to_u32(),
-            locktag_field3: block,
-            locktag_field4: offset,
-            locktag_type: pg_sys::LockTagType::LOCKTAG_TUPLE as u8,
-            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-        };
-        let mut count = 0;
-        let found = pg_sys::GetLockConflicts(&tag, mode as pg_sys::LOCKMODE, &mut count);
-        (0..count as usize)
-            .flat_map(|i| xids_of(*found.add(i)))
-            .collect()
-    }
+    let holders = Tag::of_row(rel, block, offset).holders(mode);
+    holders.into_iter().flat_map(xids_of).collect()
 }
 
 /// The transaction ids of a holder: of the process, if it is still in that transaction, and of transactions that it

@@ -18,6 +18,8 @@ use pgrx::prelude::*;
 pub enum Thawed {
     /// The row is in the delta, at this place.
     At(pg_sys::ItemPointerData, tombstone::Tombstone),
+    /// It has a new version, which is frozen too.
+    Replaced(tombstone::Tombstone),
     /// Somebody else has it and the caller did not want to wait.
     WouldBlock,
 }
@@ -139,6 +141,7 @@ pub fn thaw(
     loop {
         if let Some(t) = tombstone::find(companion, place) {
             match t.running {
+                None if t.is_replaced() => return Thawed::Replaced(t),
                 None => return Thawed::At(t.to, t),
                 Some(xid) => {
                     if !wait_for(rel, place, xid, policy, purpose) {
@@ -309,7 +312,7 @@ pub fn segment_visible(
     segment: &super::directory::SegmentRef,
     snapshot: pg_sys::Snapshot,
 ) -> bool {
-    if segment.frozen || !crate::pg::snapshot::is_mvcc(snapshot) {
+    if !crate::pg::snapshot::is_mvcc(snapshot) || segment.precedes(snapshot) {
         return true;
     }
     let table = relation::OpenRel::table(companion.segments, pg_sys::AccessShareLock);

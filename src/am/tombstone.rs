@@ -1,11 +1,11 @@
-//! Tombstones: where a frozen row went when it was thawed.
+//! Tombstones: where a frozen row went when it was thawed, or which frozen row has replaced it.
 //!
 //! The table is insert-only and written without logical decoding. One tombstone a row is the rule; a second one is
 //! added when a REPEATABLE READ transaction changes a row that another transaction had thawed after its snapshot, so
 //! that its later statements do not see the frozen row beside their own version.
 
 use super::companion::{self, Companion};
-use super::tid::Place;
+use super::tid::{self, Place};
 use crate::pg::memory::for_this_call;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{snapshot, tuple};
@@ -14,7 +14,7 @@ use pgrx::pg_sys;
 /// What is known of a frozen row's tombstone.
 #[derive(Clone, Copy)]
 pub struct Tombstone {
-    /// Where the row went in the delta.
+    /// Where the row went in the delta, or the frozen row that is its new version.
     pub to: pg_sys::ItemPointerData,
     /// Who thawed it.
     pub xmin: pg_sys::TransactionId,
@@ -22,6 +22,13 @@ pub struct Tombstone {
     pub cid: pg_sys::CommandId,
     /// Set while the transaction that thawed it (not ours) is running.
     pub running: Option<pg_sys::TransactionId>,
+}
+
+impl Tombstone {
+    /// Whether the row was not thawed, but replaced by a new version that is frozen itself.
+    pub fn is_replaced(&self) -> bool {
+        tid::decode(&self.to).is_some()
+    }
 }
 
 fn scan_key(attno: i16, value: i32) -> pg_sys::ScanKeyData {
@@ -170,43 +177,77 @@ pub fn insert(
     to: pg_sys::ItemPointerData,
     cid: pg_sys::CommandId,
 ) {
+    insert_many(companion, &[(place, to)], cid);
+}
+
+/// Rows that are inserted at a time.
+const BATCH: usize = 256;
+
+/// As [`insert`], for many rows. In order of their places, entries go to the index one behind the other.
+pub fn insert_many(
+    companion: &Companion,
+    rows: &[(Place, pg_sys::ItemPointerData)],
+    cid: pg_sys::CommandId,
+) {
     let table = OpenRel::table(companion.tombstones, pg_sys::RowExclusiveLock);
-    let index = OpenRel::index(
-        companion::index_of(table.as_ptr()),
-        pg_sys::RowExclusiveLock,
-    );
-    let mut to = to;
-    let mut values = [
+    let rel = table.as_ptr();
+    let index = OpenRel::index(companion::index_of(rel), pg_sys::RowExclusiveLock);
+    // SAFETY: as CopyFrom fills a table: slots of its shape, three columns each; the index has the first two.
+    unsafe {
+        let info = pg_sys::BuildIndexInfo(index.as_ptr());
+        let mut slots: Vec<*mut pg_sys::TupleTableSlot> = (0..rows.len().min(BATCH))
+            .map(|_| {
+                pg_sys::MakeSingleTupleTableSlot(
+                    relation::tupdesc(rel),
+                    &raw const pg_sys::TTSOpsHeapTuple,
+                )
+            })
+            .collect();
+        for batch in rows.chunks(BATCH) {
+            pgrx::check_for_interrupts!();
+            for ((place, to), slot) in batch.iter().zip(&slots) {
+                let mut to = *to;
+                let values = columns(*place, &mut to);
+                let row = pg_sys::heap_form_tuple(
+                    relation::tupdesc(rel),
+                    values.as_ptr(),
+                    [false; 3].as_ptr(),
+                );
+                pg_sys::ExecStoreHeapTuple(row, *slot, true);
+            }
+            pg_sys::heap_multi_insert(
+                rel,
+                slots.as_mut_ptr(),
+                batch.len() as i32,
+                cid,
+                pg_sys::HEAP_INSERT_NO_LOGICAL as i32,
+                std::ptr::null_mut(),
+            );
+            for ((place, to), slot) in batch.iter().zip(&slots) {
+                let mut to = *to;
+                pg_sys::index_insert(
+                    index.as_ptr(),
+                    columns(*place, &mut to).as_mut_ptr(),
+                    [false; 3].as_mut_ptr(),
+                    &mut (**slot).tts_tid,
+                    rel,
+                    pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+                    false,
+                    info,
+                );
+            }
+        }
+        for slot in slots {
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+        }
+    }
+}
+
+/// The columns of a tombstone; the last one points to `to`.
+fn columns(place: Place, to: &mut pg_sys::ItemPointerData) -> [pg_sys::Datum; 3] {
+    [
         pg_sys::Datum::from(place.segment as isize as usize),
         pg_sys::Datum::from(place.row as usize),
-        pg_sys::Datum::from(&raw mut to),
-    ];
-    let mut nulls = [false; 3];
-    // SAFETY: the tuple has the table's three columns; the index its first two.
-    unsafe {
-        let row = pg_sys::heap_form_tuple(
-            relation::tupdesc(table.as_ptr()),
-            values.as_ptr(),
-            nulls.as_ptr(),
-        );
-        pg_sys::heap_insert(
-            table.as_ptr(),
-            row,
-            cid,
-            pg_sys::HEAP_INSERT_NO_LOGICAL as i32,
-            std::ptr::null_mut(),
-        );
-        let info = pg_sys::BuildIndexInfo(index.as_ptr());
-        pg_sys::index_insert(
-            index.as_ptr(),
-            values.as_mut_ptr(),
-            nulls.as_mut_ptr(),
-            &mut (*row).t_self,
-            table.as_ptr(),
-            pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
-            false,
-            info,
-        );
-        pg_sys::heap_freetuple(row);
-    }
+        pg_sys::Datum::from(std::ptr::from_mut(to)),
+    ]
 }

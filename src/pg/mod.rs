@@ -5,6 +5,7 @@
 //! - [`ffi`]: functions that `pg_sys` does not bind.
 //! - [`function`], [`spi`]: SQL functions, and SQL from within.
 //! - [`guard`]: the way into Rust, and the way out of errors.
+//! - [`lock`]: locks on things that are no whole relations.
 //! - [`memory`]: memory of single calls.
 //! - [`heap`]: heap's own table access method, called behind a guard.
 //! - [`list`]: lists of nodes and integers.
@@ -25,6 +26,7 @@ pub mod function;
 pub mod guard;
 pub mod heap;
 pub mod list;
+pub mod lock;
 pub mod memory;
 pub mod page;
 pub mod permission;

@@ -56,6 +56,12 @@ pub fn oid(rel: pg_sys::Relation) -> pg_sys::Oid {
     unsafe { (*rel).rd_id }
 }
 
+/// How the lock manager names an open relation.
+pub fn lock_id(rel: pg_sys::Relation) -> pg_sys::LockRelId {
+    // SAFETY: `rel` is open.
+    unsafe { (*rel).rd_lockInfo.lockRelId }
+}
+
 /// `pg_class` row of an open relation.
 pub fn form<'a>(rel: pg_sys::Relation) -> &'a pg_sys::FormData_pg_class {
     // SAFETY: an open relation has its pg_class row.

@@ -211,6 +211,25 @@ impl TableWriter {
         }
     }
 
+    /// Checks that rows of the table can be updated at all.
+    pub fn check_update(&mut self) {
+        if !self.update_checked {
+            let update = pg_sys::CmdType::CMD_UPDATE;
+            // SAFETY: made for the open table.
+            unsafe { pg_sys::CheckValidResultRel(self.info, update, std::ptr::null_mut()) };
+            self.update_checked = true;
+        }
+    }
+
+    /// Shows the first of the rows that were prepared.
+    pub fn with_row<T>(&self, f: impl FnOnce(&[pg_sys::Datum], &[bool]) -> T) -> Option<T> {
+        let slot = *self.slots.first()?;
+        let natts = relation::natts(relation::tupdesc(self.rel()));
+        // SAFETY: a filled slot of the table's shape.
+        let (values, nulls) = unsafe { tuple::slot_values(slot, natts) };
+        Some(f(values, nulls))
+    }
+
     /// Inserts the first `n` rows that were prepared, in their order. Where the key of one is taken, by a row that nobody
     /// saw when the batch was compared with what is stored, it and all after it are taken back, and `Err` tells which it
     /// is. Without an arbiter that is an error.
@@ -342,14 +361,7 @@ impl TableWriter {
         self.at.set(number);
         // SAFETY: as ExecUpdate changes a row of an open table.
         unsafe {
-            if !self.update_checked {
-                pg_sys::CheckValidResultRel(
-                    self.info,
-                    pg_sys::CmdType::CMD_UPDATE,
-                    std::ptr::null_mut(),
-                );
-                self.update_checked = true;
-            }
+            self.check_update();
             let slot = self.spare.pop().unwrap_or_else(|| self.new_slot());
             self.store(slot, fill);
             checked();

@@ -360,6 +360,10 @@ impl Carry {
                 segment.xmin
             };
             crate::am::scan::dress(self.rel, old, at, xmin, settled);
+            if !settled && self.heads.get(&tuple::tid_key(&at)) == Some(&segment.xmin) {
+                // It has replaced a frozen row, which follows as an old version.
+                (*(*old).t_data).t_infomask |= pg_sys::HEAP_UPDATED as u16;
+            }
             if let Some(t) = thawed {
                 let head = (*old).t_data;
                 (*head).t_infomask &= !(pg_sys::HEAP_XMAX_INVALID as u16);

@@ -1,6 +1,7 @@
 //! Writing sorted rows into one chunk: a pass along the key's index tells which are new, changed or equal; then they are
 //! written in key order, so that two batches wait for each other and never in a circle.
 
+use super::direct::Direct;
 use super::eligible::{self, Reason};
 use super::rows::{Run, Shape};
 use crate::am::command::Stepped;
@@ -8,7 +9,8 @@ use crate::am::directory::Decoded;
 use crate::am::error::raise;
 use crate::am::lookup::DeltaOnly;
 use crate::am::merge::FrozenWalk;
-use crate::am::{modify, tid};
+use crate::am::modify;
+use crate::am::tid::{self, Place};
 use crate::ingest::batch::{OnConflict, Summary};
 use crate::pg::context::RowAt;
 use crate::pg::executor::Executor;
@@ -18,8 +20,11 @@ use crate::pg::snapshot::Statement;
 use crate::pg::tuple;
 use crate::pg::walk::{self, KeyWalk};
 use crate::pg::writer::{Stored, TableWriter, Updated};
+use crate::tier::catalog;
+use crate::tier::order::RowOrder;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -43,6 +48,26 @@ pub struct Plan {
     pub executor: Rc<Executor>,
     /// Which row is at hand.
     pub at: Rc<RowAt>,
+    /// The table named in the call.
+    pub root: pg_sys::Oid,
+    /// By what the rows of its chunks are sorted when they are frozen, once it was asked.
+    pub order: OnceCell<RowOrder>,
+}
+
+impl Plan {
+    /// By what the rows of the table's chunks are sorted when they are frozen.
+    pub fn row_order(&self) -> &RowOrder {
+        self.order
+            .get_or_init(|| catalog::row_order(catalog::root_of(self.root)))
+    }
+
+    /// Whether a default calls functions that may write.
+    pub fn defaults_are_volatile(&self) -> bool {
+        self.defaults.iter().any(|(_, state)| {
+            // SAFETY: prepared by the executor out of this expression.
+            unsafe { pg_sys::contain_volatile_functions_not_nextval((**state).expr.cast()) }
+        })
+    }
 }
 
 /// Rows that were inserted to have their chunk made, by chunk and place; they count as new whatever comes after.
@@ -68,6 +93,8 @@ pub struct Chunk<'a> {
     natts: usize,
     /// Where things live that last as long as the chunk is open.
     home: pg_sys::MemoryContext,
+    /// Takes rows past the delta.
+    direct: Option<Direct>,
 }
 
 /// The passes over what a chunk holds, beside a sorted batch.
@@ -99,9 +126,30 @@ struct Prepared {
     nulls: Vec<bool>,
 }
 
+impl Prepared {
+    /// One of them.
+    fn row(&self, number: usize, natts: usize) -> (&[pg_sys::Datum], &[bool]) {
+        let span = number * natts..(number + 1) * natts;
+        (
+            self.values.get(span.clone()).unwrap_or_default(),
+            self.nulls.get(span).unwrap_or_default(),
+        )
+    }
+}
+
 impl<'a> Chunk<'a> {
-    /// Opens a chunk for a batch; it stays locked as for INSERT. Says why where the engine cannot write into it.
-    pub fn open(oid: pg_sys::Oid, plan: &'a Plan) -> Result<Self, Reason> {
+    /// Opens a chunk for that many rows of a batch; it stays locked, as for INSERT or against all writers. What others have
+    /// written until then is shown by `statement`. Says why where the engine cannot write into it.
+    pub fn open(
+        oid: pg_sys::Oid,
+        rows: u64,
+        plan: &'a Plan,
+        statement: &mut Statement,
+    ) -> Result<Self, Reason> {
+        let direct = Direct::begin(oid, rows, plan);
+        if direct {
+            statement.renew();
+        }
         let rel = OpenRel::try_open(oid, pg_sys::RowExclusiveLock)
             .ok_or("the chunk was dropped meanwhile")?;
         eligible::check_leaf(rel.as_ptr())?;
@@ -140,8 +188,10 @@ impl<'a> Chunk<'a> {
         if frozen && !crate::settings::debug_freeze_on_commit() {
             writer.insert_by(modify::multi_insert_new);
         }
+        let direct = direct.then(|| Direct::new(writer.rel(), plan)).flatten();
         Ok(Chunk {
             plan,
+            direct,
             natts: relation::natts(desc),
             writer,
             frozen: frozen.then(Stepped::new),
@@ -193,6 +243,14 @@ impl<'a> Chunk<'a> {
                     self.frozen = Some(Stepped::new());
                 }
             }
+        }
+    }
+
+    /// Ends the writing.
+    pub fn end(self) {
+        if let Some(direct) = self.direct {
+            drop(self.walk);
+            direct.end();
         }
     }
 
@@ -326,6 +384,10 @@ impl<'a> Chunk<'a> {
         let mut waiting: Vec<usize> = Vec::new();
         for (row, verdict) in (from..).zip(verdicts) {
             match verdict {
+                Verdict::New if self.direct.is_some() => {
+                    self.put(0, run, row);
+                    self.past_delta(None);
+                }
                 Verdict::New => {
                     self.put(waiting.len(), run, row);
                     waiting.push(row);
@@ -338,6 +400,11 @@ impl<'a> Chunk<'a> {
                     if self.plan.partial {
                         // INSERT checks the row that it would insert, with defaults, before it meets the stored one.
                         self.put(0, run, row);
+                    }
+                    if let (Some(place), true) = (tid::decode(&stored.tid), self.direct.is_some()) {
+                        self.put_changed(run.number(row), *number, prepared);
+                        self.past_delta(Some(place));
+                        continue;
                     }
                     if self.change(*stored, run.number(row), *number, prepared, statement)
                         == Updated::Elsewhere
@@ -380,6 +447,26 @@ impl<'a> Chunk<'a> {
         self.plan.executor.reset_rows();
     }
 
+    /// Prepares a stored row's new version to be the next one written.
+    fn put_changed(&mut self, row: u64, number: usize, prepared: &Prepared) {
+        let (values, nulls) = prepared.row(number, self.natts);
+        self.writer.check_update();
+        self.writer.put(0, row, |to, to_nulls| {
+            to.copy_from_slice(values);
+            to_nulls.copy_from_slice(nulls);
+        });
+    }
+
+    /// Writes the row that was prepared past the delta.
+    fn past_delta(&mut self, replaces: Option<Place>) {
+        if let Some(direct) = &mut self.direct {
+            // SAFETY: a row of the chunk's shape.
+            self.writer
+                .with_row(|values, nulls| unsafe { direct.push(values, nulls, replaces) });
+        }
+        self.plan.executor.reset_rows();
+    }
+
     /// Inserts the rows that wait; `Err` with the first whose key was taken meanwhile.
     fn insert(&mut self, waiting: &mut Vec<usize>) -> Result<(), usize> {
         if waiting.is_empty() {
@@ -404,9 +491,7 @@ impl<'a> Chunk<'a> {
         prepared: &Prepared,
         statement: &Statement,
     ) -> Updated {
-        let span = number * self.natts..(number + 1) * self.natts;
-        let values = prepared.values.get(span.clone()).unwrap_or_default();
-        let nulls = prepared.nulls.get(span).unwrap_or_default();
+        let (values, nulls) = prepared.row(number, self.natts);
         let fill = |to: &mut [pg_sys::Datum], to_nulls: &mut [bool]| {
             to.copy_from_slice(values);
             to_nulls.copy_from_slice(nulls);

@@ -3,9 +3,10 @@
 //!
 //! - [`run`]: the engine, from the first row of a batch to its summary; [`eligible`]: what it leaves to the ordinary path.
 //! - [`rows`]: the rows of a batch, sorted; [`route`]: the chunk of a row.
-//! - [`chunk`]: writing sorted rows into one chunk.
+//! - [`chunk`]: writing sorted rows into one chunk; [`direct`]: as segments, past the delta.
 
 pub mod chunk;
+pub mod direct;
 pub mod eligible;
 pub mod route;
 pub mod rows;

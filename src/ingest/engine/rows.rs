@@ -8,6 +8,7 @@ use crate::pg::memory;
 use crate::pg::relation;
 use crate::pg::sort::{RowSort, SortColumn};
 use pgrx::pg_sys;
+use std::collections::HashMap;
 use std::rc::Rc;
 use varve_core::column::Column;
 
@@ -54,7 +55,34 @@ enum Store {
         chunks: Vec<u32>,
         numbers: Vec<u64>,
     },
-    Sort(RowSort),
+    Sort(RowSort, Counts),
+}
+
+/// How many rows chunks have.
+#[derive(Default)]
+struct Counts {
+    counts: HashMap<u32, u64>,
+    /// The chunk of the last row, and how many rows before it are not in `counts` yet.
+    last: (u32, u64),
+}
+
+impl Counts {
+    fn add(&mut self, chunk: u32) {
+        if self.last.0 != chunk {
+            self.settle();
+            self.last.0 = chunk;
+        }
+        self.last.1 += 1;
+    }
+
+    fn settle(&mut self) {
+        *self.counts.entry(self.last.0).or_default() += self.last.1;
+        self.last.1 = 0;
+    }
+
+    fn of(&self, chunk: u32) -> u64 {
+        self.counts.get(&chunk).copied().unwrap_or(0)
+    }
 }
 
 /// Rows of a batch as they come.
@@ -88,7 +116,7 @@ impl BatchRows {
                 chunks: Vec::new(),
                 numbers: Vec::new(),
             },
-            None => Store::Sort(sorter(&shape, limit)),
+            None => Store::Sort(sorter(&shape, limit), Counts::default()),
         };
         BatchRows {
             shape: Rc::new(shape),
@@ -140,7 +168,10 @@ impl BatchRows {
                     }
                 }
             }
-            Store::Sort(sort) => put(sort, values, nulls, chunk, number),
+            Store::Sort(sort, counts) => {
+                counts.add(chunk.to_u32());
+                put(sort, values, nulls, chunk, number);
+            }
         }
         self.count += 1;
     }
@@ -153,7 +184,8 @@ impl BatchRows {
     /// Goes on in a sort that goes to disk.
     fn spill(&mut self) {
         let sort = sorter(&self.shape, self.limit);
-        let before = std::mem::replace(&mut self.store, Store::Sort(sort));
+        let fresh = Store::Sort(sort, Counts::default());
+        let before = std::mem::replace(&mut self.store, fresh);
         let Store::Columns {
             columns,
             chunks,
@@ -162,7 +194,7 @@ impl BatchRows {
         else {
             return;
         };
-        let Store::Sort(sort) = &mut self.store else {
+        let Store::Sort(sort, counts) = &mut self.store else {
             return;
         };
         let columns = datums(&self.shape, columns.into_iter().map(ColumnBuilder::finish));
@@ -170,6 +202,7 @@ impl BatchRows {
         let mut nulls = vec![true; self.shape.columns];
         for (row, (chunk, number)) in chunks.iter().zip(numbers).enumerate() {
             pick(&columns, row, &mut values, &mut nulls);
+            counts.add(*chunk);
             put(sort, &values, &nulls, pg_sys::Oid::from_u32(*chunk), number);
         }
     }
@@ -198,9 +231,11 @@ impl BatchRows {
                     at: 0,
                 }
             }
-            Store::Sort(mut sort) => {
+            Store::Sort(mut sort, mut counts) => {
                 sort.perform();
+                counts.settle();
                 Source::Sort {
+                    counts,
                     keys: self.shape.key.iter().map(|k| (*k, k.support())).collect(),
                     sort,
                     ahead: None,
@@ -282,6 +317,7 @@ enum Source {
     },
     Sort {
         sort: RowSort,
+        counts: Counts,
         keys: Vec<(SortColumn, pg_sys::SortSupportData)>,
         /// The number of the row in the sort's slot, where it was not handed on yet.
         ahead: Option<u64>,
@@ -395,6 +431,22 @@ impl SortedRows {
         Some(pg_sys::Oid::from_u32(chunk))
     }
 
+    /// Rows of the chunk of the next rows, those that later ones make void included.
+    pub fn rows_ahead(&mut self) -> u64 {
+        let Some(chunk) = self.chunk_ahead().map(pg_sys::Oid::to_u32) else {
+            return 0;
+        };
+        match &self.source {
+            Source::Columns {
+                chunks, order, at, ..
+            } => {
+                let rest = order.get(*at..).unwrap_or_default();
+                rest.partition_point(|row| chunks.get(*row as usize) == Some(&chunk)) as u64
+            }
+            Source::Sort { counts, .. } => counts.of(chunk),
+        }
+    }
+
     /// The next rows, at most [`RUN`]; `None` after the last. Their values live as long as the current memory context, and
     /// as the sorted rows.
     pub fn next_run(&mut self) -> Option<Run> {
@@ -423,7 +475,9 @@ impl SortedRows {
                     *at += 1;
                 }
             }
-            Source::Sort { sort, keys, ahead } => {
+            Source::Sort {
+                sort, keys, ahead, ..
+            } => {
                 loop {
                     let number = match ahead.take() {
                         Some(number) => number,

@@ -19,6 +19,7 @@ use crate::pg::walk;
 use crate::pg::writer::delete_own;
 use crate::pg::{memory, permission};
 use pgrx::pg_sys;
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 /// A batch on its way into a table.
@@ -123,6 +124,8 @@ impl Engine {
                 defaults,
                 executor,
                 at: Rc::new(RowAt::new(spec.options.copied_into.as_deref())),
+                root: target.oid,
+                order: OnceCell::new(),
             },
             rows: BatchRows::new(shape, crate::settings::upsert_memory(), !options.in_parts),
             router,
@@ -240,13 +243,14 @@ impl Engine {
             let opened = if oid == pg_sys::InvalidOid {
                 Err("no chunk is known for some rows")
             } else {
-                Chunk::open(oid, &plan)
+                Chunk::open(oid, sorted.rows_ahead(), &plan, &mut statement)
             };
             match opened {
                 Ok(mut chunk) => plan.at.during(|| {
                     each_run(&mut sorted, oid, &mut summary, |run, summary| {
                         chunk.write(run, &shape, &mut statement, &seeds, summary);
                     });
+                    chunk.end();
                 }),
                 Err(reason) => {
                     eligible::note(&spec.target.name, reason);
