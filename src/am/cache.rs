@@ -16,8 +16,9 @@ use varve_core::paged::ColumnIndex;
 
 /// Bytes of directories that a backend keeps.
 const DIRECTORY_BYTES: usize = 32 << 20;
-/// Whole decoded pages that a backend keeps.
-const PAGES: usize = 16;
+/// Bytes of decoded pages that a backend keeps: a batch beside a chunk comes to each page that has a row of its, and the
+/// next batch to the same ones.
+const DECODED_BYTES: usize = 32 << 20;
 /// Bytes of column indexes that a backend keeps.
 const COLUMN_BYTES: usize = 32 << 20;
 
@@ -112,7 +113,7 @@ pub type SegmentKey = (u64, i32, u64);
 
 thread_local! {
     static DIRECTORY: RefCell<Bounded<u64, Rc<Directory>>> = RefCell::new(Bounded::new());
-    static DECODED: RefCell<Lru<(SegmentKey, usize), Rc<Decoded>>> = const { RefCell::new(Lru::new(PAGES)) };
+    static DECODED: RefCell<Bounded<(SegmentKey, usize), Rc<Decoded>>> = RefCell::new(Bounded::new());
     static COLUMNS: RefCell<Bounded<(SegmentKey, i32), Rc<CachedColumn>>> = RefCell::new(Bounded::new());
 }
 
@@ -165,7 +166,8 @@ pub fn decoded(rel: pg_sys::Relation, segment: &Rc<SegmentRef>, row: u32) -> Rc<
         return found;
     }
     let fresh = Rc::new(Decoded::new(rel, segment, page, |_| true));
-    DECODED.with_borrow_mut(|d| d.put(key, fresh.clone()));
+    let size = fresh.memory();
+    DECODED.with_borrow_mut(|d| d.put(key, fresh.clone(), size, DECODED_BYTES));
     fresh
 }
 
@@ -208,7 +210,7 @@ pub fn column_of(rel: pg_sys::Relation, segment: &SegmentRef, attnum: i32) -> Rc
 /// Forgets everything; called when a transaction aborts, whose segments may have been cached.
 pub fn clear() {
     DIRECTORY.with_borrow_mut(Bounded::clear);
-    DECODED.with_borrow_mut(Lru::clear);
+    DECODED.with_borrow_mut(Bounded::clear);
     COLUMNS.with_borrow_mut(Bounded::clear);
     super::unique::clear_cache();
 }

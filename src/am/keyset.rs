@@ -17,7 +17,6 @@ use super::unique::{UniqueIndex, key_attribute};
 use super::zone::{Comparison, Probe, Verdict, judge};
 use pgrx::pg_sys;
 use std::cell::RefCell;
-use std::cmp::Ordering;
 use std::rc::Rc;
 
 /// Pages of a segment that are looked through for one key rather than hashing the segment.
@@ -177,41 +176,21 @@ pub fn page(
     fresh
 }
 
-/// Where a key lies among the rows of a page that ascend by it.
-pub enum Lies {
-    /// Before the first.
-    Before,
-    /// This row, which may be dead, has it.
-    At(u32),
-    /// Between two rows.
-    Between,
-    /// Behind the last.
-    Behind,
-}
-
 impl PageKeys {
-    /// Finds a whole key, where rows ascend by all of its columns.
-    pub fn lies(&self, index: &UniqueIndex, key: &[Option<pg_sys::Datum>]) -> Lies {
-        let value = |at: usize, row: usize| {
-            let attnum = *self.attnums.get(at)? as usize;
-            self.page.columns.get(attnum - 1)?.as_ref()?.get(row)
-        };
-        let order = |row: usize| index.compare(&self.ascending, |at| value(at, row), key);
-        let rows = self.page.rows.len();
-        let (mut low, mut high) = (0, rows);
-        while low < high {
-            let middle = low.midpoint(high);
-            match order(middle) {
-                Ordering::Less => low = middle + 1,
-                Ordering::Equal => return Lies::At(self.page.rows.start + middle as u32),
-                Ordering::Greater => high = middle,
-            }
-        }
-        match low {
-            0 => Lies::Before,
-            _ if low == rows => Lies::Behind,
-            _ => Lies::Between,
-        }
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.page.rows.len()
+    }
+
+    /// The first row's number in its segment.
+    pub fn first(&self) -> u32 {
+        self.page.rows.start
+    }
+
+    /// The value of a row, counted on the page, in a column of the key.
+    pub fn value(&self, column: usize, row: usize) -> Option<pg_sys::Datum> {
+        let attnum = *self.attnums.get(column)? as usize;
+        self.page.columns.get(attnum - 1)?.as_ref()?.get(row)
     }
 
     /// Calls `f` with each row that holds the key, dead ones left out.

@@ -1,35 +1,59 @@
-//! Finding frozen rows by ascending keys: one pass over the pages of each segment beside a sorted batch.
+//! Finding frozen rows by ascending keys: one pass over the pages of all segments beside a sorted batch.
 
 use super::cache;
 use super::companion::Companion;
 use super::directory::{Decoded, SegmentRef};
-use super::keyset::{self, Lies};
+use super::keyset::{self, PageKeys};
 use super::tid::Place;
 use super::unique::{self, UniqueIndex};
 use super::{thaw, tombstone};
+use crate::pg::compare::{self, Compare};
 use crate::pg::relation::{self, OpenRel};
 use pgrx::pg_sys;
+use std::cmp::Ordering;
 use std::rc::Rc;
+use varve_core::bitmap::Bitmap;
 
-/// How far the pass has come in a segment.
-struct Cursor {
-    segment: Rc<SegmentRef>,
-    /// Whether its rows lie in the order of the index.
-    sorted: bool,
-    /// No key greater than those before lies on an earlier page.
-    page: usize,
-}
+/// Rows of a segment whose tombstones are looked for one by one; then those of the whole segment are read.
+const FEW: u32 = 8;
 
 /// A pass over the frozen rows of a table, as a snapshot sees them.
 pub struct FrozenWalk {
     rel: pg_sys::Relation,
-    companion: Companion,
+    graves: Graves,
+    compare: Vec<Compare>,
     indexes: Rc<Vec<UniqueIndex>>,
     index: usize,
+    /// Segments whose rows do not lie in the order of the index, the newest first.
+    unsorted: Vec<Segment>,
+    /// The others, those that the pass is not through with: a binary heap, the smallest key at hand at its top.
+    heap: Vec<Cursor>,
+    /// The others, before the first key is asked for.
+    fresh: Vec<Cursor>,
+}
+
+/// What hides frozen rows from a snapshot.
+struct Graves {
+    companion: Companion,
     snapshot: pg_sys::Snapshot,
-    cursors: Vec<Cursor>,
-    /// Whether any row was thawed, as far as the snapshot can tell.
-    thawed: bool,
+    /// Whether there are tombstones at all.
+    any: bool,
+}
+
+/// A segment, and what is known of its hidden rows.
+struct Segment {
+    segment: Rc<SegmentRef>,
+    asked: u32,
+    hidden: Option<Bitmap>,
+}
+
+/// How far the pass has come in a segment whose rows lie in the order of the index.
+struct Cursor {
+    segment: Segment,
+    page: usize,
+    keys: Rc<PageKeys>,
+    /// The row at hand, counted on its page; those before it have smaller keys than were asked for last.
+    row: usize,
 }
 
 impl FrozenWalk {
@@ -43,94 +67,297 @@ impl FrozenWalk {
         let indexes = unique::unique_indexes(rel, &companion);
         let at = indexes.iter().position(|i| i.oid == index)?;
         let found = indexes.get(at)?;
-        let cursors = cache::directory(rel, &companion)
-            .iter()
-            .filter(|segment| thaw::segment_visible(&companion, segment, snapshot))
-            .map(|segment| Cursor {
+        let compare = {
+            let index = OpenRel::index(index, pg_sys::AccessShareLock);
+            compare::of_keys(index.as_ptr())
+        };
+        let (mut unsorted, mut fresh) = (Vec::new(), Vec::new());
+        for segment in cache::directory(rel, &companion).iter().rev() {
+            if !thaw::segment_visible(&companion, segment, snapshot) || segment.pages() == 0 {
+                continue;
+            }
+            let segment = Segment {
                 segment: segment.clone(),
-                sorted: found.sorts_as(&segment.header.order),
-                page: 0,
-            })
-            .collect();
+                asked: 0,
+                hidden: None,
+            };
+            if found.sorts_as(&segment.segment.header.order) {
+                fresh.push(Cursor {
+                    keys: keyset::page(rel, found, &segment.segment, 0),
+                    segment,
+                    page: 0,
+                    row: 0,
+                });
+            } else {
+                unsorted.push(segment);
+            }
+        }
         let tombstones = OpenRel::table(companion.tombstones, pg_sys::AccessShareLock);
         Some(FrozenWalk {
             rel,
-            companion,
+            graves: Graves {
+                companion,
+                snapshot,
+                any: relation::blocks(tombstones.as_ptr()) > 0,
+            },
+            compare,
             index: at,
-            snapshot,
-            cursors,
-            thawed: relation::blocks(tombstones.as_ptr()) > 0,
             indexes,
+            unsorted,
+            heap: Vec::new(),
+            fresh,
         })
     }
 
     /// Finds the row with a key, which must be greater than all that were asked for before: its place, and its page.
     pub fn find(&mut self, key: &[pg_sys::Datum]) -> Option<(Place, Rc<Decoded>)> {
+        if !self.fresh.is_empty() {
+            for cursor in std::mem::take(&mut self.fresh) {
+                self.seek(cursor, key);
+            }
+        }
+        while let Some(first) = self.heap.first() {
+            match first.lies(&mut self.compare, key) {
+                Ordering::Greater => break,
+                Ordering::Less => {
+                    if let Some(cursor) = self.pop() {
+                        self.seek(cursor, key);
+                    }
+                }
+                Ordering::Equal => {
+                    let row = first.number();
+                    let first = self.heap.first_mut()?;
+                    if !first.segment.hides(&self.graves, row) {
+                        return Some(found(self.rel, &first.segment, row));
+                    }
+                    if let Some(mut cursor) = self.pop() {
+                        cursor.row += 1;
+                        self.seek(cursor, key);
+                    }
+                }
+            }
+        }
+        self.find_unsorted(key)
+    }
+
+    fn find_unsorted(&mut self, key: &[pg_sys::Datum]) -> Option<(Place, Rc<Decoded>)> {
+        if self.unsorted.is_empty() {
+            return None;
+        }
         let index = self.indexes.get(self.index)?;
         let key: Vec<Option<pg_sys::Datum>> = key.iter().copied().map(Some).collect();
-        for cursor in &mut self.cursors {
+        for segment in &mut self.unsorted {
             let mut rows: Vec<u32> = Vec::new();
-            if cursor.sorted {
-                rows.extend(cursor.find(self.rel, index, &key));
-            } else {
-                let add = &mut |row| rows.push(row);
-                unique::in_segment(self.rel, index, &cursor.segment, &key, add);
-            }
+            let add = &mut |row| rows.push(row);
+            unique::in_segment(self.rel, index, &segment.segment, &key, add);
             for row in rows {
-                let place = Place {
-                    segment: cursor.segment.number,
-                    row,
-                };
-                let hidden = cursor.segment.header.dead.get(row as usize)
-                    || self.thawed
-                        && tombstone::find_visible(&self.companion, place, self.snapshot).is_some();
-                if !hidden {
-                    return Some((place, cache::decoded(self.rel, &cursor.segment, row)));
+                if !segment.hides(&self.graves, row) {
+                    return Some(found(self.rel, segment, row));
                 }
             }
         }
         None
+    }
+
+    /// Moves a cursor to the first row whose key is not smaller, and puts it into the heap; drops it where there is none.
+    fn seek(&mut self, mut cursor: Cursor, key: &[pg_sys::Datum]) {
+        let Some(index) = self.indexes.get(self.index) else {
+            return;
+        };
+        if cursor.seek(self.rel, index, &mut self.compare, key) {
+            self.push(cursor);
+        }
+    }
+
+    fn push(&mut self, cursor: Cursor) {
+        self.heap.push(cursor);
+        let mut at = self.heap.len() - 1;
+        while at > 0 && self.is_before(at, (at - 1) / 2) {
+            self.heap.swap(at, (at - 1) / 2);
+            at = (at - 1) / 2;
+        }
+    }
+
+    fn pop(&mut self) -> Option<Cursor> {
+        let last = self.heap.pop()?;
+        let Some(first) = self.heap.first_mut() else {
+            return Some(last);
+        };
+        let first = std::mem::replace(first, last);
+        let mut at = 0;
+        loop {
+            let (left, right) = (2 * at + 1, 2 * at + 2);
+            let mut least = at;
+            for child in [left, right] {
+                if child < self.heap.len() && self.is_before(child, least) {
+                    least = child;
+                }
+            }
+            if least == at {
+                return Some(first);
+            }
+            self.heap.swap(at, least);
+            at = least;
+        }
+    }
+
+    fn is_before(&mut self, a: usize, b: usize) -> bool {
+        let (Some(a), Some(b)) = (self.heap.get(a), self.heap.get(b)) else {
+            return false;
+        };
+        let mut columns = self.compare.iter_mut().enumerate();
+        columns
+            .find_map(|(at, compare)| {
+                let order = match (a.keys.value(at, a.row), b.keys.value(at, b.row)) {
+                    (Some(a), Some(b)) => compare.compare(a, b),
+                    (a, b) => a.is_none().cmp(&b.is_none()),
+                };
+                order.is_ne().then_some(order)
+            })
+            .is_some_and(Ordering::is_lt)
+    }
+}
+
+fn found(rel: pg_sys::Relation, segment: &Segment, row: u32) -> (Place, Rc<Decoded>) {
+    let place = Place {
+        segment: segment.segment.number,
+        row,
+    };
+    (place, cache::decoded(rel, &segment.segment, row))
+}
+
+impl Segment {
+    /// Whether a row is dead, thawed, or replaced, as far as the snapshot can tell.
+    fn hides(&mut self, graves: &Graves, row: u32) -> bool {
+        if self.segment.header.dead.get(row as usize) {
+            return true;
+        }
+        if !graves.any {
+            return false;
+        }
+        let number = self.segment.number;
+        let (companion, snapshot) = (&graves.companion, graves.snapshot);
+        if self.asked < FEW {
+            self.asked += 1;
+            let place = Place {
+                segment: number,
+                row,
+            };
+            return tombstone::find_visible(companion, place, snapshot).is_some();
+        }
+        self.hidden
+            .get_or_insert_with(|| {
+                let mut hidden = Bitmap::new(self.segment.header.rows as usize);
+                tombstone::of_segment(companion, number, snapshot, |row| {
+                    hidden.set(row as usize, true);
+                });
+                hidden
+            })
+            .get(row as usize)
     }
 }
 
 impl Cursor {
-    fn find(
+    /// The number of the row at hand in its segment.
+    fn number(&self) -> u32 {
+        self.keys.first() + self.row as u32
+    }
+
+    /// How the key at hand lies to another.
+    fn lies(&self, compare: &mut [Compare], key: &[pg_sys::Datum]) -> Ordering {
+        lies(&self.keys, self.row, compare, key)
+    }
+
+    /// Moves to the first row whose key is not smaller; `false` where there is none.
+    fn seek(
         &mut self,
         rel: pg_sys::Relation,
         index: &UniqueIndex,
-        key: &[Option<pg_sys::Datum>],
-    ) -> Option<u32> {
-        let pages = self.segment.pages();
-        // Pages are passed by ever longer steps, and from where one was too long by the shortest again.
+        compare: &mut [Compare],
+        key: &[pg_sys::Datum],
+    ) -> bool {
+        let pages = self.segment.segment.pages();
+        let open = |page| keyset::page(rel, index, &self.segment.segment, page);
+        // Pages are passed by ever longer steps while they begin with a smaller key, then by ever shorter ones.
         let mut step = 1;
-        while self.page < pages {
-            match keyset::page(rel, index, &self.segment, self.page).lies(index, key) {
-                Lies::At(row) => return Some(row),
-                Lies::Before | Lies::Between => return None,
-                Lies::Behind => {}
-            }
-            loop {
-                let next = self.page + step;
-                let passed = next < pages
-                    && !matches!(
-                        keyset::page(rel, index, &self.segment, next).lies(index, key),
-                        Lies::Before
-                    );
-                if passed {
-                    self.page = next;
-                    step *= 2;
+        if last_is_smaller(&self.keys, compare, key) {
+            while let Some(next) = Some(self.page + step).filter(|p| *p < pages) {
+                let keys = open(next);
+                if lies(&keys, 0, compare, key).is_gt() {
                     break;
                 }
-                if step == 1 {
-                    // Behind all rows of this page, and before the next one, or behind the segment.
-                    if next >= pages {
-                        self.page = pages;
+                (self.page, self.keys, self.row) = (next, keys, 0);
+                step *= 2;
+            }
+            while step > 1 {
+                step /= 2;
+                let next = self.page + step;
+                if next < pages {
+                    let keys = open(next);
+                    if lies(&keys, 0, compare, key).is_le() {
+                        (self.page, self.keys, self.row) = (next, keys, 0);
                     }
-                    return None;
                 }
-                step = 1;
             }
         }
-        None
+        self.row = first_not_smaller(&self.keys, self.row, compare, key);
+        if self.row < self.keys.rows() {
+            return true;
+        }
+        // It lies between two pages.
+        self.page += 1;
+        if self.page < pages {
+            (self.keys, self.row) = (open(self.page), 0);
+        }
+        self.page < pages
     }
+}
+
+/// How the key of a row of a page lies to another.
+fn lies(keys: &PageKeys, row: usize, compare: &mut [Compare], key: &[pg_sys::Datum]) -> Ordering {
+    let mut columns = compare.iter_mut().zip(key).enumerate();
+    columns
+        .find_map(|(at, (compare, wanted))| {
+            // NULLs come last, and are no whole key.
+            let order = keys
+                .value(at, row)
+                .map_or(Ordering::Greater, |value| compare.compare(value, *wanted));
+            order.is_ne().then_some(order)
+        })
+        .unwrap_or(Ordering::Equal)
+}
+
+fn last_is_smaller(keys: &PageKeys, compare: &mut [Compare], key: &[pg_sys::Datum]) -> bool {
+    keys.rows()
+        .checked_sub(1)
+        .is_none_or(|last| lies(keys, last, compare, key).is_lt())
+}
+
+/// The first row of a page, from one on, whose key is not smaller; the number of its rows where there is none. The wanted
+/// row is near, as a rule.
+fn first_not_smaller(
+    keys: &PageKeys,
+    from: usize,
+    compare: &mut [Compare],
+    key: &[pg_sys::Datum],
+) -> usize {
+    let rows = keys.rows();
+    let (mut low, mut high, mut step) = (from, rows, 1);
+    while low + step <= rows {
+        if lies(keys, low + step - 1, compare, key).is_ge() {
+            high = low + step - 1;
+            break;
+        }
+        low += step;
+        step *= 2;
+    }
+    while low < high {
+        let middle = low.midpoint(high);
+        if lies(keys, middle, compare, key).is_lt() {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }

@@ -57,33 +57,36 @@ fn lookup(
     if relation::blocks(table.as_ptr()) == 0 {
         return;
     }
-    for_this_call(|| scan(&table, place, snap, &mut f));
+    let wanted = (place.segment, Some(place.row));
+    for_this_call(|| scan(&table, wanted, snap, &mut |_, to, head| f(to, head)));
 }
 
+/// Calls `f` with (row, place, header) for the tombstones of a segment's row, or of all of its rows.
 fn scan(
     table: &OpenRel,
-    place: Place,
+    (segment, row): (i32, Option<u32>),
     snap: pg_sys::Snapshot,
-    f: &mut impl FnMut(pg_sys::ItemPointerData, &pg_sys::HeapTupleHeaderData),
+    f: &mut impl FnMut(u32, pg_sys::ItemPointerData, &pg_sys::HeapTupleHeaderData),
 ) {
     let index = OpenRel::index(companion::index_of(table.as_ptr()), pg_sys::AccessShareLock);
-    let mut keys = [scan_key(1, place.segment), scan_key(2, place.row as i32)];
+    let mut keys = vec![scan_key(1, segment)];
+    keys.extend(row.map(|row| scan_key(2, row as i32)));
+    let count = keys.len() as i32;
     // SAFETY: an ordinary index scan; the slot is dropped after the scan has ended.
     unsafe {
         let slot = pg_sys::table_slot_create(table.as_ptr(), std::ptr::null_mut());
-        let scan = pg_sys::index_beginscan(table.as_ptr(), index.as_ptr(), snap, 2, 0);
-        pg_sys::index_rescan(scan, keys.as_mut_ptr(), 2, std::ptr::null_mut(), 0);
+        let scan = pg_sys::index_beginscan(table.as_ptr(), index.as_ptr(), snap, count, 0);
+        pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
         while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
-            let mut null = false;
             pg_sys::slot_getsomeattrs_int(slot, 3);
-            null |= *(*slot).tts_isnull.add(2);
-            if null {
+            if *(*slot).tts_isnull.add(2) {
                 continue;
             }
+            let number = (*(*slot).tts_values.add(1)).value() as u32;
             let to = *(*(*slot).tts_values.add(2)).cast_mut_ptr::<pg_sys::ItemPointerData>();
             let mut should_free = false;
             let row = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut should_free);
-            f(to, &*(*row).t_data);
+            f(number, to, &*(*row).t_data);
         }
         pg_sys::index_endscan(scan);
         pg_sys::ExecDropSingleTupleTableSlot(slot);
@@ -121,6 +124,17 @@ pub fn find_visible(
     let mut found = None;
     lookup(companion, place, snap, |to, _| found = Some(to));
     found
+}
+
+/// Calls `f` with the rows of a segment that have a tombstone which the snapshot sees.
+pub fn of_segment(
+    companion: &Companion,
+    segment: i32,
+    snap: pg_sys::Snapshot,
+    mut f: impl FnMut(u32),
+) {
+    let table = OpenRel::table(companion.tombstones, pg_sys::AccessShareLock);
+    for_this_call(|| scan(&table, (segment, None), snap, &mut |row, _, _| f(row)));
 }
 
 /// The frozen row that transaction `by` thawed to `to`, where there is one; `by` may be running. Reads all tombstones.

@@ -1,6 +1,7 @@
 //! The fence around PostgreSQL: safe (or at least checked) wrappers over `pg_sys`.
 //!
 //! - [`cast`]: values brought to a column's type.
+//! - [`compare`]: keys compared as a btree index does.
 //! - [`context`]: the row at hand, told in errors.
 //! - [`ffi`]: functions that `pg_sys` does not bind.
 //! - [`function`], [`spi`]: SQL functions, and SQL from within.
@@ -19,6 +20,7 @@
 //! - [`writer`]: writing rows as the executor does; [`executor`]: its state.
 
 pub mod cast;
+pub mod compare;
 pub mod context;
 pub mod executor;
 pub mod ffi;
