@@ -218,6 +218,15 @@ impl FrozenWalk {
     }
 }
 
+/// Whether a snapshot sees all segments that are there by now.
+pub fn sees_all(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> bool {
+    super::modify::frozen_part(rel).is_none_or(|companion| {
+        cache::directory(rel, &companion)
+            .iter()
+            .all(|segment| thaw::segment_visible(&companion, segment, snapshot))
+    })
+}
+
 fn found(rel: pg_sys::Relation, segment: &Segment, row: u32) -> (Place, Rc<Decoded>) {
     let place = Place {
         segment: segment.segment.number,

@@ -100,6 +100,9 @@ pub struct Spec {
     pub keys: Vec<Key>,
     /// How it is written.
     pub options: Options,
+    /// Whether nothing comes before it in its transaction, and nothing after, as far as can be told: it is no part of a
+    /// transaction block, and nothing has been written yet.
+    pub alone: bool,
 }
 
 impl Spec {
@@ -117,7 +120,13 @@ impl Spec {
     pub fn new(target: Target, columns: &[(String, pg_sys::Oid, i32)], options: Options) -> Self {
         let used = match_columns(&target, columns);
         let keys = key_columns(&target, &used);
+        // SAFETY: reads the state of the transaction.
+        let alone = unsafe {
+            !pg_sys::IsTransactionBlock()
+                && pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId
+        };
         Spec {
+            alone,
             target,
             used,
             keys,

@@ -44,6 +44,7 @@ pub fn write(connection: &Connection, spec: &Spec, rows: &Rows) -> Summary {
         used,
         keys,
         options,
+        ..
     } = spec;
     connection.name(BATCH, rows);
     let bounds = check_keys(connection, target, used, keys);

@@ -2,7 +2,7 @@
 //! CONFLICT: what each batch comes to must be the same, down to the counts, the errors and what triggers saw.
 //!
 //! A [`Case`] is run once on heap, and on varve as often as there are states that its chunks can be in: hot, frozen,
-//! and frozen with half of the rows thawed. The table is called `t` and lies in the schema `s` whichever way it goes,
+//! and frozen with half of the rows thawed, where batches go to the delta, and once more where they go to segments. The table is called `t` and lies in the schema `s` whichever way it goes,
 //! so that names of constraints are the same.
 
 use crate::cluster::Cluster;
@@ -88,6 +88,8 @@ enum State {
     Hot,
     Warm,
     HalfThawed,
+    /// Half thawed, and any batch is large enough to be written as segments.
+    Merged,
 }
 
 /// Where a case runs.
@@ -116,7 +118,7 @@ pub fn check(client: &mut Client, cases: &[Case]) {
         let states = if case.hot_only {
             &[State::Hot][..]
         } else {
-            &[State::Hot, State::Warm, State::HalfThawed]
+            &[State::Hot, State::Warm, State::HalfThawed, State::Merged]
         };
         for state in states {
             let varve = run(client, case, Side::Varve(*state));
@@ -210,7 +212,13 @@ fn bring(client: &mut Client, state: State, step: usize) -> Result<(), String> {
         client,
         &format!("SELECT varve.set_tier(leaf, 'warm') FROM ({LEAVES}) l"),
     )?;
-    if state == State::HalfThawed {
+    let least = if state == State::Merged {
+        "1"
+    } else {
+        "DEFAULT"
+    };
+    ask(client, &format!("SET varve.upsert_merge_rows = {least}"))?;
+    if state != State::Warm {
         ask(
             client,
             &format!(

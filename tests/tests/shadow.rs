@@ -23,6 +23,8 @@ fn number(name: &str) -> Option<u64> {
 
 fn cluster() -> Cluster {
     let cluster = Cluster::start_new(&[
+        // Most batches are small here.
+        "varve.upsert_merge_rows = 2",
         "fsync = off",
         "autovacuum = off",
         "synchronous_commit = off",

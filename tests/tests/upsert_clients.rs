@@ -288,7 +288,11 @@ fn hammer(way: Way, batches: u64) {
         };
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
-                let own = cluster.connect().unwrap();
+                let mut own = cluster.connect().unwrap();
+                if number.is_multiple_of(2) {
+                    // Batches that go into frozen chunks as segments, beside those that go to the delta.
+                    simple(&mut own, "SET varve.upsert_merge_rows = 20").unwrap();
+                }
                 let (all, moved) = (&all, &moved);
                 scope.spawn(move || {
                     let (written, inserted) = client(own, way, number, batches, moved, seed);

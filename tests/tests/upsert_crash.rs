@@ -74,9 +74,13 @@ impl Writer {
         } else {
             "s, ts, v, n"
         };
+        // Every second one goes into frozen chunks as segments, where it can.
+        self.session
+            .start(&format!("SET varve.upsert_merge_rows = {}", batch % 2 * 10));
+        self.session.finish().unwrap();
         self.session.start(&format!(
-            "BEGIN; INSERT INTO committed VALUES ({client}, {batch});
-             SELECT * FROM varve.upsert_query('prices', 'SELECT {columns} FROM batch({client}, {batch}) ORDER BY i'); COMMIT"
+            "WITH u AS MATERIALIZED (SELECT FROM varve.upsert_query('prices', 'SELECT {columns} FROM batch({client}, {batch}) ORDER BY i'))
+             INSERT INTO committed SELECT {client}, {batch} FROM u"
         ));
     }
 

@@ -8,7 +8,7 @@ use crate::am::command::Stepped;
 use crate::am::directory::Decoded;
 use crate::am::error::raise;
 use crate::am::lookup::DeltaOnly;
-use crate::am::merge::FrozenWalk;
+use crate::am::merge::{self, FrozenWalk};
 use crate::am::modify;
 use crate::am::tid::{self, Place};
 use crate::ingest::batch::{OnConflict, Summary};
@@ -48,6 +48,8 @@ pub struct Plan {
     pub executor: Rc<Executor>,
     /// Which row is at hand.
     pub at: Rc<RowAt>,
+    /// Whether the transaction has written nothing before the batch, and is over with it.
+    pub alone: bool,
     /// The table named in the call.
     pub root: pg_sys::Oid,
     /// By what the rows of its chunks are sorted when they are frozen, once it was asked.
@@ -186,7 +188,14 @@ impl<'a> Chunk<'a> {
         let frozen = may_be_frozen(rel.as_ptr());
         let mut writer = TableWriter::new(plan.executor.clone(), plan.at.clone(), rel, arbiter);
         if frozen && !crate::settings::debug_freeze_on_commit() {
-            writer.insert_by(modify::multi_insert_new);
+            // Nobody adds segments from here on. Another batch may have while this one waited for the lock.
+            let unseen = !merge::sees_all(writer.rel(), statement.snapshot());
+            if unseen && moves_on() {
+                statement.renew();
+            }
+            if !unseen || moves_on() {
+                writer.insert_by(modify::multi_insert_new);
+            }
         }
         let direct = direct.then(|| Direct::new(writer.rel(), plan)).flatten();
         Ok(Chunk {
@@ -505,10 +514,15 @@ impl<'a> Chunk<'a> {
     }
 }
 
+/// Whether each statement of the transaction has a snapshot of its own.
+pub fn moves_on() -> bool {
+    // SAFETY: reads the transaction's isolation level.
+    unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 /// A transaction that keeps one snapshot cannot look again at what others did after it.
 fn refuse_to_go_on() {
-    // SAFETY: reads the transaction's isolation level.
-    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
+    if !moves_on() {
         raise(
             PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             "could not serialize access due to concurrent update".into(),

@@ -2,9 +2,11 @@
 //! passing through the delta and its indexes. Frozen rows that have a new version get a tombstone that leads to it.
 //!
 //! Nobody else writes to the chunk meanwhile, so nothing has to tell others of a key before the segments are there: the
-//! batch holds the chunk's lock to the end of the transaction. Where that is not to be had, rows go to the delta.
+//! batch holds the chunk's lock to the end of the transaction. Where that is not to be had, rows go to the delta; and so
+//! they do where the transaction may go on with other tables and other chunks, whose locks others may have who wait for
+//! this one.
 
-use super::chunk::Plan;
+use super::chunk::{Plan, moves_on};
 use crate::am::append::Appender;
 use crate::am::companion::{self, Companion};
 use crate::am::directory;
@@ -44,9 +46,8 @@ impl Direct {
     /// other lock on it was taken that is stronger than that of a reader.
     pub fn begin(oid: pg_sys::Oid, rows: u64, plan: &Plan) -> bool {
         let least = crate::settings::upsert_merge_rows();
-        // SAFETY: reads the transaction's isolation level.
-        let moves_on = unsafe { pg_sys::XactIsoLevel } < pg_sys::XACT_REPEATABLE_READ as i32;
-        if least == 0 || rows < least || plan.on_conflict == OnConflict::Error || !moves_on {
+        let large = least > 0 && rows >= least;
+        if !large || !plan.alone || plan.on_conflict == OnConflict::Error || !moves_on() {
             return false;
         }
         let Some(table) = OpenRel::try_open(oid, pg_sys::AccessShareLock) else {
@@ -194,8 +195,8 @@ fn checks_are_volatile(rel: pg_sys::Relation) -> bool {
 
 /// Locks a chunk against all writers, to the end of the transaction; tells whether that was to be had.
 ///
-/// Large batches queue for each other first: row by row, several would come further behind than one after the other. Who
-/// has written something already does not wait: others may be waiting for that.
+/// Large batches queue for each other first: row by row, several would come further behind than one after the other. A batch
+/// that has written something already (it made a chunk, or is one part of a COPY) does not wait: others may be waiting for that.
 fn lock(oid: pg_sys::Oid) -> bool {
     let batches = Tag::of_table(oid, 2);
     let mode = pg_sys::ExclusiveLock;

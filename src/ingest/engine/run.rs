@@ -40,6 +40,7 @@ impl Engine {
             used,
             keys,
             options,
+            alone,
         } = &*spec;
         if options.dedup_window.is_some() {
             return Err("a window of repeated rows is looked through");
@@ -124,6 +125,7 @@ impl Engine {
                 defaults,
                 executor,
                 at: Rc::new(RowAt::new(spec.options.copied_into.as_deref())),
+                alone: *alone,
                 root: target.oid,
                 order: OnceCell::new(),
             },
