@@ -2,18 +2,25 @@
 
 use super::catalog;
 use super::level::Tier;
-use crate::am::{companion, directory};
+use crate::am::companion;
+use crate::am::directory::{self, SegmentRef};
 use crate::heap_call;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::rc::Rc;
 
-/// Whether everything in a table is frozen: nothing in the delta, nothing thawed.
+/// Whether everything in a table is frozen, and by one freeze: nothing in the delta, nothing thawed, no segments beside
+/// those that were written together.
 pub fn all_frozen(rel: pg_sys::Relation) -> bool {
     let latest = snapshot::Registered::latest();
     companion::of(rel).is_some_and(|c| {
-        directory::tombstones(&c, latest.get()).is_empty() && delta_rows(rel, latest.get(), 1) == 0
+        let segments = directory::load(rel, &c, latest.get());
+        let together = |s: &Rc<SegmentRef>| s.header.siblings as usize == segments.len();
+        segments.iter().all(together)
+            && directory::tombstones(&c, latest.get()).is_empty()
+            && delta_rows(rel, latest.get(), 1) == 0
     })
 }
 

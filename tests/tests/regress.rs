@@ -19,12 +19,11 @@ const TESTDIR: &str = "/usr/lib/postgresql/17/lib/pgxs/src/test";
 const BINDIR: &str = "/usr/lib/postgresql/17/bin";
 
 /// No workers of their own accord: a snapshot that they hold for a moment would keep rows from being frozen.
-const SETTINGS: [&str; 6] = [
+const SETTINGS: [&str; 5] = [
     "autovacuum = off",
     "timescaledb.max_background_workers = 0",
     "max_prepared_transactions = 10",
     "max_connections = 50",
-    "wal_level = logical",
     "fsync = off",
 ];
 

@@ -1,0 +1,141 @@
+-- Large batches go into frozen chunks as segments: which ones do, and what becomes of the rows.
+CREATE SCHEMA upsert_segments;
+SET search_path = upsert_segments, public, varve;
+SET timezone = 'UTC';
+CREATE TABLE ticks (symbol text, ts timestamptz, price float8, size int DEFAULT 100, twice float8 GENERATED ALWAYS AS (price * 2) STORED, note text,
+    CHECK (price >= 0), PRIMARY KEY (symbol, ts));
+CREATE INDEX ON ticks (price);
+SELECT table_name FROM create_hypertable('ticks', 'ts', chunk_time_interval => interval '1 day');
+SELECT enable('ticks');
+INSERT INTO ticks (symbol, ts, price, size, note) SELECT s, t, extract(hour FROM t), 1, 'old' FROM unnest('{a,b}'::text[]) s, generate_series(timestamptz '2024-01-01', '2024-01-03 23:50', '10 minutes') t;
+SELECT testing.freeze('ticks');
+-- The same on heap.
+CREATE TABLE twin (LIKE ticks INCLUDING ALL);
+INSERT INTO twin (symbol, ts, price, size, note) SELECT symbol, ts, price, size, note FROM ticks;
+CREATE FUNCTION differ() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM ((TABLE ticks EXCEPT ALL TABLE twin) UNION ALL (TABLE twin EXCEPT ALL TABLE ticks)) d';
+CREATE VIEW state AS SELECT rows, delta_rows, segments, tier FROM chunks WHERE hypertable = 'ticks'::regclass ORDER BY range_start;
+
+-- New keys, changed rows, equal rows; the second day's chunk gets too few.
+CREATE TABLE batch (symbol text, ts timestamptz, price float8);
+INSERT INTO batch SELECT s, t, CASE WHEN extract(minute FROM t) < 20 THEN extract(hour FROM t) ELSE 7.5 END
+    FROM unnest('{b,c}'::text[]) s, generate_series(timestamptz '2024-01-01 12:00', '2024-01-02 00:30', '10 minutes') t;
+SET varve.upsert_merge_rows = 20;
+SELECT * FROM upsert('ticks', 'batch');
+INSERT INTO twin (symbol, ts, price) TABLE batch ON CONFLICT (symbol, ts) DO UPDATE SET price = excluded.price;
+SELECT differ();
+TABLE state;
+SELECT * FROM upsert('ticks', 'batch');
+TABLE state;
+
+-- What was written as segments is as any frozen row.
+SELECT count(*), sum(price), sum(twice), sum(size) FROM ticks WHERE price = 7.5;
+SELECT * FROM ticks WHERE symbol = 'b' AND ts = '2024-01-01 12:30';
+SELECT * FROM ticks WHERE symbol = 'c' AND ts = '2024-01-01 12:30';
+SELECT symbol, max(ts), count(*) FROM ticks GROUP BY symbol ORDER BY symbol;
+UPDATE ticks SET price = price + 1 WHERE symbol >= 'b' AND ts BETWEEN '2024-01-01 12:30' AND '2024-01-01 13:30';
+UPDATE twin SET price = price + 1 WHERE symbol >= 'b' AND ts BETWEEN '2024-01-01 12:30' AND '2024-01-01 13:30';
+DELETE FROM ticks WHERE symbol = 'b' AND ts = '2024-01-01 14:30';
+DELETE FROM twin WHERE symbol = 'b' AND ts = '2024-01-01 14:30';
+INSERT INTO ticks (symbol, ts, price) VALUES ('c', '2024-01-01 14:30', 0);
+INSERT INTO ticks (symbol, ts, price) VALUES ('c', '2024-01-01 14:30', 1), ('d', '2024-01-01 14:30', 1) ON CONFLICT (symbol, ts) DO UPDATE SET note = 'conflict';
+INSERT INTO twin (symbol, ts, price) VALUES ('c', '2024-01-01 14:30', 1), ('d', '2024-01-01 14:30', 1) ON CONFLICT (symbol, ts) DO UPDATE SET note = 'conflict';
+SELECT differ();
+-- Rows that were thawed since are changed in the delta, the others replaced once more.
+SELECT * FROM upsert('ticks', 'batch');
+INSERT INTO twin (symbol, ts, price) TABLE batch ON CONFLICT (symbol, ts) DO UPDATE SET price = excluded.price;
+SELECT differ();
+TABLE state;
+SELECT bool_and(ok) FROM verify('ticks');
+
+-- Errors name the row, and nothing is written.
+SELECT * FROM upsert_query('ticks', $$SELECT symbol, ts, CASE WHEN ts = '2024-01-01 12:20' AND symbol = 'c' THEN -1 ELSE price + 3 END AS price FROM batch$$);
+SELECT * FROM upsert_query('ticks', $$SELECT symbol, ts, 1 / (price - 8.5) AS price FROM batch, generate_series(1, 2)$$);
+SELECT differ();
+-- Rolled back.
+SELECT testing.freeze('ticks');
+DO $$ BEGIN
+    PERFORM upsert_query('ticks', 'SELECT symbol, ts, price + 1 AS price FROM batch');
+    RAISE NOTICE '% segments, % differ', (SELECT sum(segments) FROM state), differ();
+    RAISE EXCEPTION 'no';
+END $$;
+SELECT differ();
+TABLE state;
+
+-- A freeze makes one segment of all; rewrites and thaws take them too.
+SELECT * FROM upsert_query('ticks', 'SELECT symbol, ts, price + 1 AS price FROM batch');
+UPDATE twin t SET price = b.price + 1 FROM batch b WHERE (b.symbol, b.ts) = (t.symbol, t.ts);
+VACUUM FULL ticks;
+SELECT differ();
+TABLE state;
+SELECT * FROM upsert_query('ticks', 'SELECT symbol, ts, price + 2 AS price FROM batch');
+UPDATE twin t SET price = b.price + 2 FROM batch b WHERE (b.symbol, b.ts) = (t.symbol, t.ts);
+ALTER TABLE ticks ADD COLUMN more int DEFAULT 5;
+ALTER TABLE twin ADD COLUMN more int DEFAULT 5;
+SELECT * FROM upsert_query('ticks', 'SELECT symbol, ts, price + 3 AS price, 6 AS more FROM batch');
+UPDATE twin t SET price = b.price + 3, more = 6 FROM batch b WHERE (b.symbol, b.ts) = (t.symbol, t.ts);
+SELECT differ();
+TABLE state;
+SELECT set_tier(c, 'cold') FROM show_chunks('ticks') c;
+TABLE state;
+SELECT * FROM upsert_query('ticks', 'SELECT symbol, ts, price + 4 AS price FROM batch');
+UPDATE twin t SET price = b.price + 4 FROM batch b WHERE (b.symbol, b.ts) = (t.symbol, t.ts);
+TABLE state;
+SELECT set_tier(c, 'hot') FROM show_chunks('ticks') c;
+SELECT differ();
+TABLE state;
+
+-- What keeps a batch out of segments: too few rows, hot chunks, another unique index, a foreign key, volatile functions,
+-- REPEATABLE READ, a transaction block, rows that were written before.
+SELECT testing.freeze('ticks');
+SELECT sum(segments) FROM state;
+SET varve.upsert_merge_rows = 1000;
+SELECT updated FROM upsert_query('ticks', 'SELECT symbol, ts, price + 5 AS price FROM batch');
+SELECT sum(segments) FROM state;
+SELECT testing.freeze('ticks');
+SET varve.upsert_merge_rows = 0;
+SELECT updated FROM upsert_query('ticks', 'SELECT symbol, ts, price + 6 AS price FROM batch');
+SELECT sum(segments) FROM state;
+SELECT testing.freeze('ticks');
+SET varve.upsert_merge_rows = 20;
+SELECT updated FROM upsert_query('ticks', 'SELECT symbol, ts, price + 7 AS price FROM batch', on_conflict => 'ignore');
+SELECT sum(segments) FROM state;
+SELECT testing.freeze('ticks');
+BEGIN;
+SELECT updated FROM upsert_query('ticks', 'SELECT symbol, ts, price + 8 AS price FROM batch');
+SELECT sum(segments) FROM state;
+COMMIT;
+SELECT testing.freeze('ticks');
+SET default_transaction_isolation = 'repeatable read';
+SELECT updated FROM upsert_query('ticks', 'SELECT symbol, ts, price + 9 AS price FROM batch');
+SELECT sum(segments) FROM state;
+SELECT testing.freeze('ticks');
+RESET default_transaction_isolation;
+WITH w AS MATERIALIZED (SELECT pg_current_xact_id() AS x) SELECT updated FROM w, upsert_query('ticks', 'SELECT symbol, ts, price + 10 AS price FROM batch WHERE ' || (SELECT x IS NOT NULL FROM w)::text);
+SELECT sum(segments) FROM state;
+SELECT testing.freeze('ticks');
+CREATE FUNCTION even(float8) RETURNS boolean LANGUAGE plpgsql VOLATILE AS 'BEGIN RETURN true; END';
+ALTER TABLE ticks ADD CONSTRAINT volatile CHECK (even(price));
+SELECT updated FROM upsert_query('ticks', 'SELECT symbol, ts, price + 11 AS price FROM batch');
+SELECT sum(segments) FROM state;
+SELECT testing.freeze('ticks');
+ALTER TABLE ticks DROP CONSTRAINT volatile;
+CREATE UNIQUE INDEX other ON ticks (ts, symbol);
+SELECT updated FROM upsert_query('ticks', 'SELECT symbol, ts, price + 12 AS price FROM batch', key => '{symbol,ts}');
+SELECT sum(segments) FROM state;
+SELECT testing.freeze('ticks');
+DROP INDEX other;
+SELECT updated FROM upsert_query('ticks', 'SELECT symbol, ts, price + 13 AS price FROM batch');
+-- Nothing does.
+SELECT sum(segments) FROM state;
+UPDATE twin t SET price = b.price + 13 FROM batch b WHERE (b.symbol, b.ts) = (t.symbol, t.ts);
+SELECT differ();
+-- A sink, in parts.
+SELECT create_sink('ticks_in', 'ticks');
+SET varve.upsert_work_mem = '64kB';
+INSERT INTO ticks_in (symbol, ts, price) SELECT 'n' || n, timestamptz '2024-01-02' + i * interval '1 minute', i FROM generate_series(1, 5) n, generate_series(0, 999) i;
+INSERT INTO twin (symbol, ts, price) SELECT 'n' || n, timestamptz '2024-01-02' + i * interval '1 minute', i FROM generate_series(1, 5) n, generate_series(0, 999) i;
+SELECT last_upsert();
+SELECT differ();
+SELECT sum(segments) > 3 FROM state;
+SELECT bool_and(ok) FROM verify('ticks');
+DROP SCHEMA upsert_segments CASCADE;
