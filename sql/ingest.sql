@@ -66,9 +66,10 @@ CREATE FUNCTION varve.sink()
 COMMENT ON FUNCTION varve.sink() IS 'Internal: the triggers of a sink';
 
 CREATE FUNCTION varve.create_sink(name text, target regclass, key name[] DEFAULT NULL,
-        on_conflict text DEFAULT 'update', dedup_window interval DEFAULT NULL, skip_unchanged boolean DEFAULT true)
+        on_conflict text DEFAULT 'update', dedup_window interval DEFAULT NULL, skip_unchanged boolean DEFAULT true,
+        tier text DEFAULT NULL)
     RETURNS regclass LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_create_sink';
-COMMENT ON FUNCTION varve.create_sink(text, regclass, name[], text, interval, boolean) IS
+COMMENT ON FUNCTION varve.create_sink(text, regclass, name[], text, interval, boolean, text) IS
     'Makes a view: rows that are copied or inserted into it are upserted into the table; DROP VIEW removes it';
 
 CREATE FUNCTION varve.deduplicate(target regclass, time_window interval, key name[] DEFAULT NULL)

@@ -129,6 +129,17 @@ SELECT updated FROM upsert_query('ticks', 'SELECT symbol, ts, price + 13 AS pric
 SELECT sum(segments) FROM state;
 UPDATE twin t SET price = b.price + 13 FROM batch b WHERE (b.symbol, b.ts) = (t.symbol, t.ts);
 SELECT differ();
+-- More rows than memory holds: they are sorted on disk, and written in several segments.
+SET varve.upsert_work_mem = '64kB';
+CREATE VIEW many AS SELECT 'm' || n % 7 AS symbol, timestamptz '2024-01-03' + n * interval '10 seconds' AS ts, n::float8 AS price FROM generate_series(0, 8639) n;
+SELECT * FROM upsert('ticks', 'many');
+INSERT INTO twin (symbol, ts, price) TABLE many;
+SELECT differ();
+SELECT * FROM upsert_query('ticks', 'SELECT symbol, ts, price + price::int % 2 AS price FROM many');
+UPDATE twin SET price = price + price::int % 2 WHERE symbol ~ 'm';
+SELECT differ();
+SELECT rows, delta_rows, segments > 10 AS several, tier FROM state;
+RESET varve.upsert_work_mem;
 -- A sink, in parts.
 SELECT create_sink('ticks_in', 'ticks');
 SET varve.upsert_work_mem = '64kB';
@@ -138,4 +149,31 @@ SELECT last_upsert();
 SELECT differ();
 SELECT sum(segments) > 3 FROM state;
 SELECT bool_and(ok) FROM verify('ticks');
+RESET varve.upsert_work_mem;
+
+-- A sink that makes new chunks warm, or cold; those that were there are left as they are.
+SELECT create_sink('hot_in', 'ticks', tier => 'hot');
+SELECT create_sink('lukewarm_in', 'ticks', tier => 'lukewarm');
+SELECT create_sink('twin_in', 'twin', tier => 'warm');
+SELECT create_sink('warm_in', 'ticks', tier => 'warm'), create_sink('cold_in', 'ticks', tier => 'cold');
+INSERT INTO ticks (symbol, ts, price) VALUES ('a', '2024-01-10', 0);
+INSERT INTO warm_in (symbol, ts, price) SELECT s, t, 4 FROM unnest('{a,b}'::text[]) s, generate_series(timestamptz '2024-01-10', '2024-01-11 23:50', '10 minutes') t;
+INSERT INTO cold_in (symbol, ts, price) SELECT s, t, 4 FROM unnest('{a,b}'::text[]) s, generate_series(timestamptz '2024-01-11 12:00', '2024-01-12 23:50', '10 minutes') t;
+INSERT INTO cold_in (symbol, ts, price) VALUES ('a', '2024-01-13', 0);
+INSERT INTO twin (symbol, ts, price) SELECT s, t, 4 FROM unnest('{a,b}'::text[]) s, generate_series(timestamptz '2024-01-10', '2024-01-12 23:50', '10 minutes') t;
+INSERT INTO twin (symbol, ts, price) VALUES ('a', '2024-01-13', 0);
+SELECT differ();
+SELECT rows, delta_rows, segments, tier FROM chunks WHERE hypertable = 'ticks'::regclass AND range_start >= '2024-01-10' ORDER BY range_start;
+SELECT testing.freeze('ticks');
+SELECT differ();
+-- The sink's owner has to own the table.
+CREATE ROLE upsert_segments_other;
+GRANT USAGE ON SCHEMA upsert_segments TO upsert_segments_other;
+GRANT INSERT, SELECT, UPDATE ON ticks TO upsert_segments_other;
+ALTER VIEW warm_in OWNER TO upsert_segments_other;
+INSERT INTO warm_in (symbol, ts, price) VALUES ('a', '2024-01-14', 0);
+DROP VIEW warm_in;
+REVOKE ALL ON ticks FROM upsert_segments_other;
+REVOKE ALL ON SCHEMA upsert_segments FROM upsert_segments_other;
+DROP ROLE upsert_segments_other;
 DROP SCHEMA upsert_segments CASCADE;

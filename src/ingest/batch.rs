@@ -7,6 +7,7 @@ use super::target::Target;
 use crate::am::error::raise;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::spi::{Connection, Rows};
+use crate::tier::level::Tier;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -62,6 +63,8 @@ pub struct Options {
     pub copied_into: Option<String>,
     /// Whether rows are written whenever they have taken the memory that they may take, rather than sorted on disk.
     pub in_parts: bool,
+    /// The tier that large batches make of chunks of which nothing is frozen; `None` leaves them hot.
+    pub tier: Option<Tier>,
 }
 
 /// What became of a batch; `rows_in` is the sum of the others.

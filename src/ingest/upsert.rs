@@ -24,6 +24,7 @@ pub fn options(args: &Args, first: usize) -> (Option<Vec<String>>, Options) {
             .unwrap_or_else(|| null_argument("skip_unchanged")),
         copied_into: None,
         in_parts: false,
+        tier: None,
     };
     (args.names(first), options)
 }

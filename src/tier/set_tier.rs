@@ -17,19 +17,23 @@ pub fn check_table(oid: pg_sys::Oid) {
         oid,
         "varve manages hypertables, partitioned tables and ordinary tables.",
     );
-    let name = relation::qualified_name(oid);
+    // SAFETY: reads the session's state.
+    check_owner(oid, unsafe { pg_sys::GetUserId() });
+    check_columnstore(oid, &relation::qualified_name(oid));
+}
+
+/// Refuses a table that a role does not own.
+pub fn check_owner(oid: pg_sys::Oid, role: pg_sys::Oid) {
     // SAFETY: a syscache look-up.
-    unsafe {
-        if !pg_sys::object_ownercheck(pg_sys::RelationRelationId, oid, pg_sys::GetUserId()) {
-            raise(
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("must be owner of table {name}"),
-                None,
-                Some("Ask its owner, or a member of the owning role.".into()),
-            );
-        }
+    if !unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, oid, role) } {
+        let name = relation::qualified_name(oid);
+        raise(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be owner of table {name}"),
+            None,
+            Some("Ask its owner, or a member of the owning role.".into()),
+        );
     }
-    check_columnstore(oid, &name);
 }
 
 /// Refuses what is not a table, or is a system catalog.

@@ -21,6 +21,7 @@ use crate::pg::tuple;
 use crate::pg::walk::{self, KeyWalk};
 use crate::pg::writer::{Stored, TableWriter, Updated};
 use crate::tier::catalog;
+use crate::tier::level::Tier;
 use crate::tier::order::RowOrder;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -50,6 +51,8 @@ pub struct Plan {
     pub at: Rc<RowAt>,
     /// Whether the transaction has written nothing before the batch, and is over with it.
     pub alone: bool,
+    /// The tier that a large batch makes of a chunk of which nothing is frozen.
+    pub tier: Option<Tier>,
     /// The table named in the call.
     pub root: pg_sys::Oid,
     /// By what the rows of its chunks are sorted when they are frozen, once it was asked.

@@ -8,7 +8,7 @@
 
 use super::chunk::{Plan, moves_on};
 use crate::am::append::Appender;
-use crate::am::companion::{self, Companion};
+use crate::am::companion;
 use crate::am::directory;
 use crate::am::tid::{self, Place};
 use crate::am::tombstone;
@@ -16,11 +16,14 @@ use crate::am::unique;
 use crate::am::writer::Layout;
 use crate::ingest::batch::OnConflict;
 use crate::pg::lock::Tag;
+use crate::pg::memory;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot;
 use crate::pg::sort::SortColumn;
 use crate::pg::tuple;
+use crate::tier::freeze;
 use crate::tier::gather::Gather;
+use crate::tier::level::Tier;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use varve_core::header::MAX_ROWS;
@@ -39,11 +42,14 @@ pub struct Direct {
     order: Vec<SortColumn>,
     effort: Effort,
     appender: Option<Appender>,
+    /// Where the appender lives, which is begun while a few of the rows are at hand, in memory that goes with those.
+    home: pg_sys::MemoryContext,
 }
 
 impl Direct {
     /// Decides whether that many rows of a batch are written as segments, and locks the chunk then. Called before any
-    /// other lock on it was taken that is stronger than that of a reader.
+    /// other lock on it was taken that is stronger than that of a reader. A chunk that this transaction has made is brought
+    /// into the tier that the batch asks for.
     pub fn begin(oid: pg_sys::Oid, rows: u64, plan: &Plan) -> bool {
         let least = crate::settings::upsert_merge_rows();
         let large = least > 0 && rows >= least;
@@ -54,17 +60,35 @@ impl Direct {
             return false;
         };
         let rel = table.as_ptr();
-        frozen_part(rel).is_some() && suits(rel, plan) && lock(oid)
+        if !suits(rel, plan) {
+            return false;
+        }
+        if is_varve(rel) && companion::of(rel).is_some() {
+            return lock(oid);
+        }
+        // SAFETY: an open relation; 0 is no subtransaction.
+        let made_by_us = unsafe { (*rel).rd_createSubid } != 0;
+        match plan.tier.and_then(Tier::effort) {
+            Some(effort) if made_by_us && relation::form(rel).relam == relation::HEAP_AM => {
+                // The row that it was made with stays the first one, by which the batch knows it.
+                drop(table);
+                freeze::freeze(oid, plan.row_order(), effort);
+                lock(oid)
+            }
+            _ => false,
+        }
     }
 
     /// Begins to write into a chunk that [`begin`](Self::begin) locked; `None` where it has changed since.
     pub fn new(rel: pg_sys::Relation, plan: &Plan) -> Option<Self> {
-        let companion = frozen_part(rel)?;
+        let companion = companion::of(rel).filter(|_| is_varve(rel))?;
         let order = plan.row_order().resolve(rel);
         let effort = {
             let latest = snapshot::Registered::latest();
             directory::effort(&directory::load(rel, &companion, latest.get()))
         };
+        // A chunk without segments has been made for this batch, as a rule.
+        let effort = effort.or_else(|| plan.tier?.effort());
         ereport!(
             PgLogLevel::DEBUG1,
             PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
@@ -76,6 +100,8 @@ impl Direct {
             order,
             effort: effort.unwrap_or(Effort::Fast),
             appender: None,
+            // SAFETY: reads a variable of the process.
+            home: unsafe { pg_sys::CurrentMemoryContext },
         })
     }
 
@@ -95,7 +121,7 @@ impl Direct {
         let rows = self.gather.rows();
         let full = rows % 1024 == 0 && self.gather.memory() > crate::settings::upsert_memory();
         if rows >= MAX_ROWS as usize || full {
-            self.flush();
+            memory::for_this_call(|| self.flush());
         }
     }
 
@@ -109,8 +135,11 @@ impl Direct {
         if rows == 0 {
             return;
         }
-        let rel = self.rel;
-        let appender = self.appender.get_or_insert_with(|| Appender::begin(rel));
+        let (rel, home) = (self.rel, self.home);
+        let appender = self.appender.get_or_insert_with(|| {
+            // SAFETY: the context that the chunk was opened in.
+            unsafe { memory::within(home, || Appender::begin(rel)) }
+        });
         let layout = Layout::of(rel, &self.order, self.effort);
         let mut replaced: Vec<(Place, pg_sys::ItemPointerData)> = Vec::new();
         gathered.encode(&layout, |encoded, origins| {
@@ -136,17 +165,15 @@ impl Direct {
 
     /// Writes the rest. What was written is seen by the commands that follow.
     pub fn end(mut self) {
-        self.flush();
+        memory::for_this_call(|| self.flush());
         if let Some(appender) = self.appender {
             appender.end();
         }
     }
 }
 
-fn frozen_part(rel: pg_sys::Relation) -> Option<Companion> {
-    (Some(relation::form(rel).relam) == relation::varve_am())
-        .then(|| companion::of(rel))
-        .flatten()
+fn is_varve(rel: pg_sys::Relation) -> bool {
+    Some(relation::form(rel).relam) == relation::varve_am()
 }
 
 /// Whether rows of a table may go past the delta: nothing but the key's index has to know of them, nobody but SQL reads

@@ -126,6 +126,7 @@ impl Engine {
                 executor,
                 at: Rc::new(RowAt::new(spec.options.copied_into.as_deref())),
                 alone: *alone,
+                tier: options.tier,
                 root: target.oid,
                 order: OnceCell::new(),
             },

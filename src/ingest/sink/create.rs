@@ -4,9 +4,10 @@ use crate::am::error::{null_argument, raise};
 use crate::ingest::target::Target;
 use crate::ingest::upsert;
 use crate::pg::function::Args;
-use crate::pg::relation::quote;
+use crate::pg::relation::{self, quote};
 use crate::pg::spi::{Connection, Param};
-use crate::tier::set_tier;
+use crate::tier::level::Tier;
+use crate::tier::{catalog, set_tier};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString};
@@ -30,6 +31,7 @@ fn create_sink(args: &Args) -> pg_sys::Datum {
         .unwrap_or_else(|| null_argument("the target"));
     let (key, options) = upsert::options(args, 2);
     set_tier::check_table(oid);
+    let tier = args.get::<String>(6).map(|name| check_tier(oid, &name));
     let target = Target::resolve(oid, key.clone());
     let parts = identifiers(&name);
     let quoted: Vec<String> = parts.iter().map(|part| quote(part)).collect();
@@ -53,6 +55,7 @@ fn create_sink(args: &Args) -> pg_sys::Datum {
             "false"
         }),
         literal(&window),
+        literal(tier.map_or("", Tier::name)),
     ];
     arguments.extend(key.iter().flatten().map(|column| literal(column)));
     let arguments = arguments.join(", ");
@@ -82,6 +85,32 @@ fn create_sink(args: &Args) -> pg_sys::Datum {
 }
 
 crate::sql_function!(varve_create_sink, pg_finfo_varve_create_sink, create_sink);
+
+/// The tier of a name that large batches may make of a table's chunks.
+fn check_tier(oid: pg_sys::Oid, name: &str) -> Tier {
+    let tier = Tier::from_name(name)
+        .filter(|tier| tier.effort().is_some())
+        .unwrap_or_else(|| {
+            raise(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("batches cannot be written to tier \"{name}\""),
+                None,
+                Some("It is 'warm' or 'cold'; NULL leaves new chunks hot.".into()),
+            )
+        });
+    if !catalog::is_managed(catalog::root_of(oid)) {
+        raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!(
+                "new chunks of {} cannot be frozen",
+                relation::qualified_name(oid)
+            ),
+            Some("The table is not under varve's care.".into()),
+            Some("Call varve.enable(table) first.".into()),
+        );
+    }
+    tier
+}
 
 /// A name, qualified or not, taken apart.
 fn identifiers(name: &str) -> Vec<String> {

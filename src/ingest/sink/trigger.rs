@@ -9,6 +9,8 @@ use crate::pg::function::Args;
 use crate::pg::memory::Context;
 use crate::pg::relation;
 use crate::pg::{context, list, tuple};
+use crate::tier::level::Tier;
+use crate::tier::set_tier;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -64,8 +66,8 @@ unsafe fn row(view: pg_sys::Relation, data: &pg_sys::TriggerData) {
     open.put();
 }
 
-/// The arguments of the triggers: what is done with stored keys, whether equal rows are left alone, the window or nothing, and
-/// the key's columns, if they were named.
+/// The arguments of the triggers: what is done with stored keys, whether equal rows are left alone, the window or nothing, the
+/// tier of new chunks or nothing, and the key's columns, if they were named.
 fn begin(view: pg_sys::Relation, trigger: &pg_sys::Trigger) {
     crate::tier::check_writable(c"an upsert");
     // SAFETY: a trigger has as many arguments as it says, NUL-terminated.
@@ -78,20 +80,26 @@ fn begin(view: pg_sys::Relation, trigger: &pg_sys::Trigger) {
             })
             .collect()
     };
-    let [on_conflict, skip_unchanged, window, key @ ..] = arguments.as_slice() else {
+    let [on_conflict, skip_unchanged, window, tier, key @ ..] = arguments.as_slice() else {
         pgrx::error!(
             "the triggers of sink \"{}\" have other arguments",
             relation::name(view)
         );
     };
     let memory = Context::new();
-    let target = Target::resolve(target_of(view), (!key.is_empty()).then(|| key.to_vec()));
+    let oid = target_of(view);
+    let tier = Tier::from_name(tier);
+    if tier.is_some() {
+        set_tier::check_owner(oid, relation::form(view).relowner);
+    }
+    let target = Target::resolve(oid, (!key.is_empty()).then(|| key.to_vec()));
     let options = Options {
         on_conflict: OnConflict::named(on_conflict),
         skip_unchanged: skip_unchanged == "true",
         dedup_window: (!window.is_empty()).then(|| memory.within(|| interval(window))),
         copied_into: None,
         in_parts: true,
+        tier,
     };
     let given = columns(view);
     let desc = relation::tupdesc(view);
