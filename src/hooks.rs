@@ -1,6 +1,7 @@
 //! The hooks that varve sits on, each calling the one before it.
 
 use crate::am::{cache, command, companion, inplace, lookup, modify, share};
+use crate::ingest::engine::direct;
 use crate::ingest::sink::{given, open};
 use crate::pg::{ffi::raw, guard, relation};
 use pgrx::pg_sys;
@@ -184,6 +185,7 @@ unsafe extern "C-unwind" fn on_transaction(
             share::forget();
             modify::forget();
             lookup::forget();
+            direct::forget();
             open::forget_from(0);
             given::forget_from(0);
         }
@@ -193,6 +195,7 @@ unsafe extern "C-unwind" fn on_transaction(
             share::forget();
             modify::forget();
             lookup::forget();
+            direct::forget();
             open::forget_from(0);
             given::forget_from(0);
             cache::clear();

@@ -129,7 +129,12 @@ mod tests {
         let writer = BodyWriter::new(companion.segments, false);
         let bytes: Vec<u8> = (0..3 * PIECE + 100).map(|i| (i * 7 % 251) as u8).collect();
         let (head, tail) = bytes.split_at(5000);
-        let location = writer.write_body(4, &[head, &[], tail]);
+        let location = Location {
+            segment: 4,
+            first_block: writer.write_body(4, &[head, &[], tail]),
+            // SAFETY: the transaction that has just written.
+            writer: unsafe { pg_sys::GetCurrentTransactionId() },
+        };
         drop(writer);
         let reader = BodyReader::new(&companion);
         let nowhere = Location {
@@ -140,7 +145,11 @@ mod tests {
             first_block: location.first_block + 1,
             ..location
         };
-        for location in [location, nowhere, wrong] {
+        let other = Location {
+            writer: pg_sys::FrozenTransactionId,
+            ..location
+        };
+        for location in [location, nowhere, wrong, other] {
             for range in [
                 0..1,
                 0..bytes.len(),

@@ -36,7 +36,10 @@ UPDATE ticks SET price = price + 1 WHERE symbol >= 'b' AND ts BETWEEN '2024-01-0
 UPDATE twin SET price = price + 1 WHERE symbol >= 'b' AND ts BETWEEN '2024-01-01 12:30' AND '2024-01-01 13:30';
 DELETE FROM ticks WHERE symbol = 'b' AND ts = '2024-01-01 14:30';
 DELETE FROM twin WHERE symbol = 'b' AND ts = '2024-01-01 14:30';
+-- Chunks have other names with each new suite.
+\set VERBOSITY sqlstate
 INSERT INTO ticks (symbol, ts, price) VALUES ('c', '2024-01-01 14:30', 0);
+\set VERBOSITY default
 INSERT INTO ticks (symbol, ts, price) VALUES ('c', '2024-01-01 14:30', 1), ('d', '2024-01-01 14:30', 1) ON CONFLICT (symbol, ts) DO UPDATE SET note = 'conflict';
 INSERT INTO twin (symbol, ts, price) VALUES ('c', '2024-01-01 14:30', 1), ('d', '2024-01-01 14:30', 1) ON CONFLICT (symbol, ts) DO UPDATE SET note = 'conflict';
 SELECT differ();
@@ -47,9 +50,11 @@ SELECT differ();
 TABLE state;
 SELECT bool_and(ok) FROM verify('ticks');
 
--- Errors name the row, and nothing is written.
+-- After an error nothing is written.
+\set VERBOSITY sqlstate
 SELECT * FROM upsert_query('ticks', $$SELECT symbol, ts, CASE WHEN ts = '2024-01-01 12:20' AND symbol = 'c' THEN -1 ELSE price + 3 END AS price FROM batch$$);
 SELECT * FROM upsert_query('ticks', $$SELECT symbol, ts, 1 / (price - 8.5) AS price FROM batch, generate_series(1, 2)$$);
+\set VERBOSITY default
 SELECT differ();
 -- Rolled back.
 SELECT testing.freeze('ticks');
@@ -166,6 +171,51 @@ SELECT differ();
 SELECT rows, delta_rows, segments, tier FROM chunks WHERE hypertable = 'ticks'::regclass AND range_start >= '2024-01-10' ORDER BY range_start;
 SELECT testing.freeze('ticks');
 SELECT differ();
+-- A plan that relies on the order of segments, kept while a batch adds others: their rows are sorted in between.
+SET plan_cache_mode = force_generic_plan;
+SET enable_sort = off;
+SET enable_incremental_sort = off;
+PREPARE in_order AS SELECT symbol, ts, price FROM ticks WHERE ts >= '2024-01-11' AND ts < '2024-01-12' AND symbol < 'm' ORDER BY symbol, ts;
+PREPARE last_of_each AS SELECT DISTINCT ON (symbol) symbol, ts, price FROM ticks WHERE ts >= '2024-01-11' AND ts < '2024-01-12' ORDER BY symbol, ts DESC;
+CREATE FUNCTION unordered() RETURNS TABLE (query text, rows bigint, out_of_order bigint) LANGUAGE plpgsql AS $$
+DECLARE r record; symbol_before text; ts_before timestamptz; q text;
+BEGIN
+    FOREACH q IN ARRAY ARRAY['EXECUTE in_order', 'EXECUTE last_of_each'] LOOP
+        query := q; rows := 0; out_of_order := 0; symbol_before := NULL;
+        FOR r IN EXECUTE q LOOP
+            rows := rows + 1;
+            IF (symbol_before, ts_before) >= (r.symbol, r.ts) THEN out_of_order := out_of_order + 1; END IF;
+            symbol_before := r.symbol; ts_before := r.ts;
+        END LOOP;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+DO $$ BEGIN
+    RAISE NOTICE '%', (SELECT string_agg(u::text, ' ') FROM unordered() u);
+    PERFORM upsert_query('ticks', $q$SELECT s AS symbol, t AS ts, 9 AS price FROM unnest('{a,aa}'::text[]) s, generate_series(timestamptz '2024-01-11', '2024-01-11 23:55', '15 minutes') t$q$);
+    RAISE NOTICE '%', (SELECT string_agg(u::text, ' ') FROM unordered() u);
+END $$;
+SELECT * FROM unordered();
+EXECUTE last_of_each;
+INSERT INTO twin (symbol, ts, price) SELECT s, t, 9 FROM unnest('{a,aa}'::text[]) s, generate_series(timestamptz '2024-01-11', '2024-01-11 23:55', '15 minutes') t
+    ON CONFLICT (symbol, ts) DO UPDATE SET price = excluded.price;
+SELECT differ();
+DEALLOCATE in_order;
+DEALLOCATE last_of_each;
+RESET enable_sort;
+RESET enable_incremental_sort;
+RESET plan_cache_mode;
+-- A batch, and a freeze in the same transaction.
+DO $$ BEGIN
+    PERFORM upsert_query('ticks', $q$SELECT symbol, ts, 10 AS price FROM ticks WHERE ts >= '2024-01-11' AND ts < '2024-01-12'$q$);
+    SET LOCAL client_min_messages = warning;
+    PERFORM set_tier(c, 'warm') FROM show_chunks('ticks') c;
+    SET LOCAL client_min_messages = notice;
+    RAISE NOTICE '% rows, sum %', (SELECT count(*) FROM ticks WHERE ts >= '2024-01-11' AND ts < '2024-01-12'), (SELECT sum(price) FROM ticks WHERE ts >= '2024-01-11' AND ts < '2024-01-12');
+    UPDATE ticks SET price = 11 WHERE symbol = 'aa' AND ts >= '2024-01-11' AND ts < '2024-01-12';
+END $$;
+UPDATE twin SET price = CASE symbol WHEN 'aa' THEN 11 ELSE 10 END WHERE ts >= '2024-01-11' AND ts < '2024-01-12';
+SELECT differ();
 -- The sink's owner has to own the table.
 CREATE ROLE upsert_segments_other;
 GRANT USAGE ON SCHEMA upsert_segments TO upsert_segments_other;
@@ -176,4 +226,5 @@ DROP VIEW warm_in;
 REVOKE ALL ON ticks FROM upsert_segments_other;
 REVOKE ALL ON SCHEMA upsert_segments FROM upsert_segments_other;
 DROP ROLE upsert_segments_other;
+SET client_min_messages = warning;
 DROP SCHEMA upsert_segments CASCADE;

@@ -43,6 +43,9 @@ pub struct Location {
     pub segment: i32,
     /// Block of its first piece, or [`NO_BLOCK`].
     pub first_block: u32,
+    /// Raw xmin of the header's row: the same transaction wrote the pieces. A segment that was rolled back may have had
+    /// the number before.
+    pub writer: pg_sys::TransactionId,
 }
 
 /// Writes rows of a table of segments.
@@ -122,8 +125,8 @@ impl BodyWriter {
         }
     }
 
-    /// Writes a body and returns where it is.
-    pub fn write_body(&self, segment: i32, parts: &[&[u8]]) -> Location {
+    /// Writes a body and returns the block of its first piece, or [`NO_BLOCK`].
+    pub fn write_body(&self, segment: i32, parts: &[&[u8]]) -> u32 {
         let mut first_block = NO_BLOCK;
         let mut in_line = true;
         let mut count = 0;
@@ -152,10 +155,7 @@ impl BodyWriter {
         if !piece.is_empty() {
             put(&piece);
         }
-        Location {
-            segment,
-            first_block: if in_line { first_block } else { NO_BLOCK },
-        }
+        if in_line { first_block } else { NO_BLOCK }
     }
 
     /// Writes a header; the segment counts from then on.
@@ -282,7 +282,7 @@ impl BodyReader {
         let item = body_item(piece);
         let block = u64::from(location.first_block) + piece as u64;
         if location.first_block != NO_BLOCK && block < u64::from(self.blocks) {
-            let found = self.at_block(block as u32, location.segment, item, &mut f);
+            let found = self.at_block(block as u32, location, item, &mut f);
             if found.is_some() {
                 return found;
             }
@@ -294,7 +294,7 @@ impl BodyReader {
     fn at_block<T>(
         &self,
         block: u32,
-        segment: i32,
+        location: Location,
         item: i32,
         f: &mut impl FnMut(&[u8]) -> T,
     ) -> Option<T> {
@@ -305,7 +305,7 @@ impl BodyReader {
             let start = pg_sys::BufferGetPage(buffer).cast::<u8>();
             let whole = std::slice::from_raw_parts(start, pg_sys::BLCKSZ as usize);
             let result = page::rows(whole)
-                .find_map(|row| data_of(row, segment, item))
+                .find_map(|row| data_of(row, location, item))
                 .map(f);
             pg_sys::UnlockReleaseBuffer(buffer);
             result
@@ -314,7 +314,13 @@ impl BodyReader {
 }
 
 /// The data of a row as it lies in a page, if it is this item of this segment and nobody has changed or deleted it.
-fn data_of(row: &[u8], segment: i32, item: i32) -> Option<&[u8]> {
+fn data_of(row: &[u8], location: Location, item: i32) -> Option<&[u8]> {
+    let xmin = std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_choice)
+        + std::mem::offset_of!(pg_sys::HeapTupleFields, t_xmin);
+    let xmin = u32::from_ne_bytes(*row.get(xmin..)?.first_chunk()?);
+    if xmin != location.writer.into_inner() {
+        return None;
+    }
     let mask = std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_infomask);
     let mask = u16::from_ne_bytes(*row.get(mask..)?.first_chunk()?);
     if mask & pg_sys::HEAP_XMAX_INVALID as u16 == 0 {
@@ -325,7 +331,7 @@ fn data_of(row: &[u8], segment: i32, item: i32) -> Option<&[u8]> {
     let (number, values) = values.split_first_chunk::<4>()?;
     let (found, values) = values.split_first_chunk::<4>()?;
     let (head, values) = values.split_first_chunk::<4>()?;
-    if i32::from_ne_bytes(*number) != segment || i32::from_ne_bytes(*found) != item {
+    if i32::from_ne_bytes(*number) != location.segment || i32::from_ne_bytes(*found) != item {
         return None;
     }
     // An uncompressed varlena with four bytes of header, which the column's storage (PLAIN) makes sure of.
@@ -428,7 +434,8 @@ pub fn for_each_header(
     );
 }
 
-/// The highest number that a segment of the table has, one that was rolled back included; `None` without any.
+/// The highest number that a segment of the table has, one that is not committed included; `None` without any. One that was
+/// rolled back is gone when its header is, be its pieces still there or not.
 pub fn highest_number(table: pg_sys::Relation) -> Option<i32> {
     let mut highest = None;
     let any = &raw mut pg_sys::SnapshotAnyData;

@@ -3,10 +3,11 @@
 //! Everything is keyed by the companion's generation, which changes whenever the relation's cache entry is rebuilt, and
 //! by the place of the segment's header: segments are immutable, so an entry found by its key is right.
 
-use super::body::BodyReader;
+use super::body::{self, BodyReader};
 use super::companion::{self, Companion};
 use super::datum::CachedColumn;
 use super::directory::{self, Decoded, Directory, SegmentRef};
+use crate::pg::relation::OpenRel;
 use crate::pg::{snapshot, tuple};
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -144,13 +145,21 @@ pub fn directory(rel: pg_sys::Relation, companion: &Companion) -> Rc<Directory> 
 ///
 /// What is cached serves every snapshot that all of its segments are visible to. Somebody may just be committing one that is
 /// not (a large batch, `varve.debug_freeze`), visible before we are told: he holds the lock on segments, so where it
-/// is to be had nobody is, and all messages are in.
+/// is to be had nobody is, and all messages are in. On a standby nobody holds it; there the highest number of a segment
+/// tells whether one was added.
 pub fn directory_for(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Option<Rc<Directory>> {
-    let quiet = snapshot::is_mvcc(snapshot) && super::append::nobody_adds_segments(rel);
+    let replayed = snapshot::is_mvcc(snapshot) && snapshot::of_standby(snapshot);
+    let quiet =
+        snapshot::is_mvcc(snapshot) && (replayed || super::append::nobody_adds_segments(rel));
     let companion = companion::of(rel)?;
     if quiet {
         let cached = directory(rel, &companion);
-        if cached.iter().all(|s| s.precedes(snapshot)) {
+        let is_whole = || {
+            let table = OpenRel::table(companion.segments, pg_sys::AccessShareLock);
+            let last = cached.last().map(|s| s.number);
+            body::highest_number(table.as_ptr()) == last
+        };
+        if cached.iter().all(|s| s.precedes(snapshot)) && (!replayed || is_whole()) {
             return Some(cached);
         }
     }

@@ -94,6 +94,7 @@ impl SegmentRef {
         Location {
             segment: self.number,
             first_block: self.header.location,
+            writer: self.xmin,
         }
     }
 

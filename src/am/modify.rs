@@ -356,8 +356,13 @@ pub unsafe extern "C-unwind" fn tuple_update(
         let purpose = XLTW_Oper::XLTW_Update;
         let mut target = match resolve(rel, at, cid, strength, thaw::BLOCK, purpose) {
             Found::Row(target) => target,
-            // SAFETY: the caller's failure data.
-            Found::Replaced(by) => return replaced(&by, cid, unsafe { &mut *tmfd }),
+            Found::Replaced(by) => {
+                // SAFETY: the caller's failure data, and the strength with which it locks the newer version.
+                return unsafe {
+                    *lockmode = LockTupleMode::LockTupleExclusive;
+                    replaced(&by, cid, &mut *tmfd)
+                };
+            }
             Found::WouldBlock => return TM_Result::TM_WouldBlock,
         };
         // The row's own old key is in the delta now, so only other rows can be found here, and none where it keeps its key.

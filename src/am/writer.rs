@@ -110,7 +110,7 @@ impl Encoded {
     /// Stores the body, and notes in the header where.
     pub fn store_body(&mut self, writer: &BodyWriter, number: i32) {
         let parts: Vec<&[u8]> = self.columns.iter().map(Vec::as_slice).collect();
-        self.header.location = writer.write_body(number, &parts).first_block;
+        self.header.location = writer.write_body(number, &parts);
         self.columns = Vec::new();
     }
 

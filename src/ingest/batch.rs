@@ -127,6 +127,7 @@ impl Spec {
         let alone = unsafe {
             !pg_sys::IsTransactionBlock()
                 && pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId
+                && !engine::direct::holds_chunks()
         };
         Spec {
             alone,

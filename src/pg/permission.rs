@@ -37,6 +37,17 @@ pub fn check_delete(rel: pg_sys::Relation, read: &[i16]) {
     });
 }
 
+/// Whether the current user could LOCK a table against all writers.
+pub fn may_lock(table: pg_sys::Oid) -> bool {
+    let any = pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE | pg_sys::ACL_TRUNCATE;
+    // SAFETY: a catalogue look-up.
+    unsafe {
+        let user = pg_sys::GetUserId();
+        let mode = pg_sys::AclMaskHow::ACLMASK_ANY;
+        pg_sys::pg_class_aclmask(table, user, any.into(), mode) != 0
+    }
+}
+
 fn check(rel: pg_sys::Relation, ask: impl FnOnce(&mut pg_sys::RTEPermissionInfo)) {
     // SAFETY: nodes made here, as the parser makes them; the check raises its own error.
     unsafe {

@@ -105,6 +105,12 @@ pub fn is_mvcc(snapshot: pg_sys::Snapshot) -> bool {
         && unsafe { (*snapshot).snapshot_type == pg_sys::SnapshotType::SNAPSHOT_MVCC }
 }
 
+/// Whether a snapshot was taken while a standby replays WAL.
+pub fn of_standby(snapshot: pg_sys::Snapshot) -> bool {
+    // SAFETY: a valid snapshot.
+    unsafe { (*snapshot).takenDuringRecovery }
+}
+
 /// A dirty snapshot, which sees what running transactions wrote and reports their ids.
 pub fn dirty() -> pg_sys::SnapshotData {
     pg_sys::SnapshotData {

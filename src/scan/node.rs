@@ -9,6 +9,7 @@ use super::counters::Counters;
 use super::delta::Delta;
 use super::explain;
 use super::filter::{Compiled, Filter, Scope, Value};
+use super::order;
 use super::ordered::Ordered;
 use super::pages::{HandOut, Pages};
 use super::parallel::{self, Shared};
@@ -19,6 +20,7 @@ use crate::am::cache;
 use crate::pg::{ffi, guard, list, memory, relation};
 use pgrx::pg_sys;
 use std::ptr;
+use std::rc::Rc;
 
 /// The node as the executor knows it, and what it does.
 #[repr(C)]
@@ -48,6 +50,8 @@ pub struct Run {
     /// Memory that is emptied for each row.
     per_row: pg_sys::MemoryContext,
     pub(super) pages: Option<Pages>,
+    /// Segments that are not sorted with the others, where rows leave in an order.
+    late: Option<Pages>,
     started: bool,
     position: Position,
     batch: Option<Batch>,
@@ -151,14 +155,24 @@ unsafe extern "C-unwind" fn begin(
                 .collect();
             let pushed = pg_sys::ExecInitQual(plan.custom_exprs, parent);
             let snapshot = (*estate).es_snapshot;
-            let pages = cache::directory_for(rel, snapshot)
-                .map(|directory| Pages::new(rel, directory, snapshot, filters));
+            let ordered = order.map(|order| Ordered::new(order, rel, &needed));
+            let mut directory = cache::directory_for(rel, snapshot);
+            let mut late = None;
+            // Others may have added segments since the plan was made, and may again while it is kept.
+            if let (Some(ordered), Some(all)) = (&ordered, &directory) {
+                let (sorted, others) = order::parts(all, ordered.columns());
+                if !others.is_empty() {
+                    let filters = filters.clone();
+                    late = Some(Pages::new(rel, Rc::new(others), snapshot, filters));
+                    directory = Some(Rc::new(sorted));
+                }
+            }
+            let pages = directory.map(|directory| Pages::new(rel, directory, snapshot, filters));
             let delta_slot = pg_sys::ExecInitExtraTupleSlot(
                 estate,
                 relation::tupdesc(rel),
                 &raw const pg_sys::TTSOpsBufferHeapTuple,
             );
-            let ordered = order.map(|order| Ordered::new(order, rel, &needed));
             let run = Run {
                 rel,
                 snapshot,
@@ -168,6 +182,7 @@ unsafe extern "C-unwind" fn begin(
                 pushed,
                 per_row: (*ours.css.ss.ps.ps_ExprContext).ecxt_per_tuple_memory,
                 pages,
+                late,
                 started: false,
                 position: Position::Start,
                 batch: None,
@@ -193,7 +208,7 @@ unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
             ordered.restart();
         }
         run.batch = None;
-        if let Some(pages) = &mut run.pages {
+        for pages in run.pages.iter_mut().chain(&mut run.late) {
             pages.close();
         }
     })
@@ -338,7 +353,9 @@ impl Run {
         if let Some(mut ordered) = self.ordered.take() {
             if self.position == Position::Start {
                 self.position = Position::Frozen;
-                ordered.sort_delta(self.rel, slot, || self.next_of_delta(node, true));
+                let (rel, needed) = (self.rel, ordered.needed().to_vec());
+                let next = || self.next_of_delta(node, true) || self.next_of_late(slot, &needed);
+                ordered.sort_delta(rel, slot, next);
             }
             let found = ordered.next(self.rel, self.pages.as_mut(), slot);
             self.ordered = Some(ordered);
@@ -389,10 +406,36 @@ impl Run {
                 values::resolve(&self.values, &self.states, context)
             })
         };
+        if let Some(late) = &mut self.late {
+            late.restart(resolved.clone());
+        }
         if let Some(pages) = &mut self.pages {
             pages.restart(resolved);
             if self.ordered.as_ref().is_some_and(Ordered::reads_backward) {
                 pages.end();
+            }
+        }
+    }
+
+    /// Puts the next row of the segments that are not sorted with the others into a slot, whole.
+    fn next_of_late(&mut self, slot: *mut pg_sys::TupleTableSlot, needed: &[i16]) -> bool {
+        let Some(late) = &mut self.late else {
+            return false;
+        };
+        loop {
+            if let Some(batch) = &mut self.batch
+                && batch.emit(self.rel, slot, true)
+            {
+                let natts = relation::natts(relation::tupdesc(self.rel));
+                // SAFETY: the slot holds the batch's row; its values lie in the batch.
+                unsafe { memory::within(self.per_row, || batch.fill(late, slot, natts)) };
+                return true;
+            }
+            self.batch = late
+                .next(true, None)
+                .map(|selection| Batch::new(&selection, needed, true));
+            if self.batch.is_none() {
+                return false;
             }
         }
     }

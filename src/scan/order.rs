@@ -73,6 +73,39 @@ pub fn sorted_by(directory: &Directory) -> Vec<i16> {
     columns.iter().map(|key| key.attnum as i16).collect()
 }
 
+/// Of how many rows in segments beside those that were written together an order is still offered: they are sorted when the
+/// scan starts.
+const MOST_LATE: f64 = 0.25;
+
+/// A directory in two: the segments that were written together and ascend by some columns, and those that were added since
+/// (see [`sorted_by`]). The first part is empty where there are none that do.
+pub fn parts(directory: &Directory, columns: &[i16]) -> (Directory, Directory) {
+    let (together, late): (Directory, Directory) = directory
+        .iter()
+        .cloned()
+        .partition(|segment| segment.header.siblings > 0);
+    if sorted_by(&together) == columns {
+        (together, late)
+    } else {
+        (Directory::new(), directory.clone())
+    }
+}
+
+/// The columns that the segments which were written together ascend by, and how many rows lie in others; none where
+/// those are too many.
+fn sorted_for_the_most_part(directory: &Directory) -> (Vec<i16>, f64) {
+    let (together, late): (Directory, Directory) = directory
+        .iter()
+        .cloned()
+        .partition(|segment| segment.header.siblings > 0);
+    let rows = |part: &Directory| part.iter().map(|s| s.live_at_birth() as f64).sum::<f64>();
+    let late = rows(&late);
+    if late > MOST_LATE * rows(&together) {
+        return (Vec::new(), late);
+    }
+    (sorted_by(&together), late)
+}
+
 /// An order and the planner's keys for it.
 pub struct Offer {
     /// The order.
@@ -81,6 +114,8 @@ pub struct Offer {
     pub pathkeys: *mut pg_sys::List,
     /// Rows that leave the scan, where that is not all of them.
     pub rows: Option<f64>,
+    /// Rows that are sorted when the scan starts, those of the delta not counted.
+    pub late: f64,
 }
 
 /// The orders of a relation's rows that the query can use.
@@ -93,7 +128,7 @@ pub unsafe fn useful(
     desc: pg_sys::TupleDesc,
     directory: &Directory,
 ) -> Vec<Offer> {
-    let columns = sorted_by(directory);
+    let (columns, late) = sorted_for_the_most_part(directory);
     let mut offers: Vec<Offer> = Vec::new();
     let count = columns.len();
     // The planner's own orders first: all ascending, all descending, then those that turn in between.
@@ -130,13 +165,15 @@ pub unsafe fn useful(
                         ..order.clone()
                     },
                     pathkeys: useful,
-                    rows: Some(rows),
+                    rows: Some(rows + late),
+                    late,
                 });
             }
             offers.push(Offer {
                 order,
                 pathkeys: useful,
                 rows: None,
+                late,
             });
         }
     }

@@ -1,5 +1,5 @@
 //! Delivering the rows of a scan in an order: sorted segments as they lie, or group by group the other way round, and
-//! rows of the delta, which are sorted, in their places between them.
+//! rows of the delta, and of segments that were added since, which are sorted, in their places between them.
 
 use super::batch::{Batch, positions};
 use super::eval::{self, Bits, NO_ROWS, Resolved, and, and_not, first_rows};
@@ -122,6 +122,16 @@ impl Ordered {
         self.order.mirrored
     }
 
+    /// The attribute numbers that are read.
+    pub fn needed(&self) -> &[i16] {
+        &self.needed
+    }
+
+    /// The columns that segments have to be sorted by.
+    pub fn columns(&self) -> &[i16] {
+        &self.order.columns
+    }
+
     /// Starts over.
     pub fn restart(&mut self) {
         self.group.clear();
@@ -136,7 +146,8 @@ impl Ordered {
         }
     }
 
-    /// Takes in the rows of the delta: `next` puts one after the other into a slot.
+    /// Takes in the rows of the delta, and of segments that are not sorted with the others: `next` puts one after the other
+    /// into a slot.
     pub fn sort_delta(
         &mut self,
         rel: pg_sys::Relation,

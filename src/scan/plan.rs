@@ -195,6 +195,11 @@ unsafe fn make_path(
         (*path).custom_private = Order::write(offer.map(|o| &o.order));
         let rows = offer.and_then(|o| o.rows);
         cost(&mut *path, rel, estimate, workers, rows);
+        // As a sort in memory costs; conditions leave fewer of these rows too, which is not reckoned with.
+        let late = offer.map_or(0.0, |o| o.late);
+        let sort = 2.0 * pg_sys::cpu_operator_cost * late * late.max(2.0).log2();
+        (*path).path.startup_cost += sort;
+        (*path).path.total_cost += sort;
         path
     }
 }

@@ -360,6 +360,10 @@ impl Carry {
                 segment.xmin
             };
             crate::am::scan::dress(self.rel, old, at, xmin, settled);
+            if pg_sys::TransactionIdIsCurrentTransactionId(xmin) {
+                // Whoever sees the hint asks his snapshot alone, which does not show what is our own.
+                (*(*old).t_data).t_infomask &= !(pg_sys::HEAP_XMIN_COMMITTED as u16);
+            }
             if !settled && self.heads.get(&tuple::tid_key(&at)) == Some(&segment.xmin) {
                 // It has replaced a frozen row, which follows as an old version.
                 (*(*old).t_data).t_infomask |= pg_sys::HEAP_UPDATED as u16;

@@ -112,7 +112,7 @@ pub fn carry_over(
         header.columns = columns.iter().map(|(entry, _)| entry.clone()).collect();
         let parts: Vec<&[u8]> = columns.iter().map(|(_, b)| b.as_slice()).collect();
         header.sha256 = segment_sha256(columns.iter().map(|(e, b)| (e.attnum, b.as_slice())));
-        header.location = writer.write_body(segment.number, &parts).first_block;
+        header.location = writer.write_body(segment.number, &parts);
         counts.frozen += u64::from(header.rows) - header.dead.count_ones() as u64;
         writer::store_header(&header, &writer, segment.number);
         pgrx::check_for_interrupts!();

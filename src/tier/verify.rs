@@ -17,6 +17,8 @@ use varve_core::paged;
 struct Stored {
     items: Vec<(i32, usize)>,
     headers: Vec<Result<Vec<u8>, String>>,
+    /// Raw xmin of the header's row.
+    writer: pg_sys::TransactionId,
 }
 
 impl Stored {
@@ -42,8 +44,10 @@ fn read(companion: &Companion) -> BTreeMap<i32, Stored> {
         entry.items.push((item.value() as i32, length));
         pgrx::check_for_interrupts!();
     });
-    body::for_each_header(table.as_ptr(), latest.get(), |_, number, header| {
+    body::for_each_header(table.as_ptr(), latest.get(), |row, number, header| {
         let entry = found.entry(number).or_default();
+        // SAFETY: a row of a scan has its header.
+        entry.writer = tuple::raw_xmin(unsafe { &*row.t_data });
         entry.headers.push(header.map(<[u8]>::to_vec));
     });
     found
@@ -70,6 +74,7 @@ fn check(
     let location = Location {
         segment: number,
         first_block: header.location,
+        writer: stored.writer,
     };
     let desc = relation::tupdesc(rel);
     let mut sums = SegmentSum::new();

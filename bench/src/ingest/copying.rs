@@ -37,6 +37,9 @@ const SUNK: &str = "sunk";
 /// The same, with frozen rows.
 const FROZEN: &str = "frozen";
 
+/// The same, whose sink makes new chunks warm.
+const WARMED: &str = "warmed";
+
 /// What is copied, in the order of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -47,17 +50,23 @@ enum Way {
     Sink,
     /// Into the same sink, once more.
     Again,
+    /// Into a sink that makes new chunks warm.
+    Warm,
+    /// Into the same sink, once more.
+    WarmAgain,
     /// Into the sink of a table with as many rows frozen, all keys in between them.
     Frozen,
     /// The same rows once more, when it is frozen.
     FrozenAgain,
 }
 
-const WAYS: [Way; 6] = [
+const WAYS: [Way; 8] = [
     Way::Bare,
     Way::Keyed,
     Way::Sink,
     Way::Again,
+    Way::Warm,
+    Way::WarmAgain,
     Way::Frozen,
     Way::FrozenAgain,
 ];
@@ -69,6 +78,8 @@ impl Way {
             Way::Keyed => "COPY, hypertable with a key",
             Way::Sink => "COPY, sink of such a hypertable",
             Way::Again => "…, the same rows again",
+            Way::Warm => "COPY, sink that makes new chunks warm",
+            Way::WarmAgain => "…, the same rows again",
             Way::Frozen => "COPY, sink with as many frozen rows in between",
             Way::FrozenAgain => "…, frozen, and the same rows again",
         }
@@ -80,6 +91,7 @@ impl Way {
             Way::Bare => BARE,
             Way::Keyed => KEYED,
             Way::Sink | Way::Again => "sunk_in",
+            Way::Warm | Way::WarmAgain => "warmed_in",
             Way::Frozen | Way::FrozenAgain => "frozen_in",
         }
     }
@@ -93,11 +105,11 @@ impl Way {
     fn right(self, rows: i64) -> Option<Summary> {
         match self {
             Way::Bare | Way::Keyed => None,
-            Way::Sink | Way::Frozen => Some(Summary {
+            Way::Sink | Way::Warm | Way::Frozen => Some(Summary {
                 inserted: rows,
                 ..Summary::default()
             }),
-            Way::Again | Way::FrozenAgain => Some(Summary {
+            Way::Again | Way::WarmAgain | Way::FrozenAgain => Some(Summary {
                 unchanged: rows,
                 ..Summary::default()
             }),
@@ -176,22 +188,25 @@ impl Ingest {
 
     /// Empties all tables, and copies once in each way, whose order is another in every round.
     fn round(&mut self, round: usize, text: &[u8], measured: &mut Measured) -> Result<()> {
-        self.hypertables(&[YARDSTICK, KEYED, SUNK, FROZEN])?;
+        self.hypertables(&[YARDSTICK, KEYED, SUNK, WARMED, FROZEN])?;
         self.client.batch_execute(&format!(
             "DROP TABLE IF EXISTS {BARE}; CREATE TABLE {BARE} ({}); \
-             SELECT varve.create_sink('{}', '{SUNK}'), varve.create_sink('{}', '{FROZEN}')",
+             SELECT varve.enable('{WARMED}'); \
+             SELECT varve.create_sink('{}', '{SUNK}'), varve.create_sink('{}', '{WARMED}', tier => 'warm'), varve.create_sink('{}', '{FROZEN}')",
             BARS.columns_without_key(),
             Way::Sink.target(),
+            Way::Warm.target(),
             Way::Frozen.target(),
         ))?;
         self.fill(&[FROZEN], Rows::BETWEEN)?;
         self.freeze(FROZEN)?;
         self.checkpoint()?;
-        let turns: [&[Way]; 5] = [
+        let turns: [&[Way]; 6] = [
             &[],
             &[Way::Bare],
             &[Way::Keyed],
             &[Way::Sink, Way::Again],
+            &[Way::Warm, Way::WarmAgain],
             &[Way::Frozen, Way::FrozenAgain],
         ];
         for turn in 0..turns.len() {
@@ -242,6 +257,7 @@ impl Ingest {
             Way::Bare => self.same(way.name(), &staged, BARE)?,
             Way::Keyed => self.same(way.name(), &staged, KEYED)?,
             Way::Sink | Way::Again => self.same(way.name(), &staged, SUNK)?,
+            Way::Warm | Way::WarmAgain => self.same(way.name(), &staged, WARMED)?,
             Way::Frozen | Way::FrozenAgain => {
                 let both = format!(
                     "({staged} UNION ALL {})",

@@ -143,18 +143,14 @@ impl Prepared {
 }
 
 impl<'a> Chunk<'a> {
-    /// Opens a chunk for that many rows of a batch; it stays locked, as for INSERT or against all writers. What others have
-    /// written until then is shown by `statement`. Says why where the engine cannot write into it.
+    /// Opens a chunk for a batch; it stays locked as for INSERT. With `direct`, it is one that [`direct::claim`] gave.
+    /// Says why where the engine cannot write into it.
     pub fn open(
         oid: pg_sys::Oid,
-        rows: u64,
+        direct: bool,
         plan: &'a Plan,
         statement: &mut Statement,
     ) -> Result<Self, Reason> {
-        let direct = Direct::begin(oid, rows, plan);
-        if direct {
-            statement.renew();
-        }
         let rel = OpenRel::try_open(oid, pg_sys::RowExclusiveLock)
             .ok_or("the chunk was dropped meanwhile")?;
         eligible::check_leaf(rel.as_ptr())?;

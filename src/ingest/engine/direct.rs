@@ -2,9 +2,9 @@
 //! passing through the delta and its indexes. Frozen rows that have a new version get a tombstone that leads to it.
 //!
 //! Nobody else writes to the chunk meanwhile, so nothing has to tell others of a key before the segments are there: the
-//! batch holds the chunk's lock to the end of the transaction. Where that is not to be had, rows go to the delta; and so
-//! they do where the transaction may go on with other tables and other chunks, whose locks others may have who wait for
-//! this one.
+//! batch holds the locks of all its chunks to the end of the transaction. Where they are not to be had, rows go to the
+//! delta; and so they do where the transaction may go on with other tables and other chunks, whose locks others may have who
+//! wait for this one.
 
 use super::chunk::{Plan, moves_on};
 use crate::am::append::Appender;
@@ -17,6 +17,7 @@ use crate::am::writer::Layout;
 use crate::ingest::batch::OnConflict;
 use crate::pg::lock::Tag;
 use crate::pg::memory;
+use crate::pg::permission;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot;
 use crate::pg::sort::SortColumn;
@@ -26,6 +27,8 @@ use crate::tier::gather::Gather;
 use crate::tier::level::Tier;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::cell::Cell;
+use std::collections::HashSet;
 use varve_core::header::MAX_ROWS;
 use varve_core::paged::Effort;
 
@@ -47,40 +50,11 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Decides whether that many rows of a batch are written as segments, and locks the chunk then. Called before any
-    /// other lock on it was taken that is stronger than that of a reader. A chunk that this transaction has made is brought
-    /// into the tier that the batch asks for.
-    pub fn begin(oid: pg_sys::Oid, rows: u64, plan: &Plan) -> bool {
-        let least = crate::settings::upsert_merge_rows();
-        let large = least > 0 && rows >= least;
-        if !large || !plan.alone || plan.on_conflict == OnConflict::Error || !moves_on() {
-            return false;
-        }
-        let Some(table) = OpenRel::try_open(oid, pg_sys::AccessShareLock) else {
-            return false;
-        };
-        let rel = table.as_ptr();
-        if !suits(rel, plan) {
-            return false;
-        }
-        if is_varve(rel) && companion::of(rel).is_some() {
-            return lock(oid);
-        }
-        // SAFETY: an open relation; 0 is no subtransaction.
-        let made_by_us = unsafe { (*rel).rd_createSubid } != 0;
-        match plan.tier.and_then(Tier::effort) {
-            Some(effort) if made_by_us && relation::form(rel).relam == relation::HEAP_AM => {
-                // The row that it was made with stays the first one, by which the batch knows it.
-                drop(table);
-                freeze::freeze(oid, plan.row_order(), effort);
-                lock(oid)
-            }
-            _ => false,
-        }
-    }
-
-    /// Begins to write into a chunk that [`begin`](Self::begin) locked; `None` where it has changed since.
+    /// Begins to write into a chunk that [`claim`] gave; `None` where it has changed before it was locked.
     pub fn new(rel: pg_sys::Relation, plan: &Plan) -> Option<Self> {
+        if !suits(rel, plan) {
+            return None;
+        }
         let companion = companion::of(rel).filter(|_| is_varve(rel))?;
         let order = plan.row_order().resolve(rel);
         let effort = {
@@ -118,9 +92,9 @@ impl Direct {
         let origin = replaces.map_or(NONE, |place| tuple::tid_key(&tid::encode(place)));
         // SAFETY: by contract.
         unsafe { self.gather.push(values, nulls, origin) };
-        let rows = self.gather.rows();
-        let full = rows % 1024 == 0 && self.gather.memory() > crate::settings::upsert_memory();
-        if rows >= MAX_ROWS as usize || full {
+        // Columns that the batch does not have come from stored rows, of any size.
+        let full = self.gather.memory() > crate::settings::upsert_memory();
+        if self.gather.rows() >= MAX_ROWS as usize || full {
             memory::for_this_call(|| self.flush());
         }
     }
@@ -220,40 +194,133 @@ fn checks_are_volatile(rel: pg_sys::Relation) -> bool {
     }
 }
 
-/// Locks a chunk against all writers, to the end of the transaction; tells whether that was to be had.
+thread_local! {
+    /// Whether the transaction holds chunks that it wrote as segments.
+    static HOLDS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the transaction holds chunks that a batch wrote as segments.
+pub fn holds_chunks() -> bool {
+    HOLDS.get()
+}
+
+/// Forgets the chunks of a transaction that is over.
+pub fn forget() {
+    HOLDS.set(false);
+}
+
+/// Decides which of a batch's chunks (with their numbers of rows, by OID) are written as segments. If any is, all of them
+/// are locked against other writers to the end of the transaction: the batch then waits for nobody, who could wait for it.
+/// Chunks that this transaction has made are brought into the tier that the batch asks for. Called before any other
+/// lock was taken that is stronger than a reader's.
+pub fn claim(chunks: &[(pg_sys::Oid, u64)], plan: &Plan) -> HashSet<pg_sys::Oid> {
+    let mut claimed = HashSet::new();
+    let least = crate::settings::upsert_merge_rows();
+    let is_open = plan.alone && plan.on_conflict != OnConflict::Error && moves_on();
+    let all_known = chunks.iter().all(|(oid, _)| *oid != pg_sys::InvalidOid);
+    if least == 0 || !is_open || !all_known || !permission::may_lock(plan.root) {
+        return claimed;
+    }
+    let mut fresh = Vec::new();
+    for (oid, _) in chunks.iter().filter(|(_, rows)| *rows >= least) {
+        let Some(table) = OpenRel::try_open(*oid, pg_sys::AccessShareLock) else {
+            continue;
+        };
+        let rel = table.as_ptr();
+        if !suits(rel, plan) {
+            continue;
+        }
+        // SAFETY: an open relation; 0 is no subtransaction.
+        let made_by_us = unsafe { (*rel).rd_createSubid } != 0;
+        let effort = plan.tier.and_then(Tier::effort);
+        if is_varve(rel) && companion::of(rel).is_some() {
+            claimed.insert(*oid);
+        } else if let Some(effort) = effort
+            && made_by_us
+            && relation::form(rel).relam == relation::HEAP_AM
+        {
+            fresh.push((*oid, effort));
+            claimed.insert(*oid);
+        }
+    }
+    if claimed.is_empty() || !lock(chunks, &claimed) {
+        return HashSet::new();
+    }
+    HOLDS.set(true);
+    for (oid, effort) in fresh {
+        // The row that a chunk was made with stays the first one, by which the batch knows it.
+        freeze::freeze(oid, plan.row_order(), effort);
+    }
+    claimed
+}
+
+/// Locks chunks against all writers, to the end of the transaction; tells whether that was to be had.
 ///
 /// Large batches queue for each other first: row by row, several would come further behind than one after the other. A batch
 /// that has written something already (it made a chunk, or is one part of a COPY) does not wait: others may be waiting for that.
-fn lock(oid: pg_sys::Oid) -> bool {
-    let batches = Tag::of_table(oid, 2);
+fn lock(chunks: &[(pg_sys::Oid, u64)], claimed: &HashSet<pg_sys::Oid>) -> bool {
     let mode = pg_sys::ExclusiveLock;
     // SAFETY: reads the state of the transaction.
-    let waits = unsafe { pg_sys::GetTopTransactionIdIfAny() } == pg_sys::InvalidTransactionId;
-    if waits {
-        batches.acquire(mode);
-    } else if !batches.try_acquire(mode) {
-        return false;
-    }
-    for _ in 0..PATIENCE_MS {
-        // SAFETY: a lock manager call.
-        if unsafe { pg_sys::ConditionalLockRelationOid(oid, mode as pg_sys::LOCKMODE) } {
-            return true;
-        }
-        if !waits {
+    let waits = unsafe { pg_sys::GetTopTransactionIdIfAny() } == pg_sys::InvalidTransactionId
+        && !holds_chunks();
+    let mut queued: Vec<Tag> = Vec::new();
+    let mut locked = true;
+    for (oid, _) in chunks.iter().filter(|(oid, _)| claimed.contains(oid)) {
+        let batches = Tag::of_table(*oid, 2);
+        if waits {
+            batches.acquire(mode);
+        } else if !batches.try_acquire(mode) {
+            locked = false;
             break;
         }
-        pgrx::check_for_interrupts!();
-        // SAFETY: a nap that a signal ends, as VACUUM takes it before it asks for such a lock again.
-        unsafe {
-            pg_sys::WaitLatch(
-                pg_sys::MyLatch,
-                (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
-                1,
-                pg_sys::PG_WAIT_EXTENSION,
-            );
-            pg_sys::ResetLatch(pg_sys::MyLatch);
+        queued.push(batches);
+    }
+    let tries = if waits { PATIENCE_MS } else { 1 };
+    for turn in 0..tries {
+        if !locked || lock_all(chunks) {
+            break;
+        }
+        locked = turn + 1 < tries;
+        if locked {
+            nap();
         }
     }
-    batches.release(mode);
-    false
+    if !locked {
+        for batches in queued {
+            batches.release(mode);
+        }
+    }
+    locked
+}
+
+/// Locks chunks where that needs no wait: all of them, or none.
+fn lock_all(chunks: &[(pg_sys::Oid, u64)]) -> bool {
+    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    for (i, (oid, _)) in chunks.iter().enumerate() {
+        // SAFETY: lock manager calls; what is given back was taken just before.
+        unsafe {
+            if !pg_sys::ConditionalLockRelationOid(*oid, mode) {
+                for (oid, _) in chunks.iter().take(i) {
+                    pg_sys::UnlockRelationOid(*oid, mode);
+                }
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// A millisecond that a signal ends, as VACUUM naps before it asks for such a lock again.
+fn nap() {
+    pgrx::check_for_interrupts!();
+    // SAFETY: waits for the process's own latch.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            1,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
 }

@@ -79,10 +79,6 @@ impl Counts {
         *self.counts.entry(self.last.0).or_default() += self.last.1;
         self.last.1 = 0;
     }
-
-    fn of(&self, chunk: u32) -> u64 {
-        self.counts.get(&chunk).copied().unwrap_or(0)
-    }
 }
 
 /// Rows of a batch as they come.
@@ -160,7 +156,7 @@ impl BatchRows {
                 }
                 chunks.push(chunk.to_u32());
                 numbers.push(number);
-                if chunks.len() % RUN == 0 && taken(columns, chunks) > self.limit {
+                if taken(columns, chunks) > self.limit {
                     if self.spills {
                         self.spill();
                     } else {
@@ -431,20 +427,25 @@ impl SortedRows {
         Some(pg_sys::Oid::from_u32(chunk))
     }
 
-    /// Rows of the chunk of the next rows, those that later ones make void included.
-    pub fn rows_ahead(&mut self) -> u64 {
-        let Some(chunk) = self.chunk_ahead().map(pg_sys::Oid::to_u32) else {
-            return 0;
-        };
-        match &self.source {
-            Source::Columns {
-                chunks, order, at, ..
-            } => {
-                let rest = order.get(*at..).unwrap_or_default();
-                rest.partition_point(|row| chunks.get(*row as usize) == Some(&chunk)) as u64
+    /// The chunks, by their OIDs, and how many rows each has, those that later ones make void included. Asked before the
+    /// first row.
+    pub fn chunks(&self) -> Vec<(pg_sys::Oid, u64)> {
+        let mut counts = match &self.source {
+            Source::Sort { counts, .. } => counts.counts.clone(),
+            Source::Columns { chunks, .. } => {
+                let mut counts = Counts::default();
+                chunks.iter().for_each(|chunk| counts.add(*chunk));
+                counts.settle();
+                counts.counts
             }
-            Source::Sort { counts, .. } => counts.of(chunk),
-        }
+        };
+        counts.retain(|_, rows| *rows > 0);
+        let mut chunks: Vec<(pg_sys::Oid, u64)> = counts
+            .into_iter()
+            .map(|(chunk, rows)| (pg_sys::Oid::from_u32(chunk), rows))
+            .collect();
+        chunks.sort_unstable_by_key(|(chunk, _)| chunk.to_u32());
+        chunks
     }
 
     /// The next rows, at most [`RUN`]; `None` after the last. Their values live as long as the current memory context, and

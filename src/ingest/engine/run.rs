@@ -1,6 +1,7 @@
 //! The engine, from the first row of a batch to its summary.
 
 use super::chunk::{Chunk, Plan, Seeds};
+use super::direct;
 use super::eligible::{self, Reason};
 use super::route::{Route, Router};
 use super::rows::{BatchRows, Run, Shape, SortedRows};
@@ -240,13 +241,15 @@ impl Engine {
         };
         let mut sorted = rows.sorted();
         let shape = sorted.shape();
+        let claimed = direct::claim(&sorted.chunks(), &plan);
+        // What others have written before the chunks were locked is seen.
         let mut statement = Statement::begin();
         plan.executor.begin_triggers();
         while let Some(oid) = sorted.chunk_ahead() {
             let opened = if oid == pg_sys::InvalidOid {
                 Err("no chunk is known for some rows")
             } else {
-                Chunk::open(oid, sorted.rows_ahead(), &plan, &mut statement)
+                Chunk::open(oid, claimed.contains(&oid), &plan, &mut statement)
             };
             match opened {
                 Ok(mut chunk) => plan.at.during(|| {
