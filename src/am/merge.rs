@@ -9,13 +9,28 @@ use super::unique::{self, UniqueIndex};
 use super::{thaw, tombstone};
 use crate::pg::compare::{self, Compare};
 use crate::pg::relation::{self, OpenRel};
+use crate::pg::tuple;
 use pgrx::pg_sys;
+use std::cell::RefCell;
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
 
 /// Rows of a segment whose tombstones are looked for one by one; then those of the whole segment are read.
 const FEW: u32 = 8;
+
+/// Spent segments that a backend remembers.
+const MOST_SPENT: usize = 10_000;
+
+/// A segment by the table that it is in, its number, and where its header lies.
+type Name = (u32, i32, u64);
+
+thread_local! {
+    /// Segments that have no visible row left, and the end of the snapshot that told so: all that it saw is seen by those
+    /// that begin there.
+    static SPENT: RefCell<HashMap<Name, pg_sys::TransactionId>> = RefCell::new(HashMap::new());
+}
 
 /// A pass over the frozen rows of a table, as a snapshot sees them.
 pub struct FrozenWalk {
@@ -73,7 +88,10 @@ impl FrozenWalk {
         };
         let (mut unsorted, mut fresh) = (Vec::new(), Vec::new());
         for segment in cache::directory(rel, &companion).iter().rev() {
-            if !thaw::segment_visible(&companion, segment, snapshot) || segment.pages() == 0 {
+            if !thaw::segment_visible(&companion, segment, snapshot)
+                || segment.pages() == 0
+                || is_spent(segment, snapshot)
+            {
                 continue;
             }
             let segment = Segment {
@@ -227,6 +245,33 @@ pub fn sees_all(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> bool {
     })
 }
 
+fn name(segment: &SegmentRef) -> Name {
+    (
+        segment.companion.segments.to_u32(),
+        segment.number,
+        tuple::tid_key(&segment.header_tid),
+    )
+}
+
+/// Notes that a snapshot sees no row of a segment, by what others have committed.
+fn remember_spent(segment: &SegmentRef, snapshot: pg_sys::Snapshot) {
+    // SAFETY: a valid snapshot.
+    let end = unsafe { (*snapshot).xmax };
+    SPENT.with_borrow_mut(|spent| {
+        if spent.len() >= MOST_SPENT {
+            spent.clear();
+        }
+        spent.insert(name(segment), end);
+    });
+}
+
+/// Whether a snapshot sees no row of a segment, as far as is remembered.
+fn is_spent(segment: &SegmentRef, snapshot: pg_sys::Snapshot) -> bool {
+    let end = SPENT.with_borrow(|spent| spent.get(&name(segment)).copied());
+    // SAFETY: a valid snapshot; pure arithmetic.
+    end.is_some_and(|end| unsafe { pg_sys::TransactionIdFollowsOrEquals((*snapshot).xmin, end) })
+}
+
 fn found(rel: pg_sys::Relation, segment: &Segment, row: u32) -> (Place, Rc<Decoded>) {
     let place = Place {
         segment: segment.segment.number,
@@ -256,10 +301,16 @@ impl Segment {
         }
         self.hidden
             .get_or_insert_with(|| {
-                let mut hidden = Bitmap::new(self.segment.header.rows as usize);
-                tombstone::of_segment(companion, number, snapshot, |row| {
+                let mut hidden = self.segment.header.dead.clone();
+                let mut settled = true;
+                tombstone::of_segment(companion, number, snapshot, |row, by| {
                     hidden.set(row as usize, true);
+                    // SAFETY: a transaction status look-up.
+                    settled &= !unsafe { pg_sys::TransactionIdIsCurrentTransactionId(by) };
                 });
+                if settled && hidden.count_ones() == self.segment.header.rows as usize {
+                    remember_spent(&self.segment, snapshot);
+                }
                 hidden
             })
             .get(row as usize)

@@ -3,6 +3,7 @@
 use super::cache;
 use super::companion;
 use super::directory;
+use super::tombstone;
 use crate::heap_call;
 use crate::pg::guard;
 use crate::pg::heap::as_heap;
@@ -122,23 +123,18 @@ pub fn frozen_size(rel: pg_sys::Relation) -> Option<(u64, u32)> {
     Some((rows.saturating_sub(thawed as u64), pages))
 }
 
-/// Rows that a page of tombstones holds, about.
-const TOMBSTONES_PER_PAGE: u64 = 220;
-
 /// As [`frozen_size`], about, for the planner: what is known of segments is asked, and many tombstones are not counted.
 fn planned_size(rel: pg_sys::Relation) -> Option<(u64, u32)> {
     let c = companion::of(rel)?;
     let latest = snapshot::Registered::latest();
     let directory = cache::directory_for(rel, latest.get())?;
     let rows: u64 = directory.iter().map(|s| s.live_at_birth()).sum();
-    let graves = OpenRel::table(c.tombstones, pg_sys::AccessShareLock);
-    let thawed = match u64::from(relation::blocks(graves.as_ptr())) {
-        0 => 0,
-        1 => directory::tombstones(&c, latest.get())
+    let thawed = match tombstone::about(&c) {
+        tombstone::PER_PAGE => directory::tombstones(&c, latest.get())
             .values()
             .map(|rows| rows.len() as u64)
             .sum(),
-        blocks => blocks * TOMBSTONES_PER_PAGE,
+        many => many,
     };
     let table = OpenRel::table(c.segments, pg_sys::AccessShareLock);
     Some((

@@ -24,6 +24,15 @@ pub struct Tombstone {
     pub running: Option<pg_sys::TransactionId>,
 }
 
+/// Rows that a page of the table holds.
+pub const PER_PAGE: u64 = 185;
+
+/// How many tombstones a companion has, about: as many as fill its pages.
+pub fn about(companion: &Companion) -> u64 {
+    let table = OpenRel::table(companion.tombstones, pg_sys::AccessShareLock);
+    u64::from(relation::blocks(table.as_ptr())) * PER_PAGE
+}
+
 impl Tombstone {
     /// Whether the row was not thawed, but replaced by a new version that is frozen itself.
     pub fn is_replaced(&self) -> bool {
@@ -126,15 +135,19 @@ pub fn find_visible(
     found
 }
 
-/// Calls `f` with the rows of a segment that have a tombstone which the snapshot sees.
+/// Calls `f` with the rows of a segment that have a tombstone which the snapshot sees, and who wrote it.
 pub fn of_segment(
     companion: &Companion,
     segment: i32,
     snap: pg_sys::Snapshot,
-    mut f: impl FnMut(u32),
+    mut f: impl FnMut(u32, pg_sys::TransactionId),
 ) {
     let table = OpenRel::table(companion.tombstones, pg_sys::AccessShareLock);
-    for_this_call(|| scan(&table, (segment, None), snap, &mut |row, _, _| f(row)));
+    for_this_call(|| {
+        scan(&table, (segment, None), snap, &mut |row, _, head| {
+            f(row, tuple::raw_xmin(head));
+        })
+    });
 }
 
 /// The frozen row that transaction `by` thawed to `to`, where there is one; `by` may be running. Reads all tombstones.

@@ -8,7 +8,8 @@
 
 use super::chunk::{Plan, moves_on};
 use crate::am::append::Appender;
-use crate::am::companion;
+use crate::am::cache;
+use crate::am::companion::{self, Companion};
 use crate::am::directory;
 use crate::am::tid::{self, Place};
 use crate::am::tombstone;
@@ -33,7 +34,7 @@ use varve_core::header::MAX_ROWS;
 use varve_core::paged::Effort;
 
 /// Milliseconds that a batch tries to have a chunk for itself, at most.
-const PATIENCE_MS: u32 = 50;
+const PATIENCE_MS: u32 = 200;
 
 /// The mark of a row that replaces none.
 const NONE: u64 = u64::MAX;
@@ -178,6 +179,14 @@ fn suits(rel: pg_sys::Relation, plan: &Plan) -> bool {
         && !plan.defaults_are_volatile()
 }
 
+/// Whether so many rows of a chunk were replaced or thawed since it was frozen that it holds more old versions than rows.
+/// Every batch would come past them; rows that change over and over are in better hands in the delta.
+fn is_worn(rel: pg_sys::Relation, companion: &Companion) -> bool {
+    let segments = cache::directory(rel, companion);
+    let all: u64 = segments.iter().map(|s| s.live_at_birth()).sum();
+    tombstone::about(companion) * 2 > all.max(2 * tombstone::PER_PAGE)
+}
+
 /// Whether a CHECK constraint calls functions that may write.
 fn checks_are_volatile(rel: pg_sys::Relation) -> bool {
     // SAFETY: the constraints of an open relation's row shape; each is a node as text.
@@ -221,29 +230,22 @@ pub fn claim(chunks: &[(pg_sys::Oid, u64)], plan: &Plan) -> HashSet<pg_sys::Oid>
     if least == 0 || !is_open || !all_known || !permission::may_lock(plan.root) {
         return claimed;
     }
-    let mut fresh = Vec::new();
-    for (oid, _) in chunks.iter().filter(|(_, rows)| *rows >= least) {
-        let Some(table) = OpenRel::try_open(*oid, pg_sys::AccessShareLock) else {
-            continue;
-        };
-        let rel = table.as_ptr();
-        if !suits(rel, plan) {
-            continue;
-        }
-        // SAFETY: an open relation; 0 is no subtransaction.
-        let made_by_us = unsafe { (*rel).rd_createSubid } != 0;
-        let effort = plan.tier.and_then(Tier::effort);
-        if is_varve(rel) && companion::of(rel).is_some() {
-            claimed.insert(*oid);
-        } else if let Some(effort) = effort
-            && made_by_us
-            && relation::form(rel).relam == relation::HEAP_AM
-        {
-            fresh.push((*oid, effort));
-            claimed.insert(*oid);
-        }
+    let large = || chunks.iter().filter(|(_, rows)| *rows >= least);
+    let any = large().any(|(oid, _)| Kind::of(*oid, plan).is_some());
+    if !any || !queue(chunks) {
+        return claimed;
     }
-    if claimed.is_empty() || !lock(chunks, &claimed) {
+    // Others may have been at it while this one waited.
+    let mut fresh = Vec::new();
+    for (oid, _) in large() {
+        match Kind::of(*oid, plan) {
+            Some(Kind::Frozen) => {}
+            Some(Kind::Fresh(effort)) => fresh.push((*oid, effort)),
+            Some(Kind::Worn) | None => continue,
+        }
+        claimed.insert(*oid);
+    }
+    if claimed.is_empty() || !lock_in_time(chunks) {
         return HashSet::new();
     }
     HOLDS.set(true);
@@ -254,43 +256,71 @@ pub fn claim(chunks: &[(pg_sys::Oid, u64)], plan: &Plan) -> HashSet<pg_sys::Oid>
     claimed
 }
 
-/// Locks chunks against all writers, to the end of the transaction; tells whether that was to be had.
-///
-/// Large batches queue for each other first: row by row, several would come further behind than one after the other. A batch
-/// that has written something already (it made a chunk, or is one part of a COPY) does not wait: others may be waiting for that.
-fn lock(chunks: &[(pg_sys::Oid, u64)], claimed: &HashSet<pg_sys::Oid>) -> bool {
-    let mode = pg_sys::ExclusiveLock;
+/// What a chunk is to a large batch.
+enum Kind {
+    /// It has segments, to which others can be added.
+    Frozen,
+    /// It has segments, and rows are in better hands in the delta.
+    Worn,
+    /// The transaction has made it, and it is to be frozen.
+    Fresh(Effort),
+}
+
+impl Kind {
+    fn of(chunk: pg_sys::Oid, plan: &Plan) -> Option<Self> {
+        let table = OpenRel::try_open(chunk, pg_sys::AccessShareLock)?;
+        let rel = table.as_ptr();
+        if let Some(companion) = companion::of(rel).filter(|_| is_varve(rel)) {
+            let serves = suits(rel, plan) && !is_worn(rel, &companion);
+            return Some(if serves { Kind::Frozen } else { Kind::Worn });
+        }
+        // SAFETY: an open relation; 0 is no subtransaction.
+        let made_by_us = unsafe { (*rel).rd_createSubid } != 0;
+        let is_heap = relation::form(rel).relam == relation::HEAP_AM;
+        let effort = plan.tier.and_then(Tier::effort)?;
+        (made_by_us && is_heap && suits(rel, plan)).then_some(Kind::Fresh(effort))
+    }
+}
+
+/// Whether the transaction holds nothing yet that others may wait for.
+fn is_free() -> bool {
     // SAFETY: reads the state of the transaction.
-    let waits = unsafe { pg_sys::GetTopTransactionIdIfAny() } == pg_sys::InvalidTransactionId
-        && !holds_chunks();
-    let mut queued: Vec<Tag> = Vec::new();
-    let mut locked = true;
-    for (oid, _) in chunks.iter().filter(|(oid, _)| claimed.contains(oid)) {
+    let written = unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId;
+    !written && !holds_chunks()
+}
+
+/// Has large batches for frozen chunks come one after the other, to the end of their transactions: row by row, eight of them
+/// come further behind than that. A batch that has written something already (it made a chunk, or is one part of a COPY)
+/// does not wait; `false` where it would have to.
+fn queue(chunks: &[(pg_sys::Oid, u64)]) -> bool {
+    let mode = pg_sys::ExclusiveLock;
+    let waits = is_free();
+    for (i, (oid, _)) in chunks.iter().enumerate() {
         let batches = Tag::of_table(*oid, 2);
         if waits {
             batches.acquire(mode);
         } else if !batches.try_acquire(mode) {
-            locked = false;
-            break;
-        }
-        queued.push(batches);
-    }
-    let tries = if waits { PATIENCE_MS } else { 1 };
-    for turn in 0..tries {
-        if !locked || lock_all(chunks) {
-            break;
-        }
-        locked = turn + 1 < tries;
-        if locked {
-            nap();
+            for (oid, _) in chunks.iter().take(i) {
+                Tag::of_table(*oid, 2).release(mode);
+            }
+            return false;
         }
     }
-    if !locked {
-        for batches in queued {
-            batches.release(mode);
+    true
+}
+
+/// Locks chunks against all writers, to the end of the transaction; tells whether that was to be had. Nobody queues
+/// behind the tries.
+fn lock_in_time(chunks: &[(pg_sys::Oid, u64)]) -> bool {
+    let mut patience = if is_free() { PATIENCE_MS } else { 0 };
+    while !lock_all(chunks) {
+        if patience == 0 {
+            return false;
         }
+        patience -= 1;
+        nap();
     }
-    locked
+    true
 }
 
 /// Locks chunks where that needs no wait: all of them, or none.
