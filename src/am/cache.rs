@@ -1,7 +1,8 @@
 //! What a backend remembers of segments between single-row operations.
 //!
-//! Everything is keyed by the companion's generation, which changes whenever the relation's cache entry is rebuilt, and
-//! by the place of the segment's header: segments are immutable, so an entry found by its key is right.
+//! Directories are keyed by the companion's generation, which changes whenever the relation's cache entry is rebuilt; what
+//! was read of a segment by the shape of rows, its number and the place of its header: segments are immutable, so an entry
+//! found by its key is right.
 
 use super::body::{self, BodyReader};
 use super::companion::{self, Companion};
@@ -121,7 +122,7 @@ thread_local! {
 /// Identity of a segment among everything that is cached.
 pub fn key_of(segment: &SegmentRef) -> SegmentKey {
     (
-        segment.companion.generation,
+        segment.companion.shape,
         segment.number,
         tuple::tid_key(&segment.header_tid),
     )

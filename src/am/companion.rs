@@ -10,8 +10,11 @@
 //! - segments: `(segment int4, item int4, data bytea)`; item 0 is the header, item *n* the bytes of attribute *n*;
 //! - tombstones: `(segment int4, row int4, place tid)`, insert-only, with an index on (segment, row).
 
+use crate::pg::memory;
 use crate::pg::{relation, relation::OpenRel};
 use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,8 +28,11 @@ pub struct Companion {
     pub segments: pg_sys::Oid,
     /// OID of the table of tombstones.
     pub tombstones: pg_sys::Oid,
-    /// Changes whenever the relation's cache entry was rebuilt: what was cached under another generation is stale.
+    /// Changes whenever the relation's cache entry was rebuilt: what was cached under another generation may be stale.
     pub generation: u64,
+    /// Changes with the storage and with the shape of rows: what was decoded of a segment under another one is stale. Where
+    /// segments were only added, it stays.
+    pub shape: u64,
 }
 
 /// What hangs at `rd_amcache`; one chunk of memory, freed by the relation cache.
@@ -36,6 +42,22 @@ struct AmCache {
     segments: pg_sys::Oid,
     tombstones: pg_sys::Oid,
     generation: u64,
+    shape: u64,
+}
+
+/// The shape of a relation's rows that decoded segments have.
+struct Shape {
+    segments: pg_sys::Oid,
+    /// A copy that is ours.
+    desc: pg_sys::TupleDesc,
+    id: u64,
+}
+
+/// Relations of which a backend remembers the shape.
+const MOST_SHAPES: usize = 1_000;
+
+thread_local! {
+    static SHAPES: RefCell<HashMap<u32, Shape>> = RefCell::new(HashMap::new());
 }
 
 static GENERATION: AtomicU64 = AtomicU64::new(1);
@@ -52,6 +74,7 @@ pub fn of(rel: pg_sys::Relation) -> Option<Companion> {
                 segments,
                 tombstones,
                 generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+                shape: shape_of(rel, segments),
             };
             // The look-up may have processed an invalidation and let somebody else fill the cache.
             if (*rel).rd_amcache.is_null() {
@@ -66,6 +89,44 @@ pub fn of(rel: pg_sys::Relation) -> Option<Companion> {
         segments: cache.segments,
         tombstones: cache.tombstones,
         generation: cache.generation,
+        shape: cache.shape,
+    })
+}
+
+/// The number of a relation's present shape; another one where the storage or the shape differs from what is remembered.
+fn shape_of(rel: pg_sys::Relation, segments: pg_sys::Oid) -> u64 {
+    if segments == pg_sys::InvalidOid {
+        return 0;
+    }
+    let desc = relation::tupdesc(rel);
+    let key = relation::oid(rel).to_u32();
+    SHAPES.with_borrow_mut(|shapes| {
+        // SAFETY: an open relation's shape, and a copy of an earlier one.
+        let same = |shape: &&Shape| {
+            shape.segments == segments && unsafe { pg_sys::equalTupleDescs(shape.desc, desc) }
+        };
+        if let Some(shape) = shapes.get(&key).filter(same) {
+            return shape.id;
+        }
+        let id = GENERATION.fetch_add(1, Ordering::Relaxed);
+        if shapes.len() >= MOST_SHAPES {
+            // SAFETY: copies that nobody else has.
+            shapes
+                .drain()
+                .for_each(|(_, shape)| unsafe { pg_sys::FreeTupleDesc(shape.desc) });
+        }
+        // SAFETY: the copy lives as long as the process, or until it is freed here.
+        let desc = unsafe {
+            memory::within(pg_sys::CacheMemoryContext, || {
+                pg_sys::CreateTupleDescCopyConstr(desc)
+            })
+        };
+        let fresh = Shape { segments, desc, id };
+        if let Some(old) = shapes.insert(key, fresh) {
+            // SAFETY: a copy that nobody else has.
+            unsafe { pg_sys::FreeTupleDesc(old.desc) }
+        }
+        id
     })
 }
 
