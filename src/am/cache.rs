@@ -1,8 +1,8 @@
 //! What a backend remembers of segments between single-row operations.
 //!
 //! Directories are keyed by the companion's generation, which changes whenever the relation's cache entry is rebuilt; what
-//! was read of a segment by the shape of rows, its number and the place of its header: segments are immutable, so an entry
-//! found by its key is right.
+//! was read of a segment by the shape of rows, its number, the place of its header and its writer: segments are immutable, so
+//! an entry found by its key is right.
 
 use super::body::{self, BodyReader};
 use super::companion::{self, Companion};
@@ -110,8 +110,9 @@ impl<K: std::hash::Hash + Eq + Clone, V: Clone> Bounded<K, V> {
     }
 }
 
-/// Identity of a segment among everything that is cached.
-pub type SegmentKey = (u64, i32, u64);
+/// Identity of a segment among everything that is cached: the shape of rows, its number, where its header lies, and who wrote
+/// it.
+pub type SegmentKey = (u64, i32, u64, u32);
 
 thread_local! {
     static DIRECTORY: RefCell<Bounded<u64, Rc<Directory>>> = RefCell::new(Bounded::new());
@@ -125,6 +126,7 @@ pub fn key_of(segment: &SegmentRef) -> SegmentKey {
         segment.companion.shape,
         segment.number,
         tuple::tid_key(&segment.header_tid),
+        segment.xmin.into_inner(),
     )
 }
 

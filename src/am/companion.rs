@@ -130,6 +130,15 @@ fn shape_of(rel: pg_sys::Relation, segments: pg_sys::Oid) -> u64 {
     })
 }
 
+/// Forgets the shape of a relation, whose segments are gone though their table stays.
+pub fn forget_shape(rel: pg_sys::Relation) {
+    let shape = SHAPES.with_borrow_mut(|shapes| shapes.remove(&relation::oid(rel).to_u32()));
+    if let Some(shape) = shape {
+        // SAFETY: a copy that nobody else has.
+        unsafe { pg_sys::FreeTupleDesc(shape.desc) }
+    }
+}
+
 /// Forgets what [`of`] cached, in this backend and (at commit) in all others.
 pub fn invalidate(rel: pg_sys::Relation) {
     // SAFETY: `rel` is open; the cache chunk is ours.

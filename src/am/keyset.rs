@@ -236,7 +236,12 @@ pub fn segment(
     index: &UniqueIndex,
     segment: &Rc<SegmentRef>,
 ) -> Rc<SegmentKeys> {
-    let slot = (index.oid.to_u32(), cache::key_of(segment));
+    let mut key = cache::key_of(segment);
+    if index.plain.is_none() {
+        // What an expression comes to may be another thing after REINDEX.
+        key.0 = segment.companion.generation;
+    }
+    let slot = (index.oid.to_u32(), key);
     if let Some(found) = SEGMENTS.with_borrow_mut(|s| s.get(&slot)) {
         return found;
     }

@@ -9,7 +9,6 @@ use super::unique::{self, UniqueIndex};
 use super::{thaw, tombstone};
 use crate::pg::compare::{self, Compare};
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::tuple;
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -23,8 +22,8 @@ const FEW: u32 = 8;
 /// Spent segments that a backend remembers.
 const MOST_SPENT: usize = 10_000;
 
-/// A segment by the table that it is in, its number, and where its header lies.
-type Name = (u32, i32, u64);
+/// A segment by the table that it is in, and as a cache knows it there.
+type Name = (u32, cache::SegmentKey);
 
 thread_local! {
     /// Segments that have no visible row left, and the end of the snapshot that told so: all that it saw is seen by those
@@ -246,11 +245,9 @@ pub fn sees_all(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> bool {
 }
 
 fn name(segment: &SegmentRef) -> Name {
-    (
-        segment.companion.segments.to_u32(),
-        segment.number,
-        tuple::tid_key(&segment.header_tid),
-    )
+    let (_, number, place, writer) = cache::key_of(segment);
+    let key = (0, number, place, writer);
+    (segment.companion.segments.to_u32(), key)
 }
 
 /// Notes that a snapshot sees no row of a segment, by what others have committed.

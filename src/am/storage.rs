@@ -44,6 +44,7 @@ pub unsafe extern "C-unwind" fn relation_nontransactional_truncate(rel: pg_sys::
                 // SAFETY: the caller truncates without a way back, and so do we.
                 unsafe { pg_sys::heap_truncate_one_rel(table.as_ptr()) };
             }
+            companion::forget_shape(rel);
             companion::invalidate(rel);
         }
     })

@@ -184,6 +184,14 @@ impl Batch {
         }
     }
 
+    /// Writes the rows; the statement goes on with another batch.
+    pub fn finish_part(self) -> Summary {
+        match self.0 {
+            Way::Engine(engine) => engine.finish_part(),
+            Way::Statement(..) => self.finish(),
+        }
+    }
+
     /// Writes the rows.
     pub fn finish(self) -> Summary {
         match self.0 {

@@ -51,6 +51,8 @@ pub struct Plan {
     pub at: Rc<RowAt>,
     /// Whether the transaction has written nothing before the batch, and is over with it.
     pub alone: bool,
+    /// Whether the statement may go on with another batch.
+    pub goes_on: bool,
     /// The tier that a large batch makes of a chunk of which nothing is frozen.
     pub tier: Option<Tier>,
     /// The table named in the call.

@@ -204,13 +204,24 @@ fn checks_are_volatile(rel: pg_sys::Relation) -> bool {
 }
 
 thread_local! {
-    /// Whether the transaction holds chunks that it wrote as segments.
+    /// Whether the transaction holds locks of large batches.
     static HOLDS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the transaction holds chunks that a batch wrote as segments.
+/// Whether the transaction holds locks of large batches.
 pub fn holds_chunks() -> bool {
     HOLDS.get()
+}
+
+/// The lock for which large batches queue that have rows for a chunk.
+fn queue_of(chunk: pg_sys::Oid) -> Tag {
+    Tag::of_table(chunk, 2)
+}
+
+/// The lock of statements that write a table in several parts: two of them, each with chunks that it holds, would wait for each
+/// other.
+fn parts_of(table: pg_sys::Oid) -> Tag {
+    Tag::of_table(table, 3)
 }
 
 /// Forgets the chunks of a transaction that is over.
@@ -232,7 +243,11 @@ pub fn claim(chunks: &[(pg_sys::Oid, u64)], plan: &Plan) -> HashSet<pg_sys::Oid>
     }
     let large = || chunks.iter().filter(|(_, rows)| *rows >= least);
     let any = large().any(|(oid, _)| Kind::of(*oid, plan).is_some());
-    if !any || !queue(chunks) {
+    let is_first = is_free();
+    if !any
+        || plan.goes_on && !parts_of(plan.root).try_acquire(pg_sys::ExclusiveLock)
+        || !queue(chunks, is_first)
+    {
         return claimed;
     }
     // Others may have been at it while this one waited.
@@ -245,10 +260,9 @@ pub fn claim(chunks: &[(pg_sys::Oid, u64)], plan: &Plan) -> HashSet<pg_sys::Oid>
         }
         claimed.insert(*oid);
     }
-    if claimed.is_empty() || !lock_in_time(chunks) {
+    if claimed.is_empty() || !lock_in_time(chunks, is_first) {
         return HashSet::new();
     }
-    HOLDS.set(true);
     for (oid, effort) in fresh {
         // The row that a chunk was made with stays the first one, by which the batch knows it.
         freeze::freeze(oid, plan.row_order(), effort);
@@ -292,27 +306,27 @@ fn is_free() -> bool {
 /// Has large batches for frozen chunks come one after the other, to the end of their transactions: row by row, eight of them
 /// come further behind than that. A batch that has written something already (it made a chunk, or is one part of a COPY)
 /// does not wait; `false` where it would have to.
-fn queue(chunks: &[(pg_sys::Oid, u64)]) -> bool {
+fn queue(chunks: &[(pg_sys::Oid, u64)], waits: bool) -> bool {
     let mode = pg_sys::ExclusiveLock;
-    let waits = is_free();
     for (i, (oid, _)) in chunks.iter().enumerate() {
-        let batches = Tag::of_table(*oid, 2);
         if waits {
-            batches.acquire(mode);
-        } else if !batches.try_acquire(mode) {
+            HOLDS.set(true);
+            queue_of(*oid).acquire(mode);
+        } else if !queue_of(*oid).try_acquire(mode) {
             for (oid, _) in chunks.iter().take(i) {
-                Tag::of_table(*oid, 2).release(mode);
+                queue_of(*oid).release(mode);
             }
             return false;
         }
     }
+    HOLDS.set(true);
     true
 }
 
 /// Locks chunks against all writers, to the end of the transaction; tells whether that was to be had. Nobody queues
 /// behind the tries.
-fn lock_in_time(chunks: &[(pg_sys::Oid, u64)]) -> bool {
-    let mut patience = if is_free() { PATIENCE_MS } else { 0 };
+fn lock_in_time(chunks: &[(pg_sys::Oid, u64)], waits: bool) -> bool {
+    let mut patience = if waits { PATIENCE_MS } else { 0 };
     while !lock_all(chunks) {
         if patience == 0 {
             return false;

@@ -46,7 +46,12 @@ impl Engine {
         if options.dedup_window.is_some() {
             return Err("a window of repeated rows is looked through");
         }
-        let table = OpenRel::table(target.oid, pg_sys::RowExclusiveLock);
+        // A table that is its own chunk may be locked against other writers later, by one batch after the other.
+        let mode = match target.time {
+            Some(_) => pg_sys::RowExclusiveLock,
+            None => pg_sys::AccessShareLock,
+        };
+        let table = OpenRel::table(target.oid, mode);
         let rel = table.as_ptr();
         eligible::check_root(rel)?;
         let desc = relation::tupdesc(rel);
@@ -127,6 +132,7 @@ impl Engine {
                 executor,
                 at: Rc::new(RowAt::new(spec.options.copied_into.as_deref())),
                 alone: *alone,
+                goes_on: false,
                 tier: options.tier,
                 root: target.oid,
                 order: OnceCell::new(),
@@ -224,6 +230,12 @@ impl Engine {
                 pg_sys::InvalidOid
             }
         }
+    }
+
+    /// Writes what was taken in, where the statement goes on with another batch.
+    pub fn finish_part(mut self) -> Summary {
+        self.plan.goes_on = true;
+        self.finish()
     }
 
     /// Writes what was taken in.

@@ -109,21 +109,21 @@ impl Open {
             unsafe { batch.push(values, nulls, number) };
         });
         if self.batch.as_ref().is_some_and(Batch::is_full) {
-            context::without_copy(|| self.flush());
+            context::without_copy(|| self.flush(Batch::finish_part));
         }
     }
 
     /// Writes what was taken in.
-    fn flush(&mut self) {
+    fn flush(&mut self, finish: fn(Batch) -> Summary) {
         if let Some(batch) = self.batch.take() {
-            self.summary += self.memory.within(|| batch.finish());
+            self.summary += self.memory.within(|| finish(batch));
             self.memory.reset();
         }
     }
 
     /// Writes the rest; what became of all rows.
     pub fn finish(mut self) -> Summary {
-        self.flush();
+        self.flush(Batch::finish);
         self.summary
     }
 }

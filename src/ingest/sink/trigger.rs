@@ -10,7 +10,7 @@ use crate::pg::memory::Context;
 use crate::pg::relation;
 use crate::pg::{context, list, tuple};
 use crate::tier::level::Tier;
-use crate::tier::set_tier;
+use crate::tier::{catalog, set_tier};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -88,10 +88,9 @@ fn begin(view: pg_sys::Relation, trigger: &pg_sys::Trigger) {
     };
     let memory = Context::new();
     let oid = target_of(view);
-    let tier = Tier::from_name(tier);
-    if tier.is_some() {
-        set_tier::check_owner(oid, relation::form(view).relowner);
-    }
+    let tier = (!tier.is_empty())
+        .then(|| tier_of(view, oid, tier))
+        .flatten();
     let target = Target::resolve(oid, (!key.is_empty()).then(|| key.to_vec()));
     let options = Options {
         on_conflict: OnConflict::named(on_conflict),
@@ -127,6 +126,18 @@ fn begin(view: pg_sys::Relation, trigger: &pg_sys::Trigger) {
         })
         .collect();
     Open::new(relation::oid(view), spec, places, memory).put();
+}
+
+/// The tier that a sink asks for; `None` where the table is not under varve's care any more.
+fn tier_of(view: pg_sys::Relation, target: pg_sys::Oid, name: &str) -> Option<Tier> {
+    let Some(tier) = Tier::from_name(name) else {
+        pgrx::error!(
+            "the triggers of sink \"{}\" have other arguments",
+            relation::name(view)
+        );
+    };
+    set_tier::check_owner(target, relation::form(view).relowner);
+    catalog::is_managed(catalog::root_of(target)).then_some(tier)
 }
 
 /// The columns (from 0) of the view that the statement gives.
