@@ -204,24 +204,41 @@ pub fn insert(
     to: pg_sys::ItemPointerData,
     cid: pg_sys::CommandId,
 ) {
-    insert_many(companion, &[(place, to)], cid);
+    let target = Target::open(companion);
+    let mut to = to;
+    // SAFETY: the tuple has the table's three columns.
+    unsafe {
+        let row = pg_sys::heap_form_tuple(
+            relation::tupdesc(target.rel()),
+            columns(place, &mut to).as_ptr(),
+            [false; 3].as_ptr(),
+        );
+        pg_sys::heap_insert(
+            target.rel(),
+            row,
+            cid,
+            pg_sys::HEAP_INSERT_NO_LOGICAL as i32,
+            std::ptr::null_mut(),
+        );
+        target.index(place, &mut to, &mut (*row).t_self);
+        pg_sys::heap_freetuple(row);
+    }
 }
 
 /// Rows that are inserted at a time.
 const BATCH: usize = 256;
 
-/// As [`insert`], for many rows. In order of their places, entries go to the index one behind the other.
+/// As [`insert`], for many rows. In order of their places, entries go to the index one behind the other. Logical decoding would
+/// see them: PostgreSQL does not leave many rows out of it.
 pub fn insert_many(
     companion: &Companion,
     rows: &[(Place, pg_sys::ItemPointerData)],
     cid: pg_sys::CommandId,
 ) {
-    let table = OpenRel::table(companion.tombstones, pg_sys::RowExclusiveLock);
-    let rel = table.as_ptr();
-    let index = OpenRel::index(companion::index_of(rel), pg_sys::RowExclusiveLock);
-    // SAFETY: as CopyFrom fills a table: slots of its shape, three columns each; the index has the first two.
+    let target = Target::open(companion);
+    let rel = target.rel();
+    // SAFETY: as CopyFrom fills a table: slots of its shape, three columns each.
     unsafe {
-        let info = pg_sys::BuildIndexInfo(index.as_ptr());
         let mut slots: Vec<*mut pg_sys::TupleTableSlot> = (0..rows.len().min(BATCH))
             .map(|_| {
                 pg_sys::MakeSingleTupleTableSlot(
@@ -247,25 +264,63 @@ pub fn insert_many(
                 slots.as_mut_ptr(),
                 batch.len() as i32,
                 cid,
-                pg_sys::HEAP_INSERT_NO_LOGICAL as i32,
+                0,
                 std::ptr::null_mut(),
             );
             for ((place, to), slot) in batch.iter().zip(&slots) {
                 let mut to = *to;
-                pg_sys::index_insert(
-                    index.as_ptr(),
-                    columns(*place, &mut to).as_mut_ptr(),
-                    [false; 3].as_mut_ptr(),
-                    &mut (**slot).tts_tid,
-                    rel,
-                    pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
-                    false,
-                    info,
-                );
+                target.index(*place, &mut to, &mut (**slot).tts_tid);
             }
         }
         for slot in slots {
             pg_sys::ExecDropSingleTupleTableSlot(slot);
+        }
+    }
+}
+
+/// The table of tombstones and its index, open for writing.
+struct Target {
+    table: OpenRel,
+    index: OpenRel,
+    info: *mut pg_sys::IndexInfo,
+}
+
+impl Target {
+    fn open(companion: &Companion) -> Self {
+        let table = OpenRel::table(companion.tombstones, pg_sys::RowExclusiveLock);
+        let oid = companion::index_of(table.as_ptr());
+        let index = OpenRel::index(oid, pg_sys::RowExclusiveLock);
+        // SAFETY: an open index.
+        let info = unsafe { pg_sys::BuildIndexInfo(index.as_ptr()) };
+        Target { table, index, info }
+    }
+
+    fn rel(&self) -> pg_sys::Relation {
+        self.table.as_ptr()
+    }
+
+    /// Makes the index entry of a tombstone that lies at `at`.
+    ///
+    /// # Safety
+    /// It was inserted there.
+    unsafe fn index(
+        &self,
+        place: Place,
+        to: &mut pg_sys::ItemPointerData,
+        at: &mut pg_sys::ItemPointerData,
+    ) {
+        // SAFETY: the index has the table's first two columns.
+        unsafe {
+            pg_sys::index_insert(
+                self.index.as_ptr(),
+                columns(place, to).as_mut_ptr(),
+                [false; 3].as_mut_ptr(),
+                at,
+                self.rel(),
+                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+                false,
+                self.info,
+            );
         }
     }
 }
