@@ -216,6 +216,20 @@ DO $$ BEGIN
 END $$;
 UPDATE twin SET price = CASE symbol WHEN 'aa' THEN 11 ELSE 10 END WHERE ts >= '2024-01-11' AND ts < '2024-01-12';
 SELECT differ();
+-- Segments that are truncated where they lie, and others in their place.
+CREATE TABLE plain (k int PRIMARY KEY, v int);
+SELECT enable('plain');
+INSERT INTO plain SELECT i, i FROM generate_series(1, 100) i;
+BEGIN;
+SELECT set_tier('plain', 'warm');
+SELECT sum(v), count(*) FILTER (WHERE v > 50) FROM plain;
+TRUNCATE plain;
+COMMIT;
+SELECT inserted FROM upsert_query('plain', 'SELECT i AS k, 1000 + i AS v FROM generate_series(101, 200) i');
+SELECT sum(v), count(*) FILTER (WHERE v > 50) FROM plain;
+SELECT * FROM plain WHERE k = 150;
+SELECT count(*) FROM plain WHERE v BETWEEN 1001 AND 1150;
+SELECT unchanged FROM upsert_query('plain', 'SELECT i AS k, 1000 + i AS v FROM generate_series(101, 200) i');
 -- The sink's owner has to own the table.
 CREATE ROLE upsert_segments_other;
 GRANT USAGE ON SCHEMA upsert_segments TO upsert_segments_other;
