@@ -101,9 +101,10 @@ fn shape_of(rel: pg_sys::Relation, segments: pg_sys::Oid) -> u64 {
     let desc = relation::tupdesc(rel);
     let key = relation::oid(rel).to_u32();
     SHAPES.with_borrow_mut(|shapes| {
-        // SAFETY: an open relation's shape, and a copy of an earlier one.
         let same = |shape: &&Shape| {
-            shape.segments == segments && unsafe { pg_sys::equalTupleDescs(shape.desc, desc) }
+            // SAFETY: an open relation's shape, and a copy of an earlier one.
+            let same_columns = || unsafe { pg_sys::equalTupleDescs(shape.desc, desc) };
+            shape.segments == segments && same_columns()
         };
         if let Some(shape) = shapes.get(&key).filter(same) {
             return shape.id;
