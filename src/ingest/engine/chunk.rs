@@ -1,7 +1,7 @@
 //! Writing sorted rows into one chunk: a pass along the key's index tells which are new, changed or equal; then they are
 //! written in key order, so that two batches wait for each other and never in a circle.
 
-use super::direct::Direct;
+use super::direct::{self, Direct};
 use super::eligible::{self, Reason};
 use super::rows::{Run, Shape};
 use crate::am::command::Stepped;
@@ -102,6 +102,8 @@ pub struct Chunk<'a> {
     home: pg_sys::MemoryContext,
     /// Takes rows past the delta.
     direct: Option<Direct>,
+    /// Whether each row is written before the next one is checked, as in an INSERT: a constraint's function may look for it.
+    in_turn: bool,
 }
 
 /// The passes over what a chunk holds, beside a sorted batch.
@@ -203,6 +205,7 @@ impl<'a> Chunk<'a> {
             plan,
             direct,
             natts: relation::natts(desc),
+            in_turn: direct::checks_are_volatile(writer.rel()),
             writer,
             frozen: frozen.then(Stepped::new),
             index,
@@ -401,6 +404,11 @@ impl<'a> Chunk<'a> {
                 Verdict::New => {
                     self.put(waiting.len(), run, row);
                     waiting.push(row);
+                    if self.in_turn
+                        && let Err(taken) = self.insert(&mut waiting)
+                    {
+                        return taken;
+                    }
                 }
                 Verdict::Leave | Verdict::Seed(None) => {}
                 Verdict::Change(stored, number) | Verdict::Seed(Some((stored, number))) => {
@@ -421,6 +429,9 @@ impl<'a> Chunk<'a> {
                     {
                         refuse_to_go_on();
                         return row;
+                    }
+                    if self.in_turn {
+                        self.writer.finish_updates();
                     }
                 }
             }

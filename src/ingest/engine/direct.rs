@@ -187,8 +187,8 @@ fn is_worn(rel: pg_sys::Relation, companion: &Companion) -> bool {
     tombstone::about(companion) * 2 > all.max(2 * tombstone::PER_PAGE)
 }
 
-/// Whether a CHECK constraint calls functions that may write.
-fn checks_are_volatile(rel: pg_sys::Relation) -> bool {
+/// Whether a CHECK constraint calls functions that may write, or see what the statement has written so far.
+pub fn checks_are_volatile(rel: pg_sys::Relation) -> bool {
     // SAFETY: the constraints of an open relation's row shape; each is a node as text.
     unsafe {
         let constr = (*relation::tupdesc(rel)).constr;
