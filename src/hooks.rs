@@ -148,6 +148,7 @@ unsafe extern "C-unwind" fn process_utility(
     unsafe {
         let copy = guard::entry(|| {
             crate::tier::extension::before_utility((*statement).utilityStmt);
+            crate::jobs::before_utility((*statement).utilityStmt);
             given::before_copy((*statement).utilityStmt)
         });
         let next = PREVIOUS_UTILITY.unwrap_or(raw::standard_ProcessUtility);
@@ -188,6 +189,7 @@ unsafe extern "C-unwind" fn on_transaction(
             direct::forget();
             open::forget_from(0);
             given::forget_from(0);
+            crate::jobs::at_end_of_transaction(true);
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_ABORT => {
             inplace::forget();
@@ -198,6 +200,7 @@ unsafe extern "C-unwind" fn on_transaction(
             direct::forget();
             open::forget_from(0);
             given::forget_from(0);
+            crate::jobs::at_end_of_transaction(false);
             cache::clear();
         }
         _ => {}

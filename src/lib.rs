@@ -4,6 +4,7 @@
 //! - [`am`]: the table access method.
 //! - [`scan`]: reading frozen chunks by columns.
 //! - [`ingest`] is upsert.
+//! - [`jobs`]: SQL that runs by itself.
 //! - [`tier`]: freezing, thawing, verifying; the functions about tiers.
 //! - [`settings`], [`hooks`]: the settings `varve.*` and where we sit in the server.
 #![allow(unsafe_code)]
@@ -16,6 +17,7 @@ use pgrx::pg_sys::submodules::ffi;
 mod am;
 mod hooks;
 mod ingest;
+mod jobs;
 mod pg;
 mod scan;
 #[cfg(any(test, feature = "pg_test"))]
@@ -32,7 +34,12 @@ pgrx::extension_sql_file!(
     name = "functions",
     requires = ["catalog"]
 );
-pgrx::extension_sql_file!("../sql/ingest.sql", name = "ingest", finalize);
+pgrx::extension_sql_file!(
+    "../sql/ingest.sql",
+    name = "ingest",
+    requires = ["functions"]
+);
+pgrx::extension_sql_file!("../sql/jobs.sql", name = "jobs", finalize);
 
 /// Called when the library is loaded, by `shared_preload_libraries` or by the first function that is called.
 #[pg_guard]
@@ -44,6 +51,7 @@ pub extern "C-unwind" fn _PG_init() {
         unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
         settings::register();
         hooks::install();
+        jobs::init();
         scan::plan::install();
         scan::agg::plan::install();
         PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);

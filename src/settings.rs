@@ -20,6 +20,8 @@ static COLUMNAR_AGGREGATE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static FREEZE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
 static UPSERT_WORK_MEM: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 static UPSERT_MERGE_ROWS: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
+static JOB_HISTORY_DAYS: GucSetting<i32> = GucSetting::<i32>::new(30);
 static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 
 const DEBUG_FREEZE_SHORT: &CStr =
@@ -52,6 +54,12 @@ const UPSERT_MERGE_ROWS_SHORT: &CStr =
     c"Rows of a batch for one frozen chunk from which on they are written as segments.";
 const UPSERT_MERGE_ROWS_LONG: &CStr =
     c"The chunk is then locked against other writers to the end of the transaction. Fewer rows, and those for chunks that others write to, go to the delta. 0 writes all rows to the delta.";
+
+const MAX_WORKERS_SHORT: &CStr = c"Jobs that run at the same time, in all databases together.";
+const MAX_WORKERS_LONG: &CStr =
+    c"Each takes one of max_worker_processes, and so do the launcher and a process that looks what is due. 0 switches jobs off.";
+const JOB_HISTORY_DAYS_SHORT: &CStr = c"Days for which varve.job_runs keeps runs.";
+const JOB_HISTORY_DAYS_LONG: &CStr = c"Runs that go on are kept, however old.";
 
 /// Registers all settings; called once from `_PG_init`.
 pub fn register() {
@@ -119,6 +127,26 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"varve.max_workers",
+        MAX_WORKERS_SHORT,
+        MAX_WORKERS_LONG,
+        &MAX_WORKERS,
+        0,
+        crate::jobs::MOST_WORKERS as i32,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"varve.job_history_days",
+        JOB_HISTORY_DAYS_SHORT,
+        JOB_HISTORY_DAYS_LONG,
+        &JOB_HISTORY_DAYS,
+        0,
+        36_500,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     // SAFETY: reserves the prefix once the settings are defined.
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"varve".as_ptr()) };
 }
@@ -151,6 +179,16 @@ pub fn columnar_aggregate() -> bool {
 /// `varve.enable_columnar_scan`
 pub fn columnar_scan() -> bool {
     COLUMNAR_SCAN.get()
+}
+
+/// `varve.max_workers`
+pub fn max_workers() -> usize {
+    MAX_WORKERS.get() as usize
+}
+
+/// `varve.job_history_days`
+pub fn job_history_days() -> i32 {
+    JOB_HISTORY_DAYS.get()
 }
 
 /// `varve.lock_timeout` in milliseconds.

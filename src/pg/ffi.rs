@@ -87,6 +87,10 @@ unsafe extern "C-unwind" {
         slot: *mut pg_sys::TupleTableSlot,
         command: pg_sys::CmdType::Type,
     );
+    /// `utils/timeout.h`
+    pub fn enable_timeout_after(id: ::core::ffi::c_uint, milliseconds: ::core::ffi::c_int);
+    /// `utils/timeout.h`
+    pub fn disable_all_timeouts(keep_indicators: bool);
     /// `catalog/pg_inherits.h`
     pub fn find_inheritance_children(
         parent: pg_sys::Oid,
@@ -123,6 +127,16 @@ pub mod raw {
         pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, eflags: ::core::ffi::c_int);
         /// `executor/executor.h`
         pub fn standard_ExecutorEnd(query: *mut pg_sys::QueryDesc);
+        /// `utils/fmgrprotos.h`: the input function of intervals.
+        pub fn interval_in(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+        /// `utils/fmgrprotos.h`: SQL's `date_add` with a time zone.
+        pub fn timestamptz_pl_interval_at_zone(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+        /// `tcop/tcopprot.h`: handler of SIGTERM.
+        pub fn die(signal: ::core::ffi::c_int);
+        /// `postmaster/interrupt.h`: handler of SIGHUP.
+        pub fn SignalHandlerForConfigReload(signal: ::core::ffi::c_int);
+        /// `postmaster/interrupt.h`: handler of SIGTERM in a process that looks for it.
+        pub fn SignalHandlerForShutdownRequest(signal: ::core::ffi::c_int);
         /// `tcop/utility.h`
         pub fn standard_ProcessUtility(
             statement: *mut pg_sys::PlannedStmt,

@@ -5,6 +5,7 @@
 //! position in the statement and the context lines. So the error is copied whole while it is being raised, and the
 //! copy is thrown instead.
 
+use super::transaction::Failure;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -40,6 +41,88 @@ pub fn entry<R>(body: impl FnOnce() -> R) -> R {
     match outcome {
         Ok(result) => result,
         Err(payload) => rethrow(payload),
+    }
+}
+
+/// Runs a body; an error in it is returned in its parts, complete as it was raised. The caller ends the transaction.
+pub fn caught<R>(body: AssertUnwindSafe<impl FnOnce() -> R>) -> Result<R, Failure> {
+    // SAFETY: as in `entry`.
+    let outcome = unsafe {
+        let mut callback = pg_sys::ErrorContextCallback {
+            previous: pg_sys::error_context_stack,
+            callback: Some(remember),
+            arg: ptr::null_mut(),
+        };
+        pg_sys::error_context_stack = &raw mut callback;
+        let outcome = catch_unwind(body);
+        pg_sys::error_context_stack = callback.previous;
+        outcome
+    };
+    outcome.map_err(|payload| {
+        let copy = LAST.replace(ptr::null_mut());
+        if is_copy_of(copy, payload.as_ref()) {
+            // SAFETY: a live copy, whose texts are NUL-terminated where they are set.
+            unsafe { parts_of(&*copy) }
+        } else {
+            parts_of_panic(payload.as_ref())
+        }
+    })
+}
+
+/// # Safety
+/// Texts are NUL-terminated where they are set.
+unsafe fn parts_of(error: &pg_sys::ErrorData) -> Failure {
+    let text = |text: *mut std::ffi::c_char| {
+        // SAFETY: by contract.
+        (!text.is_null()).then(|| {
+            unsafe { CStr::from_ptr(text) }
+                .to_string_lossy()
+                .into_owned()
+        })
+    };
+    let state = error.sqlerrcode as u32;
+    Failure {
+        sqlstate: (0..5)
+            .map(|i| char::from(((state >> (6 * i)) & 0x3f) as u8 + b'0'))
+            .collect(),
+        message: text(error.message).unwrap_or_default(),
+        detail: text(error.detail),
+        hint: text(error.hint),
+        context: text(error.context),
+    }
+}
+
+/// What is known of an error that was not raised by PostgreSQL.
+fn parts_of_panic(payload: &(dyn Any + Send)) -> Failure {
+    let report = match payload.downcast_ref::<CaughtError>() {
+        Some(
+            CaughtError::PostgresError(report)
+            | CaughtError::ErrorReport(report)
+            | CaughtError::RustPanic {
+                ereport: report, ..
+            },
+        ) => Some(report),
+        None => None,
+    };
+    let words = payload
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| payload.downcast_ref::<&str>().map(|s| s.to_string()));
+    let code = report.map_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, |r| {
+        r.sql_error_code()
+    });
+    let state = code as u32;
+    Failure {
+        sqlstate: (0..5)
+            .map(|i| char::from(((state >> (6 * i)) & 0x3f) as u8 + b'0'))
+            .collect(),
+        message: report
+            .map(|r| r.message().to_string())
+            .or(words)
+            .unwrap_or_else(|| "an internal error of varve".into()),
+        detail: report.and_then(|r| r.detail().map(str::to_string)),
+        hint: report.and_then(|r| r.hint().map(str::to_string)),
+        context: None,
     }
 }
 

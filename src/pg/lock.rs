@@ -29,6 +29,24 @@ impl Tag {
         tag((database, class, table.to_u32(), what), kind)
     }
 
+    /// Something of this database that a session holds, whatever becomes of its transactions; `what` tells it from the locks
+    /// that users take by `pg_advisory_lock`.
+    pub fn of_session(what: u16, id: i64) -> Self {
+        // SAFETY: reads a variable of the process.
+        let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        let kind = pg_sys::LockTagType::LOCKTAG_ADVISORY;
+        let mut tag = tag((database, (id >> 32) as u32, id as u32, what), kind);
+        tag.0.locktag_lockmethodid = pg_sys::USER_LOCKMETHOD as u8;
+        tag
+    }
+
+    /// Takes the lock for the session where that needs no wait; tells whether it did.
+    pub fn try_acquire_for_session(&self, mode: u32) -> bool {
+        // SAFETY: a lock manager call.
+        let result = unsafe { pg_sys::LockAcquire(&self.0, mode as pg_sys::LOCKMODE, true, true) };
+        result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
+
     /// A transaction, which holds it exclusively to its end.
     pub fn of_transaction(xid: pg_sys::TransactionId) -> Self {
         let kind = pg_sys::LockTagType::LOCKTAG_TRANSACTION;

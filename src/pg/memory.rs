@@ -22,6 +22,26 @@ pub fn for_this_call<T>(f: impl FnOnce() -> T) -> T {
     }
 }
 
+/// A fresh context below another one.
+///
+/// # Safety
+/// A live context, which the new one goes with.
+pub unsafe fn child(
+    parent: pg_sys::MemoryContext,
+    name: &'static std::ffi::CStr,
+) -> pg_sys::MemoryContext {
+    // SAFETY: by contract; the name lives for ever.
+    unsafe {
+        pg_sys::AllocSetContextCreateInternal(
+            parent,
+            name.as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        )
+    }
+}
+
 /// A memory context of our own, deleted when dropped; the end of the (sub)transaction that it was made in deletes it too.
 pub struct Context(pg_sys::MemoryContext);
 

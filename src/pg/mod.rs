@@ -1,5 +1,6 @@
 //! The fence around PostgreSQL: safe (or at least checked) wrappers over `pg_sys`.
 //!
+//! - [`background`]: background workers; [`clock`], [`zone`]: times.
 //! - [`cast`]: values brought to a column's type.
 //! - [`compare`]: keys compared as a btree index does.
 //! - [`context`]: the row at hand, told in errors.
@@ -10,16 +11,20 @@
 //! - [`memory`]: memory of single calls.
 //! - [`heap`]: heap's own table access method, called behind a guard.
 //! - [`list`]: lists of nodes and integers.
+//! - [`owner`]: work on varve's own tables.
 //! - [`page`]: rows as they lie in a heap page.
 //! - [`permission`]: privileges of the current user.
 //! - [`planner`]: asking the planner about columns and groups.
 //! - [`relation`]: opening, closing and naming relations.
+//! - [`transaction`]: transactions of processes of our own.
 //! - [`tuple`]: item pointers, tuple headers and datums.
 //! - [`snapshot`]: snapshots that are released on every way out.
 //! - [`sort`]: sorting rows; [`walk`]: finding rows by sorted keys.
 //! - [`writer`]: writing rows as the executor does; [`executor`]: its state.
 
+pub mod background;
 pub mod cast;
+pub mod clock;
 pub mod compare;
 pub mod context;
 pub mod executor;
@@ -30,6 +35,7 @@ pub mod heap;
 pub mod list;
 pub mod lock;
 pub mod memory;
+pub mod owner;
 pub mod page;
 pub mod permission;
 pub mod planner;
@@ -37,6 +43,8 @@ pub mod relation;
 pub mod snapshot;
 pub mod sort;
 pub mod spi;
+pub mod transaction;
 pub mod tuple;
 pub mod walk;
 pub mod writer;
+pub mod zone;

@@ -314,6 +314,30 @@ pub fn read_one<T: FromDatum + IntoDatum>(query: &'static str, args: &[DatumWith
     read_all(query, args, first).into_iter().next().flatten()
 }
 
+/// The rows that a statement returns which may write.
+pub fn write_all<T>(
+    query: &str,
+    args: &[DatumWithOid],
+    row: impl Fn(SpiHeapTupleData) -> spi::Result<T>,
+) -> Vec<T> {
+    let write = || {
+        Spi::connect_mut(|client| -> spi::Result<Vec<T>> {
+            client.update(query, None, args)?.map(&row).collect()
+        })
+    };
+    write().unwrap_or_else(|e| pgrx::error!("varve's own query: {e}"))
+}
+
+/// Runs a statement for what it does; tells how many rows it wrote.
+pub fn write(query: &str, args: &[DatumWithOid]) -> usize {
+    let write = || {
+        Spi::connect_mut(|client| -> spi::Result<usize> {
+            Ok(client.update(query, None, args)?.len())
+        })
+    };
+    write().unwrap_or_else(|e| pgrx::error!("varve's own query: {e}"))
+}
+
 /// Runs `f` with a setting changed; it is put back on every way out.
 pub fn with_setting<T>(name: &std::ffi::CStr, value: &std::ffi::CStr, f: impl FnOnce() -> T) -> T {
     // SAFETY: as a function with a SET clause does it; an abort of the transaction takes the level back too.

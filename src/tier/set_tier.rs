@@ -71,7 +71,7 @@ pub fn check_kind(oid: pg_sys::Oid, hint: &str) {
 
 /// Refuses what TimescaleDB's own columnstore has compressed.
 pub fn check_columnstore(oid: pg_sys::Oid, name: &str) {
-    let compressed = catalog::as_owner(|| {
+    let compressed = crate::pg::owner::as_owner(|| {
         spi::read_one::<bool>(
             "SELECT EXISTS (SELECT FROM _timescaledb_catalog.hypertable h \
                JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) h.table_name \
