@@ -75,5 +75,26 @@ CREATE FUNCTION still_there(k int) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RE
 ALTER TABLE c ADD CONSTRAINT follows CHECK (still_there(k));
 SELECT * FROM upsert_query('c', $$SELECT i AS k, timestamptz '2024-01-01' AS at, i % 100 AS v FROM generate_series(1, 2100) i$$);
 SELECT count(*), sum(v), max(v) FROM c;
+-- So do functions of defaults, for columns that the batch lacks; the server's own volatile functions look at nothing.
+CREATE TABLE numbered (k int, at timestamptz, v float8, no int, id uuid DEFAULT gen_random_uuid(), PRIMARY KEY (k, at));
+CREATE FUNCTION next_no() RETURNS int LANGUAGE sql VOLATILE AS 'SELECT coalesce(max(no), 0) + 1 FROM upsert_keys.numbered';
+ALTER TABLE numbered ALTER no SET DEFAULT upsert_keys.next_no();
+SELECT table_name FROM create_hypertable('numbered', 'at', chunk_time_interval => interval '1 day');
+SELECT enable('numbered');
+SELECT inserted FROM upsert_query('numbered', $$SELECT i AS k, timestamptz '2024-01-01' AS at, i AS v FROM generate_series(1, 1000) i$$);
+SELECT count(*), count(DISTINCT no), max(no), count(DISTINCT id) FROM numbered;
+SELECT testing.freeze('numbered');
+SELECT inserted, updated FROM upsert_query('numbered', $$SELECT i AS k, timestamptz '2024-01-01' AS at, i % 10 AS v FROM generate_series(1, 2000) i$$);
+SELECT count(*), count(DISTINCT no), max(no), count(DISTINCT id) FROM numbered;
+SELECT segments, delta_rows FROM chunks WHERE hypertable = 'numbered'::regclass;
+ALTER TABLE numbered ALTER no DROP DEFAULT;
+SELECT testing.freeze('numbered');
+SELECT inserted, updated FROM upsert_query('numbered', $$SELECT i AS k, timestamptz '2024-01-01' AS at, i % 11 AS v FROM generate_series(1, 3000) i$$);
+SELECT count(*), count(no), count(DISTINCT id) FROM numbered;
+SELECT segments, delta_rows FROM chunks WHERE hypertable = 'numbered'::regclass;
+-- Objects of several shapes are several batches, of which the last alone takes whole chunks.
+SELECT inserted, updated, unchanged FROM upsert_json('numbered', (SELECT jsonb_agg(CASE WHEN i % 2 = 0 THEN jsonb_build_object('k', i, 'at', '2024-01-01', 'v', -1) ELSE jsonb_build_object('k', i, 'at', '2024-01-01', 'no', -1) END) FROM generate_series(2001, 4000) i));
+SELECT segments, delta_rows FROM chunks WHERE hypertable = 'numbered'::regclass;
+SELECT count(*), count(*) FILTER (WHERE v = -1), count(*) FILTER (WHERE no = -1) FROM numbered;
 SET client_min_messages = warning;
 DROP SCHEMA upsert_keys CASCADE;

@@ -65,6 +65,8 @@ pub struct Options {
     pub in_parts: bool,
     /// The tier that large batches make of chunks of which nothing is frozen; `None` leaves them hot.
     pub tier: Option<Tier>,
+    /// Whether other batches follow in the same call.
+    pub followed: bool,
 }
 
 /// What became of a batch; `rows_in` is the sum of the others.
@@ -125,7 +127,8 @@ impl Spec {
         let keys = key_columns(&target, &used);
         // SAFETY: reads the state of the transaction.
         let alone = unsafe {
-            !pg_sys::IsTransactionBlock()
+            !options.followed
+                && !pg_sys::IsTransactionBlock()
                 && pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId
                 && !engine::direct::holds_chunks()
         };

@@ -25,6 +25,7 @@ pub fn options(args: &Args, first: usize) -> (Option<Vec<String>>, Options) {
         copied_into: None,
         in_parts: false,
         tier: None,
+        followed: false,
     };
     (args.names(first), options)
 }
@@ -146,12 +147,19 @@ fn upsert_json(args: &Args) -> pg_sys::Datum {
     let target = Target::resolve(oid, key);
     let mut summary = Summary::default();
     let connection = Connection::open();
-    for group in json::groups(&connection, &target, rows, &mut summary) {
+    let groups = json::groups(&connection, &target, rows, &mut summary);
+    let last = groups.len().saturating_sub(1);
+    for (i, group) in groups.into_iter().enumerate() {
+        let options = Options {
+            followed: i < last,
+            ..options.clone()
+        };
+
         summary += run(
             target.clone(),
             &group.query,
             &group.params,
-            options.clone(),
+            options,
             "the JSON",
         );
     }

@@ -4,6 +4,7 @@
 //! - [`cast`]: values brought to a column's type.
 //! - [`compare`]: keys compared as a btree index does.
 //! - [`context`]: the row at hand, told in errors.
+//! - [`expression`]: what expressions call.
 //! - [`ffi`]: functions that `pg_sys` does not bind.
 //! - [`function`], [`spi`]: SQL functions, and SQL from within.
 //! - [`guard`]: the way into Rust, and the way out of errors.
@@ -28,6 +29,7 @@ pub mod clock;
 pub mod compare;
 pub mod context;
 pub mod executor;
+pub mod expression;
 pub mod ffi;
 pub mod function;
 pub mod guard;

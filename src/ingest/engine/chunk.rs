@@ -14,6 +14,7 @@ use crate::am::tid::{self, Place};
 use crate::ingest::batch::{OnConflict, Summary};
 use crate::pg::context::RowAt;
 use crate::pg::executor::Executor;
+use crate::pg::expression;
 use crate::pg::memory;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot::Statement;
@@ -68,11 +69,11 @@ impl Plan {
             .get_or_init(|| catalog::row_order(catalog::root_of(self.root)))
     }
 
-    /// Whether a default calls functions that may write.
-    pub fn defaults_are_volatile(&self) -> bool {
+    /// Whether a default calls functions that may write, or see what the statement has written so far.
+    pub fn defaults_see_the_statement(&self) -> bool {
         self.defaults.iter().any(|(_, state)| {
             // SAFETY: prepared by the executor out of this expression.
-            unsafe { pg_sys::contain_volatile_functions_not_nextval((**state).expr.cast()) }
+            unsafe { expression::sees_the_statement((**state).expr.cast()) }
         })
     }
 }
@@ -102,7 +103,8 @@ pub struct Chunk<'a> {
     home: pg_sys::MemoryContext,
     /// Takes rows past the delta.
     direct: Option<Direct>,
-    /// Whether each row is written before the next one is checked, as in an INSERT: a constraint's function may look for it.
+    /// Whether each row is written before the next one is looked at, as in an INSERT: a function of a constraint or a default
+    /// may look for it.
     in_turn: bool,
 }
 
@@ -205,7 +207,8 @@ impl<'a> Chunk<'a> {
             plan,
             direct,
             natts: relation::natts(desc),
-            in_turn: direct::checks_are_volatile(writer.rel()),
+            in_turn: direct::checks_see_the_statement(writer.rel())
+                || plan.defaults_see_the_statement(),
             writer,
             frozen: frozen.then(Stepped::new),
             index,

@@ -16,7 +16,8 @@ use crate::am::tombstone;
 use crate::am::unique;
 use crate::am::writer::Layout;
 use crate::ingest::batch::OnConflict;
-use crate::pg::lock::Tag;
+use crate::pg::expression;
+use crate::pg::lock::{self, Tag};
 use crate::pg::memory;
 use crate::pg::permission;
 use crate::pg::relation::{self, OpenRel};
@@ -175,8 +176,8 @@ fn suits(rel: pg_sys::Relation, plan: &Plan) -> bool {
         && !logical
         && enforced == 1
         && Gather::new(rel, &order).is_some()
-        && !checks_are_volatile(rel)
-        && !plan.defaults_are_volatile()
+        && !checks_see_the_statement(rel)
+        && !plan.defaults_see_the_statement()
 }
 
 /// Whether so many rows of a chunk were replaced or thawed since it was frozen that it holds more old versions than rows.
@@ -188,7 +189,7 @@ fn is_worn(rel: pg_sys::Relation, companion: &Companion) -> bool {
 }
 
 /// Whether a CHECK constraint calls functions that may write, or see what the statement has written so far.
-pub fn checks_are_volatile(rel: pg_sys::Relation) -> bool {
+pub fn checks_see_the_statement(rel: pg_sys::Relation) -> bool {
     // SAFETY: the constraints of an open relation's row shape; each is a node as text.
     unsafe {
         let constr = (*relation::tupdesc(rel)).constr;
@@ -198,7 +199,7 @@ pub fn checks_are_volatile(rel: pg_sys::Relation) -> bool {
         (0..usize::from((*constr).num_check)).any(|i| {
             let text = (*(*constr).check.add(i)).ccbin;
             let node = pg_sys::stringToNode(text);
-            pg_sys::contain_volatile_functions_not_nextval(node.cast())
+            expression::sees_the_statement(node.cast())
         })
     }
 }
@@ -236,7 +237,9 @@ pub fn forget() {
 pub fn claim(chunks: &[(pg_sys::Oid, u64)], plan: &Plan) -> HashSet<pg_sys::Oid> {
     let mut claimed = HashSet::new();
     let least = crate::settings::upsert_merge_rows();
-    let is_open = plan.alone && plan.on_conflict != OnConflict::Error && moves_on();
+    // Another sink of the same statement may have chunks.
+    let is_alone = plan.alone && (plan.goes_on || !holds_chunks());
+    let is_open = is_alone && plan.on_conflict != OnConflict::Error && moves_on();
     let all_known = chunks.iter().all(|(oid, _)| *oid != pg_sys::InvalidOid);
     if least == 0 || !is_open || !all_known || !permission::may_lock(plan.root) {
         return claimed;
@@ -244,13 +247,11 @@ pub fn claim(chunks: &[(pg_sys::Oid, u64)], plan: &Plan) -> HashSet<pg_sys::Oid>
     let large = || chunks.iter().filter(|(_, rows)| *rows >= least);
     let any = large().any(|(oid, _)| Kind::of(*oid, plan).is_some());
     let is_first = is_free();
-    if !any
-        || plan.goes_on && !parts_of(plan.root).try_acquire(pg_sys::ExclusiveLock)
-        || !queue(chunks, is_first)
-    {
+    if !any || plan.goes_on && !may_go_on(chunks, plan) || !queue(chunks, is_first) {
         return claimed;
     }
     // Others may have been at it while this one waited.
+    lock::accept_messages();
     let mut fresh = Vec::new();
     for (oid, _) in large() {
         match Kind::of(*oid, plan) {
@@ -270,6 +271,16 @@ pub fn claim(chunks: &[(pg_sys::Oid, u64)], plan: &Plan) -> HashSet<pg_sys::Oid>
     claimed
 }
 
+/// Whether a statement that writes in parts may take chunks: one at a time of a table's. A later part may have to make a chunk,
+/// under the hypertable's lock, and must not wait for that while it has others: so it takes that lock now, or none.
+fn may_go_on(chunks: &[(pg_sys::Oid, u64)], plan: &Plan) -> bool {
+    let has_chunks = chunks.iter().all(|(oid, _)| *oid != plan.root);
+    let mode = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+    parts_of(plan.root).try_acquire(pg_sys::ExclusiveLock)
+        // SAFETY: a lock manager call; the table is open.
+        && (!has_chunks || unsafe { pg_sys::ConditionalLockRelationOid(plan.root, mode) })
+}
+
 /// What a chunk is to a large batch.
 enum Kind {
     /// It has segments, to which others can be added.
@@ -284,7 +295,8 @@ impl Kind {
     fn of(chunk: pg_sys::Oid, plan: &Plan) -> Option<Self> {
         let table = OpenRel::try_open(chunk, pg_sys::AccessShareLock)?;
         let rel = table.as_ptr();
-        if let Some(companion) = companion::of(rel).filter(|_| is_varve(rel)) {
+        // Another access method's tables keep something else where ours have their companion's name.
+        if let Some(companion) = is_varve(rel).then(|| companion::of(rel)).flatten() {
             let serves = suits(rel, plan) && !is_worn(rel, &companion);
             return Some(if serves { Kind::Frozen } else { Kind::Worn });
         }

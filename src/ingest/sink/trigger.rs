@@ -99,6 +99,7 @@ fn begin(view: pg_sys::Relation, trigger: &pg_sys::Trigger) {
         copied_into: None,
         in_parts: true,
         tier,
+        followed: false,
     };
     let given = columns(view);
     let desc = relation::tupdesc(view);
