@@ -59,7 +59,8 @@ CREATE TABLE varve.job_run (
 );
 COMMENT ON TABLE varve.job_run IS 'Runs of jobs, kept for varve.job_history_days; read varve.job_runs';
 CREATE INDEX job_run_started ON varve.job_run (started_at);
-CREATE INDEX job_run_running ON varve.job_run (job) WHERE state = 'running';
+-- No partial index, nor one of expressions: records of success are written as those of catalogues are.
+CREATE INDEX job_run_ended ON varve.job_run (ended_at);
 
 CREATE FUNCTION varve.jobs_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'varve_jobs_changed';

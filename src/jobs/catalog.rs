@@ -298,7 +298,7 @@ pub struct Running {
 pub fn running() -> Vec<Running> {
     as_owner(|| {
         read_all(
-            "SELECT id, job, due, attempt FROM varve.job_run WHERE state OPERATOR(pg_catalog.=) 'running' ORDER BY id",
+            "SELECT id, job, due, attempt FROM varve.job_run WHERE ended_at IS NULL ORDER BY id",
             &[],
             |tuple| {
                 Ok(Some(Running {

@@ -167,7 +167,7 @@ unsafe fn run_one(
 
 /// Has the statement cancelled at the deadline, or when `statement_timeout` has passed.
 fn arm(deadline: Option<pg_sys::TimestampTz>) {
-    let left = deadline.map(|at| ((at - crate::pg::clock::now()) / 1000).max(1));
+    let left = deadline.map(|at| ((at - crate::pg::clock::now()) / 1000 + 1).max(1));
     // SAFETY: a setting of the session.
     let statement = unsafe { pg_sys::StatementTimeout };
     let limit = match (left, i64::from(statement)) {

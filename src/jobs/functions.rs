@@ -9,7 +9,7 @@ use crate::am::error::{null_argument, raise};
 use crate::pg::function::Args;
 use crate::pg::transaction::Failure;
 use crate::pg::zone::Zone;
-use crate::pg::{background, clock, snapshot};
+use crate::pg::{background, clock, guard, snapshot};
 use crate::{settings, tier};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
@@ -301,13 +301,16 @@ fn run_job(args: &Args) -> pg_sys::Datum {
             ),
         }
     };
-    if args.get::<bool>(1).unwrap_or(true) {
+    if !args.get::<bool>(1).unwrap_or(true) {
+        shared::look_away(ticket);
+    } else {
         // A wait that a deadlock is noticed in, should the job want what we have locked.
         lock_of(job.id).acquire(pg_sys::ShareLock);
         lock_of(job.id).release(pg_sys::ShareLock);
         while shared::progress_of(ticket).is_some_and(|(_, ended)| !ended) {
             pause();
         }
+        shared::look_away(ticket);
         let latest = snapshot::Registered::latest();
         // SAFETY: a registered snapshot, popped below; after an error the transaction's end pops it.
         unsafe { pg_sys::PushActiveSnapshot(latest.get()) };
@@ -331,23 +334,11 @@ fn run_job(args: &Args) -> pg_sys::Datum {
 }
 
 /// Fails as a run did.
-fn fail(job: &Definition, failure: Failure) -> ! {
-    let code = failure
-        .sqlstate
-        .bytes()
-        .take(5)
-        .enumerate()
-        .fold(0u32, |all, (i, c)| {
-            all | (u32::from(c.wrapping_sub(b'0')) & 0x3f) << (6 * i)
-        });
-    raise(
-        PgSqlErrorCode::from(code as isize),
-        failure.message,
-        failure
-            .detail
-            .or(Some(format!("Job {} \"{}\" failed.", job.id, job.name))),
-        failure.hint,
-    )
+fn fail(job: &Definition, mut failure: Failure) -> ! {
+    failure
+        .detail
+        .get_or_insert_with(|| format!("Job {} \"{}\" failed.", job.id, job.name));
+    guard::raise(&failure)
 }
 
 fn jobs_changed(_args: &Args) -> pg_sys::Datum {

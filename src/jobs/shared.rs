@@ -19,6 +19,8 @@ const WOKEN: usize = 64;
 const BARRED: usize = 16;
 /// A process that has not started after so long never will (microseconds).
 const START_LIMIT: i64 = 60_000_000;
+/// Who asked for a job and has not looked at its end for so long never will (microseconds).
+const LOOK_LIMIT: i64 = 5_000_000;
 
 /// What a worker is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +125,8 @@ struct Slot {
     since: pg_sys::TimestampTz,
     run: i64,
     report: Option<Report>,
+    /// Whether who asked for the job still looks how far it has come.
+    awaited: bool,
 }
 
 const FREE: Slot = Slot {
@@ -138,6 +142,7 @@ const FREE: Slot = Slot {
     since: 0,
     run: 0,
     report: None,
+    awaited: false,
 };
 
 /// A slot that was reserved; goes to the process as its argument.
@@ -318,6 +323,7 @@ pub fn reserve(assignment: Assignment, workers: usize) -> Result<Ticket, Refused
                 generation,
                 assignment,
                 since: clock::now(),
+                awaited: assignment.task == Task::Asked,
                 ..FREE
             };
             return Ok(Ticket {
@@ -379,6 +385,12 @@ pub fn progress_of(ticket: Ticket) -> Option<(i64, bool)> {
     with_slot(ticket, |slot| (slot.run, slot.phase == Phase::Ended))
 }
 
+/// Who asked for a worker no longer looks how far it has come.
+pub fn look_away(ticket: Ticket) {
+    with_slot(ticket, |slot| slot.awaited = false);
+    nudge(&SHARED.share());
+}
+
 /// Frees the slots whose processes have ended, or never started, and tells what became of them. Those of workers that
 /// somebody asked for stay until he has read them, or for a while.
 pub fn collect(now: pg_sys::TimestampTz) -> Vec<Ended> {
@@ -388,7 +400,7 @@ pub fn collect(now: pg_sys::TimestampTz) -> Vec<Ended> {
         let over = match slot.phase {
             Phase::Free | Phase::Running => false,
             Phase::Starting => now - slot.since > START_LIMIT,
-            Phase::Ended => slot.assignment.task != Task::Asked || now - slot.since > START_LIMIT,
+            Phase::Ended => !slot.awaited || now - slot.since > LOOK_LIMIT,
         };
         if over {
             slot.phase = Phase::Free;

@@ -6,7 +6,7 @@
 //! copy is thrown instead.
 
 use super::transaction::Failure;
-use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::any::Any;
@@ -80,11 +80,8 @@ unsafe fn parts_of(error: &pg_sys::ErrorData) -> Failure {
                 .into_owned()
         })
     };
-    let state = error.sqlerrcode as u32;
     Failure {
-        sqlstate: (0..5)
-            .map(|i| char::from(((state >> (6 * i)) & 0x3f) as u8 + b'0'))
-            .collect(),
+        sqlstate: sqlstate(error.sqlerrcode as u32),
         message: text(error.message).unwrap_or_default(),
         detail: text(error.detail),
         hint: text(error.hint),
@@ -94,7 +91,7 @@ unsafe fn parts_of(error: &pg_sys::ErrorData) -> Failure {
 
 /// What is known of an error that was not raised by PostgreSQL.
 fn parts_of_panic(payload: &(dyn Any + Send)) -> Failure {
-    let report = match payload.downcast_ref::<CaughtError>() {
+    let caught = match payload.downcast_ref::<CaughtError>() {
         Some(
             CaughtError::PostgresError(report)
             | CaughtError::ErrorReport(report)
@@ -102,28 +99,63 @@ fn parts_of_panic(payload: &(dyn Any + Send)) -> Failure {
                 ereport: report, ..
             },
         ) => Some(report),
-        None => None,
+        None => payload.downcast_ref::<ErrorReportWithLevel>(),
     };
+    if let Some(report) = caught {
+        return Failure {
+            sqlstate: sqlstate(report.sql_error_code() as u32),
+            message: report.message().to_string(),
+            detail: report.detail().map(str::to_string),
+            hint: report.hint().map(str::to_string),
+            context: None,
+        };
+    }
     let words = payload
         .downcast_ref::<String>()
         .cloned()
         .or_else(|| payload.downcast_ref::<&str>().map(|s| s.to_string()));
-    let code = report.map_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, |r| {
-        r.sql_error_code()
-    });
-    let state = code as u32;
     Failure {
-        sqlstate: (0..5)
-            .map(|i| char::from(((state >> (6 * i)) & 0x3f) as u8 + b'0'))
-            .collect(),
-        message: report
-            .map(|r| r.message().to_string())
-            .or(words)
-            .unwrap_or_else(|| "an internal error of varve".into()),
-        detail: report.and_then(|r| r.detail().map(str::to_string)),
-        hint: report.and_then(|r| r.hint().map(str::to_string)),
-        context: None,
+        sqlstate: sqlstate(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR as u32),
+        message: words.unwrap_or_else(|| "an internal error of varve".into()),
+        ..Failure::default()
     }
+}
+
+/// Raises an error from its parts, whatever its SQLSTATE.
+pub fn raise(failure: &Failure) -> ! {
+    let text = |text: &str| {
+        let text = std::ffi::CString::new(text).unwrap_or_default();
+        // SAFETY: a copy in the current memory context, which the error's own copy is made from.
+        unsafe { pg_sys::pstrdup(text.as_ptr()) }
+    };
+    let maybe = |part: &Option<String>| part.as_deref().map_or(ptr::null_mut(), text);
+    let packed = failure.sqlstate.bytes().take(5).enumerate();
+    let packed = packed.fold(0, |all, (i, c)| {
+        all | (i32::from(c.wrapping_sub(b'0')) & 0x3f) << (6 * i)
+    });
+    // SAFETY: a complete error; it passes no frame of ours, since the boundary makes a panic of it.
+    unsafe {
+        let mut error = pg_sys::ErrorData {
+            elevel: pgrx::PgLogLevel::ERROR as i32,
+            sqlerrcode: packed,
+            message: text(&failure.message),
+            detail: maybe(&failure.detail),
+            hint: maybe(&failure.hint),
+            context: maybe(&failure.context),
+            assoc_context: pg_sys::CurrentMemoryContext,
+            ..Default::default()
+        };
+        let error = &raw mut error;
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| super::ffi::raw::ThrowErrorData(error));
+    }
+    unreachable!("ThrowErrorData does not return for an error")
+}
+
+/// The five characters of an SQLSTATE, which lie in six bits each (`MAKE_SQLSTATE` of `utils/elog.h`).
+fn sqlstate(packed: u32) -> String {
+    (0..5)
+        .map(|i| char::from(((packed >> (6 * i)) & 0x3f) as u8 + b'0'))
+        .collect()
 }
 
 /// Runs a body in a subtransaction. An error in it for which `caught` says so takes back what it did, and is returned in

@@ -92,6 +92,8 @@ impl Cluster {
             format!("unix_socket_directories = '{socket}'"),
             format!("port = {PORT}"),
             "max_worker_processes = 16".into(),
+            // A worker that looks what is due has a snapshot for a moment, which keeps rows from being frozen.
+            "varve.max_workers = 0".into(),
         ];
         lines.extend(settings.iter().map(|s| s.to_string()));
         cluster.append(&cluster.data().join("postgresql.conf"), &lines)?;
