@@ -31,5 +31,5 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
 unsafe extern "C-unwind" fn is_seeing(function: pg_sys::Oid, _context: *mut c_void) -> bool {
     function.to_u32() >= FIRST_MADE
         // SAFETY: a catalogue look-up.
-        && unsafe { pg_sys::func_volatile(function) } as u8 == pg_sys::PROVOLATILE_VOLATILE as u8
+        && unsafe { pg_sys::func_volatile(function) } as u8 == pg_sys::PROVOLATILE_VOLATILE
 }
