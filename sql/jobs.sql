@@ -124,3 +124,21 @@ CREATE FUNCTION varve.run_job(id bigint, wait boolean DEFAULT true)
     RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_run_job';
 COMMENT ON FUNCTION varve.run_job(bigint, boolean) IS
     'Runs a job now, in a worker; waits for its end and fails as it does; returns the number of the run';
+
+CREATE FUNCTION varve.progress_entries(OUT pid int, OUT database oid, OUT relation oid, OUT operation text,
+        OUT phase text, OUT unit text, OUT done bigint, OUT total bigint, OUT started_at timestamptz, OUT phase_at timestamptz)
+    RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'progress_entries_wrapper';
+COMMENT ON FUNCTION varve.progress_entries() IS 'Internal: the rows behind varve.progress that the current user may see';
+
+CREATE VIEW varve.progress AS
+SELECT p.pid, d.datname AS database,
+       CASE WHEN d.datname = pg_catalog.current_database() THEN p.relation::regclass END AS relation,
+       p.operation, p.phase, p.done, p.total, p.unit,
+       CASE WHEN p.total > 0 THEN round(100.0 * p.done / p.total, 1) END AS percent,
+       pg_catalog.clock_timestamp() - p.started_at AS elapsed,
+       CASE WHEN p.done > 0 AND p.total >= p.done
+            THEN (pg_catalog.clock_timestamp() - p.phase_at) * ((p.total - p.done)::float8 / p.done) END AS phase_left
+FROM varve.progress_entries() p
+LEFT JOIN pg_catalog.pg_database d ON d.oid = p.database;
+COMMENT ON VIEW varve.progress IS 'Long work of varve that goes on: how far it is, and how long its phase will still take';
+GRANT SELECT ON varve.progress TO PUBLIC;

@@ -6,6 +6,7 @@
 //! - [`ingest`] is upsert.
 //! - [`jobs`]: SQL that runs by itself.
 //! - [`tier`]: freezing, thawing, verifying; the functions about tiers.
+//! - [`progress`]: long work, as it goes.
 //! - [`settings`], [`hooks`]: the settings `varve.*` and where we sit in the server.
 #![allow(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod hooks;
 mod ingest;
 mod jobs;
 mod pg;
+mod progress;
 mod scan;
 #[cfg(any(test, feature = "pg_test"))]
 #[allow(clippy::unwrap_used)]
@@ -39,7 +41,8 @@ pgrx::extension_sql_file!(
     name = "ingest",
     requires = ["functions"]
 );
-pgrx::extension_sql_file!("../sql/jobs.sql", name = "jobs", finalize);
+pgrx::extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["ingest"]);
+pgrx::extension_sql_file!("../sql/policy.sql", name = "policy", finalize);
 
 /// Called when the library is loaded, by `shared_preload_libraries` or by the first function that is called.
 #[pg_guard]
@@ -52,6 +55,7 @@ pub extern "C-unwind" fn _PG_init() {
         settings::register();
         hooks::install();
         jobs::init();
+        progress::init();
         scan::plan::install();
         scan::agg::plan::install();
         PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);

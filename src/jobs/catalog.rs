@@ -445,6 +445,29 @@ pub fn add(job: &NewJob) -> i64 {
     .unwrap_or(0)
 }
 
+/// Makes a job a policy of varve's own: `kind` says which, `subject` is the table that it is of, and `{job}` in its command
+/// becomes its number.
+pub fn make_policy(id: i64, kind: &str, subject: pg_sys::Oid, settings: &str) {
+    as_owner(|| {
+        write(
+            "UPDATE varve.job SET kind = $2, subject = $3::pg_catalog.oid::pg_catalog.regclass, settings = $4::pg_catalog.jsonb, \
+             command = pg_catalog.replace(command, '{job}', id::pg_catalog.text) WHERE id OPERATOR(pg_catalog.=) $1",
+            &[id.into(), kind.into(), subject.into(), settings.into()],
+        );
+    });
+}
+
+/// The policies of a kind that a table has.
+pub fn policies_of(kind: &str, subject: pg_sys::Oid) -> Vec<i64> {
+    as_owner(|| {
+        read_all(
+            "SELECT id FROM varve.job WHERE kind OPERATOR(pg_catalog.=) $1 AND subject::pg_catalog.oid OPERATOR(pg_catalog.=) $2 ORDER BY id",
+            &[kind.into(), subject.into()],
+            |tuple| tuple.get(1),
+        )
+    })
+}
+
 /// What is changed of a job; what is `None` stays.
 pub struct Change<'a> {
     /// Its name.

@@ -1,10 +1,9 @@
 //! `varve.add_job`, `alter_job`, `remove_job`, `run_job`.
 
 use super::catalog::{self, Change, Definition, NewJob};
-use super::run::lock_of;
 use super::schedule::Schedule;
 use super::shared::{self, Assignment, Refused, Task};
-use super::{launcher, worker};
+use super::{launcher, run, worker};
 use crate::am::error::{null_argument, raise};
 use crate::pg::function::Args;
 use crate::pg::transaction::Failure;
@@ -289,7 +288,7 @@ fn run_job(args: &Args) -> pg_sys::Datum {
             Some("Raise max_worker_processes, and restart the server.".into()),
         );
     }
-    let run = loop {
+    let number = loop {
         match shared::progress_of(ticket) {
             Some((0, false)) => pause(),
             Some((run, _)) if run != 0 => break run,
@@ -305,8 +304,8 @@ fn run_job(args: &Args) -> pg_sys::Datum {
         shared::look_away(ticket);
     } else {
         // A wait that a deadlock is noticed in, should the job want what we have locked.
-        lock_of(job.id).acquire(pg_sys::ShareLock);
-        lock_of(job.id).release(pg_sys::ShareLock);
+        run::lock_of(job.id).acquire(pg_sys::ShareLock);
+        run::lock_of(job.id).release(pg_sys::ShareLock);
         while shared::progress_of(ticket).is_some_and(|(_, ended)| !ended) {
             pause();
         }
@@ -314,7 +313,7 @@ fn run_job(args: &Args) -> pg_sys::Datum {
         let latest = snapshot::Registered::latest();
         // SAFETY: a registered snapshot, popped below; after an error the transaction's end pops it.
         unsafe { pg_sys::PushActiveSnapshot(latest.get()) };
-        let end = catalog::end_of(run);
+        let end = catalog::end_of(number);
         // SAFETY: pushed above.
         unsafe { pg_sys::PopActiveSnapshot() };
         match end {
@@ -330,7 +329,7 @@ fn run_job(args: &Args) -> pg_sys::Datum {
             _ => {}
         }
     }
-    pg_sys::Datum::from(run)
+    pg_sys::Datum::from(number)
 }
 
 /// Fails as a run did.
@@ -339,6 +338,12 @@ fn fail(job: &Definition, mut failure: Failure) -> ! {
         .detail
         .get_or_insert_with(|| format!("Job {} \"{}\" failed.", job.id, job.name));
     guard::raise(&failure)
+}
+
+fn note_job(args: &Args) -> pg_sys::Datum {
+    let number = |index| args.get::<i64>(index).unwrap_or(0);
+    run::note_done(number(0), number(1));
+    args.null()
 }
 
 fn jobs_changed(_args: &Args) -> pg_sys::Datum {
@@ -354,6 +359,7 @@ fn wake_launcher(args: &Args) -> pg_sys::Datum {
 crate::sql_function!(varve_add_job, pg_finfo_varve_add_job, add_job);
 crate::sql_function!(varve_alter_job, pg_finfo_varve_alter_job, alter_job);
 crate::sql_function!(varve_remove_job, pg_finfo_varve_remove_job, remove_job);
+crate::sql_function!(varve_note_job, pg_finfo_varve_note_job, note_job);
 crate::sql_function!(varve_run_job, pg_finfo_varve_run_job, run_job);
 crate::sql_function!(
     varve_jobs_changed,

@@ -20,7 +20,9 @@ mod scout;
 mod shared;
 mod worker;
 
+pub use catalog::{NewJob, add, make_policy, policies_of, remove};
 pub use dropping::before_utility;
+pub use functions::{first_run, warn_without_workers};
 pub use shared::MOST_WORKERS;
 
 /// Asks for shared memory and registers the launcher; called once from `_PG_init`.

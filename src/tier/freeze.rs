@@ -18,6 +18,7 @@ use crate::pg::ffi::{self, raw};
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::sort::{RowSort, SortColumn};
 use crate::pg::{snapshot, tuple};
+use crate::progress::{Operation, Phase, Work};
 use pgrx::pg_sys;
 use pgrx::pg_sys::HTSV_Result;
 use std::collections::HashSet;
@@ -109,8 +110,9 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder, effort: Effort) -> Report {
         .filter(|s| carry::is_settled(s, horizon))
         .collect();
 
+    let mut work = Work::begin(Operation::Freeze, oid);
     let mut source = Source::new(old, order);
-    let mut pages = read_delta(old, horizon, logged, |values, nulls, key| {
+    let mut pages = read_delta(old, horizon, logged, &mut work, |values, nulls, key| {
         // SAFETY: values of the relation's row shape.
         unsafe { source.put(values, nulls, key) };
     });
@@ -120,7 +122,7 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder, effort: Effort) -> Report {
         for place in &graves.gone {
             gone.entry(place.segment).or_default().push(place.row);
         }
-        read_segments(old, &settled, &gone, |values, nulls, key| {
+        read_segments(old, &settled, &gone, &mut work, |values, nulls, key| {
             // SAFETY: values of the relation's row shape.
             unsafe { source.put(values, nulls, key) };
         });
@@ -130,7 +132,7 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder, effort: Effort) -> Report {
     let transient = OpenRel::table(new_oid, pg_sys::AccessExclusiveLock);
     let new = transient.as_ptr();
     let to = companion::create(new, oid);
-    let (mut encoded, keys) = encode(old, source, &to, effort);
+    let (mut encoded, keys) = encode(old, source, &to, effort, &mut work);
     if logged {
         // The commit's flush, under the exclusive lock, then finds little left to write.
         // SAFETY: writes WAL out up to the end of the last record of ours.
@@ -139,6 +141,7 @@ pub fn freeze(oid: pg_sys::Oid, order: &RowOrder, effort: Effort) -> Report {
     // Standbys cancel snapshots that are older than what the segments show to everybody.
     super::conflict::log(old, horizon);
 
+    work.phase(Phase::Exchanging, 0);
     lock::exclusively(oid);
     // Rows get other item pointers: what transactions have read of them counts for the table from now on.
     // SAFETY: an open relation.
@@ -199,6 +202,7 @@ fn read_delta(
     rel: pg_sys::Relation,
     horizon: pg_sys::TransactionId,
     logged: bool,
+    work: &mut Work,
     mut put: impl FnMut(&mut [pg_sys::Datum], &mut [bool], u64),
 ) -> Pages {
     let desc = relation::tupdesc(rel);
@@ -206,6 +210,7 @@ fn read_delta(
     // SAFETY: reads the WAL insert position.
     let start = logged.then(|| unsafe { pg_sys::GetXLogInsertRecPtr() });
     let blocks = relation::blocks(rel);
+    work.phase(Phase::Reading, blocks.into());
     let mut pages = Pages {
         encoded: vec![[0; PAGE_WORDS]; blocks as usize],
         gone: vec![[0; PAGE_WORDS]; blocks as usize],
@@ -220,6 +225,7 @@ fn read_delta(
     for (block, (encoded, mixed)) in (0..blocks).zip(pages.encoded.iter_mut().zip(&mut pages.mixed))
     {
         pgrx::check_for_interrupts!();
+        work.add(1);
         let wanted = |offset: u16, head: &pg_sys::HeapTupleHeaderData, state| {
             let take =
                 state == HTSV_Result::HEAPTUPLE_LIVE && rewrite::visible_to_all(head, horizon);
@@ -255,12 +261,15 @@ fn read_segments(
     rel: pg_sys::Relation,
     segments: &Directory,
     gone: &std::collections::HashMap<i32, Vec<u32>>,
+    work: &mut Work,
     mut put: impl FnMut(&mut [pg_sys::Datum], &mut [bool], u64),
 ) {
     let natts = relation::natts(relation::tupdesc(rel));
     let mut values = vec![pg_sys::Datum::from(0usize); natts];
     let mut nulls = vec![true; natts];
+    work.phase(Phase::Decoding, segments.len() as u64);
     for segment in segments {
+        work.add(1);
         let hidden = directory::hidden_rows(segment, gone.get(&segment.number));
         directory::for_each_page(rel, segment, |page| {
             for row in page.rows.clone() {
@@ -284,6 +293,7 @@ struct Source {
     order: Vec<SortColumn>,
     gather: Option<Gather>,
     sorter: Option<RowSort>,
+    rows: u64,
 }
 
 impl Source {
@@ -296,7 +306,13 @@ impl Source {
             order,
             gather,
             sorter,
+            rows: 0,
         }
+    }
+
+    /// How many rows there are.
+    fn rows(&self) -> u64 {
+        self.rows
     }
 
     /// Adds a row.
@@ -304,6 +320,7 @@ impl Source {
     /// # Safety
     /// Values of the relation's row shape.
     unsafe fn put(&mut self, values: &[pg_sys::Datum], nulls: &[bool], origin: u64) {
+        self.rows += 1;
         let Some(gather) = &mut self.gather else {
             if let Some(sorter) = &mut self.sorter {
                 sorter.put(values, nulls, origin);
@@ -330,7 +347,9 @@ fn encode(
     source: Source,
     to: &Companion,
     effort: Effort,
+    work: &mut Work,
 ) -> (Vec<Encoded>, Vec<Vec<u64>>) {
+    work.phase(Phase::Encoding, source.rows());
     let writer = BodyWriter::new(to.segments, true);
     let mut segments: Vec<Encoded> = Vec::new();
     let mut keys: Vec<Vec<u64>> = Vec::new();
@@ -340,6 +359,7 @@ fn encode(
             pgrx::error!("the chunk has too many rows to be frozen");
         }
         done.store_body(&writer, number);
+        work.add(origins.len() as u64);
         segments.push(done);
         keys.push(origins);
     };

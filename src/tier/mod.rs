@@ -4,6 +4,7 @@
 //! - [`gather`], [`order`], [`missing`]: the order of rows, and columns that a segment lacks; [`statistics`]: the planner's.
 //! - [`enable`], [`set_tier`], [`inspect`], [`verify`]: SQL functions; [`level`]: the tiers; [`catalog`]: the tables behind
 //!   them.
+//! - [`policy`]: `add_tiering_policy`.
 //! - [`extension`]: DROP EXTENSION.
 
 pub mod carry;
@@ -18,6 +19,7 @@ pub mod level;
 pub mod lock;
 pub mod missing;
 pub mod order;
+pub mod policy;
 pub mod rewrite;
 pub mod set_tier;
 pub mod statistics;

@@ -8,6 +8,7 @@ use crate::am::index_build;
 use crate::am::writer;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{ffi, snapshot, tuple};
+use crate::progress::{Operation, Phase, Work};
 use pgrx::pg_sys;
 use varve_core::header::segment_sha256;
 
@@ -172,8 +173,11 @@ fn unfreeze(oid: pg_sys::Oid, am: pg_sys::Oid, verb: &std::ffi::CStr) -> Counts 
         frozen,
         ..Counts::default()
     };
+    let mut work = Work::begin(Operation::Thaw, oid);
+    work.phase(Phase::Reading, relation::blocks(old).into());
     for block in 0..relation::blocks(old) {
         pgrx::check_for_interrupts!();
+        work.add(1);
         let none = std::ptr::null_mut();
         for version in carry::read_page(old, block, cutoffs.oldest_xmin, none, |_, _, _| true) {
             carry.version(version);

@@ -6,6 +6,7 @@ use crate::am::companion::{self, Companion};
 use crate::am::{datum, directory};
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{snapshot, tuple};
+use crate::progress::{Operation, Phase, Work};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
@@ -158,7 +159,10 @@ fn verify(
         for number in 0..siblings.unwrap_or(0) {
             stored.entry(number).or_default();
         }
+        let mut work = Work::begin(Operation::Verify, chunk);
+        work.phase(Phase::Decoding, stored.len() as u64);
         for (number, stored) in stored {
+            work.add(1);
             any = true;
             let result = check(rel, &reader, number, &stored);
             whole &= result.is_ok();

@@ -574,3 +574,172 @@ fn run_job_deadlock() {
         "SELECT count(*) = 1 FROM varve.job_runs WHERE state IN ('succeeded', 'failed')",
     );
 }
+
+/// Policies bring chunks from tier to tier as they age, freeze anew what has changed, and drop what is old; one chunk that
+/// cannot be had does not hold up the others.
+#[test]
+fn tiering_policies() {
+    let (cluster, mut client) = start(&["varve.lock_timeout = '200 ms'"]);
+    client
+        .batch_execute(
+            "SET timezone = 'UTC';
+             CREATE TABLE p (s text, ts timestamptz, v float8, PRIMARY KEY (s, ts));
+             SELECT create_hypertable('p', 'ts', chunk_time_interval => interval '1 day');
+             SELECT varve.enable('p');
+             INSERT INTO p SELECT 'a', t, 1 FROM generate_series(date_trunc('day', now()) - interval '6 days', date_trunc('day', now()), '1 minute') t;
+             CREATE TABLE i (s int, t bigint, v float8, PRIMARY KEY (s, t));
+             SELECT create_hypertable('i', 't', chunk_time_interval => 1000);
+             SELECT varve.enable('i');
+             INSERT INTO i SELECT 1, g, 1 FROM generate_series(0, 9999) g;
+             CREATE FUNCTION i_now() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT max(t) FROM public.i';
+             SELECT set_integer_now_func('i', 'i_now');
+             CREATE TABLE d (s int, t date, v float8, PRIMARY KEY (s, t));
+             SELECT create_hypertable('d', 't', chunk_time_interval => interval '1 day');
+             SELECT varve.enable('d');
+             INSERT INTO d SELECT 1, current_date - g, 1 FROM generate_series(0, 5) g;
+             CREATE TABLE l (s int, t timestamp, v float8, PRIMARY KEY (s, t));
+             SELECT create_hypertable('l', 't', chunk_time_interval => interval '1 hour');
+             SELECT varve.enable('l');
+             INSERT INTO l SELECT 1, date_trunc('hour', timezone('Asia/Tokyo', now())) - g * interval '1 hour', 1 FROM generate_series(0, 5) g;
+             SELECT varve.add_tiering_policy('p', warm_after => interval '1 day', cold_after => '3 days', drop_after => '5 days 12 hours', schedule => '17 3 * * *');
+             SELECT varve.add_tiering_policy('i', warm_after => 2000, drop_after => '8000');
+             SELECT varve.add_tiering_policy('d', warm_after => '2 days');
+             SELECT varve.add_tiering_policy('l', warm_after => '2 hours', time_zone => 'Asia/Tokyo')",
+        )
+        .unwrap();
+    let run = |client: &mut Client, table: &str| {
+        simple(
+            client,
+            &format!(
+                "SELECT varve.run_job(id) > 0 FROM varve.jobs WHERE subject = '{table}'::regclass"
+            ),
+        )
+    };
+    let tiers = |client: &mut Client, table: &str| {
+        rows(
+            client,
+            &format!("SELECT string_agg(tier, ' ' ORDER BY range_start, range_start_integer) FROM varve.chunks WHERE hypertable = '{table}'::regclass"),
+        )
+        .concat()
+    };
+    for table in ["p", "i", "d", "l"] {
+        assert_eq!(run(&mut client, table).unwrap(), ["t"], "{table}");
+    }
+    // Days that ended 5, 4, 3, 2, 1, 0 days ago, and today; the eldest is younger than 5.5 days.
+    assert_eq!(tiers(&mut client, "p"), "cold cold cold warm warm hot hot");
+    assert_eq!(
+        tiers(&mut client, "i"),
+        "warm warm warm warm warm warm hot hot hot"
+    );
+    assert_eq!(tiers(&mut client, "d"), "warm warm warm hot hot hot");
+    assert_eq!(tiers(&mut client, "l"), "warm warm warm hot hot hot");
+    let done =
+        "SELECT state, rows, bytes > 0 FROM varve.job_runs WHERE job_name = 'tiering of public.i'";
+    assert_eq!(rows(&mut client, done), ["succeeded|6000|t"]);
+    // What has changed is frozen anew, what is as it was is left alone.
+    client
+        .batch_execute("UPDATE p SET v = 2 WHERE ts < date_trunc('day', now()) - interval '5 days'")
+        .unwrap();
+    let before = "SELECT max(delta_rows) FROM varve.chunks WHERE hypertable = 'p'::regclass AND tier = 'cold'";
+    assert_eq!(rows(&mut client, before), ["1440"]);
+    run(&mut client, "p").unwrap();
+    assert_eq!(rows(&mut client, before), ["0"]);
+    let done = "SELECT rows FROM varve.job_runs WHERE job_name = 'tiering of public.p' ORDER BY id DESC LIMIT 1";
+    assert_eq!(rows(&mut client, done), ["1440"]);
+    assert_eq!(rows(&mut client, "SELECT sum(v) FROM p"), ["10081"]);
+    // A chunk that somebody has locked.
+    client
+        .batch_execute("SELECT varve.set_tier(c, 'hot') FROM show_chunks('p') c")
+        .unwrap();
+    let mut session = Session::new(&cluster).unwrap();
+    let locked = one(
+        &mut client,
+        "SELECT c FROM show_chunks('p') c ORDER BY 1 LIMIT 1",
+    );
+    session.ok(&format!("BEGIN; LOCK TABLE {locked} IN ACCESS SHARE MODE"));
+    let error = run(&mut client, "p").unwrap_err();
+    assert_eq!(error.code, "55P03", "{error:?}");
+    assert!(error.message.starts_with(&locked), "{error:?}");
+    assert_eq!(tiers(&mut client, "p"), "hot cold cold warm warm hot hot");
+    session.ok("ROLLBACK");
+    run(&mut client, "p").unwrap();
+    assert_eq!(tiers(&mut client, "p"), "cold cold cold warm warm hot hot");
+    // Tables that go take their policies along.
+    client.batch_execute("DROP TABLE i").unwrap();
+    let left = "SELECT count(*) FROM varve.jobs WHERE name = 'tiering of public.i'";
+    client
+        .batch_execute(
+            "SELECT varve.run_job(id) FROM varve.jobs WHERE name = 'tiering of public.i'",
+        )
+        .unwrap();
+    assert_eq!(rows(&mut client, left), ["0"]);
+    client
+        .batch_execute("SELECT varve.remove_tiering_policy('p')")
+        .unwrap();
+    let left = "SELECT count(*) FROM varve.jobs WHERE kind = 'tiering'";
+    assert_eq!(rows(&mut client, left), ["2"]);
+}
+
+/// Long work is shown as it goes, to who may see it, and is gone from view however it ends; it does not hold up a fast shutdown.
+#[test]
+fn progress_is_shown() {
+    let (cluster, mut client) = start(&[]);
+    client
+        .batch_execute(
+            "CREATE TABLE big (k int PRIMARY KEY, a float8, b float8, t text);
+             SELECT varve.enable('big');
+             INSERT INTO big SELECT i, random(), random(), md5(i::text) FROM generate_series(1, 400000) i;
+             CREATE ROLE other",
+        )
+        .unwrap();
+    let shown = "SELECT count(*) > 0 FROM varve.progress WHERE relation = 'big'::regclass AND operation = 'freeze' AND phase = 'encoding' AND total = 400000 AND percent BETWEEN 0 AND 100";
+    let mut session = Session::new(&cluster).unwrap();
+    session.ok("SET varve.freeze_memory = 0");
+    session.start("SELECT varve.set_tier('big', 'cold')");
+    holds(&mut client, "the freeze to be shown", shown);
+    client.batch_execute("SET ROLE other").unwrap();
+    assert_eq!(
+        rows(&mut client, "SELECT count(*) FROM varve.progress"),
+        ["0"]
+    );
+    client.batch_execute("RESET ROLE").unwrap();
+    client
+        .batch_execute(&format!("SELECT pg_cancel_backend({})", session.pid()))
+        .unwrap();
+    assert_eq!(session.finish().unwrap_err().code, "57014");
+    assert_eq!(
+        rows(&mut client, "SELECT count(*) FROM varve.progress"),
+        ["0"]
+    );
+    session.start("SELECT varve.set_tier('big', 'cold')");
+    holds(&mut client, "the freeze to be shown again", shown);
+    client
+        .batch_execute(&format!("SELECT pg_terminate_backend({})", session.pid()))
+        .unwrap();
+    session.finish().unwrap_err();
+    holds(
+        &mut client,
+        "the entry to go",
+        "SELECT count(*) = 0 FROM varve.progress",
+    );
+    // As a job, when the server is shut down.
+    client
+        .batch_execute("SELECT varve.add_job('freeze', '1 day', 'SET varve.freeze_memory = 0; SELECT varve.set_tier(''big'', ''cold'')', first_run => now())")
+        .unwrap();
+    holds(&mut client, "the freeze as a job", shown);
+    let begin = Instant::now();
+    client
+        .batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'varve job'")
+        .unwrap();
+    holds(
+        &mut client,
+        "the worker to end",
+        "SELECT count(*) = 0 FROM varve.progress",
+    );
+    let took = begin.elapsed();
+    assert!(
+        took < Duration::from_secs(1),
+        "a worker ended after {took:?}"
+    );
+    cluster.stop(Stop::Fast).unwrap();
+}
