@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -54,13 +55,51 @@ impl Feed {
     }
 }
 
-/// The store's side of an [`ObjectWriter`].
+/// How long a writer that is given up waits for what is left of it to be removed, without asking its tick.
+const GIVE_UP: Duration = Duration::from_millis(500);
+
+/// The store's side of an [`ObjectWriter`]. Dropped, it gives the object up, if that is not whole yet.
 pub(super) struct Sink {
-    pub(super) feed: Feed,
-    pub(super) progress: Receiver<Result<Progress, StoreError>>,
+    feed: Option<Feed>,
+    progress: Receiver<Result<Progress, StoreError>>,
     /// Size of the n-th part, in bytes, from 0 on.
-    pub(super) part_size: fn(u64) -> usize,
-    pub(super) at: At,
+    part_size: fn(u64) -> usize,
+    at: At,
+}
+
+impl Sink {
+    pub(super) fn new(
+        feed: Feed,
+        progress: Receiver<Result<Progress, StoreError>>,
+        part_size: fn(u64) -> usize,
+        at: At,
+    ) -> Self {
+        Self {
+            feed: Some(feed),
+            progress,
+            part_size,
+            at,
+        }
+    }
+
+    /// Whether there is still someone to take it.
+    fn send(&self, order: Order) -> bool {
+        self.feed.as_ref().is_some_and(|feed| feed.send(order))
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.feed = None;
+        // The other side drops its end when it has cleaned up. Where it is done or has failed, that is at once.
+        let end = Instant::now() + GIVE_UP;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if self.progress.recv_timeout(left).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// An object that is written as its bytes come. Nobody sees it before [`ObjectWriter::finish`]; dropped without that, it is
@@ -168,7 +207,7 @@ impl<'t> ObjectWriter<'t> {
 
     fn order(&mut self, order: Order) -> Result<(), StoreError> {
         let sink = self.sink.as_ref().ok_or_else(|| self.over())?;
-        if sink.feed.send(order) {
+        if sink.send(order) {
             return Ok(());
         }
         // Whoever should take it has ended: with an error, which is on its way here.

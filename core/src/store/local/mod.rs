@@ -2,7 +2,8 @@
 //!
 //! An object is written under a temporary name in the directory `.varve-tmp` at the root of the store, is synced, gets its
 //! name by `rename` or `link`, and then every directory on the way to it is synced. (The `LocalFileSystem` of the crate
-//! `object_store` syncs neither files nor directories unless asked, and lists what killed writers left.) Directories are
+//! `object_store` can sync too, but follows symbolic links, makes files with the process's own umask, and never removes what
+//! killed writers left.) Directories are
 //! opened one after the other with `O_NOFOLLOW`: a symbolic link below the root leads nowhere.
 
 mod directory;
@@ -98,12 +99,7 @@ impl LocalStore {
                 let _ = sender.send(Err(error));
             }
         })?;
-        Ok(Sink {
-            feed: Feed::Thread(feed),
-            progress,
-            part_size: |_| PIECE_BYTES,
-            at,
-        })
+        Ok(Sink::new(Feed::Thread(feed), progress, |_| PIECE_BYTES, at))
     }
 
     /// Does a job on another thread and waits for it.
