@@ -26,7 +26,9 @@ impl Role {
             "primary" => Ok(Self::Primary),
             "secondary" => Ok(Self::Secondary),
             "offsite" => Ok(Self::Offsite),
-            _ => Err(format!("\"{text}\" is none of primary, secondary and offsite")),
+            _ => Err(format!(
+                "\"{text}\" is none of primary, secondary and offsite"
+            )),
         }
     }
 
@@ -122,7 +124,10 @@ impl StoreConfig {
                     Place::Server => "the server",
                     Place::UserMapping => "the user mapping",
                 };
-                return Err(StoreError::config("", format!("option \"{name}\" belongs to {right}")));
+                return Err(StoreError::config(
+                    "",
+                    format!("option \"{name}\" belongs to {right}"),
+                ));
             }
             spec.check(value)?;
         }
@@ -214,7 +219,9 @@ impl StoreConfig {
         let environment: Vec<String> = prefix
             .map(|prefix| {
                 std::env::vars_os()
-                    .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                    .filter_map(|(name, value)| {
+                        Some((name.into_string().ok()?, value.into_string().ok()?))
+                    })
                     .filter(|(name, value)| name.starts_with(prefix) && is_secret(name, value))
                     .map(|(_, value)| value)
                     .collect()

@@ -137,7 +137,10 @@ impl Store {
     pub fn get(&self, key: &str, limit: u64, tick: Tick<'_>) -> Result<Vec<u8>, StoreError> {
         let mut reader = self.get_stream(key, tick)?;
         if reader.size() > limit {
-            let detail = format!("the object has {} bytes, at most {limit} are taken", reader.size());
+            let detail = format!(
+                "the object has {} bytes, at most {limit} are taken",
+                reader.size()
+            );
             return Err(self.at(key)?.error(ErrorKind::TooLarge, detail));
         }
         let mut bytes = Vec::new();
@@ -180,7 +183,11 @@ impl Store {
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), or what the store answers.
-    pub fn get_stream<'t>(&self, key: &str, tick: Tick<'t>) -> Result<ObjectReader<'t>, StoreError> {
+    pub fn get_stream<'t>(
+        &self,
+        key: &str,
+        tick: Tick<'t>,
+    ) -> Result<ObjectReader<'t>, StoreError> {
         let at = self.at(key)?;
         let (flow, size) = match &self.backend {
             Backend::Local(local) => local.reader(at, tick)?,
@@ -207,7 +214,8 @@ impl Store {
     /// # Errors
     /// A wrong prefix; the iterator gives what the store answers. A prefix below which nothing is, is an empty listing.
     pub fn list<'t>(&self, prefix: &str, tick: Tick<'t>) -> Result<Listing<'t>, StoreError> {
-        let prefix = key::check_prefix(prefix).map_err(|error| self.at_any(None).error(error.kind(), error.detail()))?;
+        let prefix = key::check_prefix(prefix)
+            .map_err(|error| self.at_any(None).error(error.kind(), error.detail()))?;
         let at = self.at_any(Some(prefix).filter(|p| !p.is_empty()));
         let flow = match &self.backend {
             Backend::Local(local) => local.list(at, prefix)?,
@@ -267,7 +275,8 @@ impl Store {
         let written = writer.finish()?;
         if self.sha256(to_key, tick)? != written {
             self.delete(to_key, tick)?;
-            let detail = "the copy did not have the right SHA-256 when it was read back, and was deleted";
+            let detail =
+                "the copy did not have the right SHA-256 when it was read back, and was deleted";
             return Err(self.at(to_key)?.error(ErrorKind::Corrupt, detail));
         }
         Ok(written)

@@ -73,14 +73,39 @@ mod tests {
 
     #[test]
     fn good_and_bad_keys() {
-        for key in ["a", "wal/0000000100000000000000A1.zst", "a/.b/c d", "x/.varve-tmp", "..a/b.."] {
+        for key in [
+            "a",
+            "wal/0000000100000000000000A1.zst",
+            "a/.b/c d",
+            "x/.varve-tmp",
+            "..a/b..",
+        ] {
             assert_eq!(check_key(key), Ok(()), "{key}");
         }
         let long = "x".repeat(256);
         let longer = ["x".repeat(200).as_str(); 4].join("/");
         for key in [
-            "", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a/./b", "a\\b", "a\0b", "a\nb", "ä", "a%2f",
-            "a?b", "a#b", "a*b", ".varve-tmp/x", ".varve-tmp", &long, &longer,
+            "",
+            "/",
+            "/a",
+            "a/",
+            "a//b",
+            ".",
+            "..",
+            "a/../b",
+            "a/./b",
+            "a\\b",
+            "a\0b",
+            "a\nb",
+            "ä",
+            "a%2f",
+            "a?b",
+            "a#b",
+            "a*b",
+            ".varve-tmp/x",
+            ".varve-tmp",
+            &long,
+            &longer,
         ] {
             let error = check_key(key).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{key:?}");

@@ -96,23 +96,116 @@ const fn mapping(
 /// Every option that a store takes.
 pub const OPTIONS: &[OptionSpec] = &[
     server("url", ALL, url, "Where the store is; always needed."),
-    server("role", ALL, role, "primary, secondary or offsite. Default: primary."),
-    server("create", FILE, boolean, "Whether the directory is made when it is not there. Default: false."),
-    server("endpoint", REMOTE, endpoint, "URL of the server, where it is not the provider's own."),
-    server("region", S3, word, "Region of the bucket. Default: AWS_REGION, else us-east-1."),
-    server("allow_http", REMOTE, boolean, "Whether plain HTTP will do. Default: false."),
-    server("path_style", S3, boolean, "Whether the bucket stands in the path rather than in the host's name. Default: true."),
-    server("timeout", REMOTE, duration, "How long a request may stand still before it is given up. Default: 30s."),
-    server("retry_timeout", REMOTE, duration, "How long a failed request is tried again, at most 10min. Default: 2min."),
-    server("max_retries", REMOTE, retries, "How often a failed request is tried again, at most 1000. Default: 20."),
-    mapping("access_key_id", true, S3, word, "Access key. Default: AWS_ACCESS_KEY_ID."),
-    mapping("secret_access_key", true, S3, word, "Secret of the access key. Default: AWS_SECRET_ACCESS_KEY."),
-    mapping("session_token", true, S3, word, "Token of temporary credentials. Default: AWS_SESSION_TOKEN."),
-    mapping("service_account_path", false, GCS, path, "File on the server with a service account's key. Default: GOOGLE_SERVICE_ACCOUNT."),
-    mapping("service_account_key", true, GCS, text, "The key itself, a JSON document. Default: GOOGLE_SERVICE_ACCOUNT_KEY."),
-    mapping("account_name", false, AZURE, word, "Storage account. Default: AZURE_STORAGE_ACCOUNT_NAME."),
-    mapping("access_key", true, AZURE, word, "Key of the account. Default: AZURE_STORAGE_ACCOUNT_KEY."),
-    mapping("sas_token", true, AZURE, word, "Shared access signature. Default: AZURE_STORAGE_SAS_KEY."),
+    server(
+        "role",
+        ALL,
+        role,
+        "primary, secondary or offsite. Default: primary.",
+    ),
+    server(
+        "create",
+        FILE,
+        boolean,
+        "Whether the directory is made when it is not there. Default: false.",
+    ),
+    server(
+        "endpoint",
+        REMOTE,
+        endpoint,
+        "URL of the server, where it is not the provider's own.",
+    ),
+    server(
+        "region",
+        S3,
+        word,
+        "Region of the bucket. Default: AWS_REGION, else us-east-1.",
+    ),
+    server(
+        "allow_http",
+        REMOTE,
+        boolean,
+        "Whether plain HTTP will do. Default: false.",
+    ),
+    server(
+        "path_style",
+        S3,
+        boolean,
+        "Whether the bucket stands in the path rather than in the host's name. Default: true.",
+    ),
+    server(
+        "timeout",
+        REMOTE,
+        duration,
+        "How long a request may stand still before it is given up. Default: 30s.",
+    ),
+    server(
+        "retry_timeout",
+        REMOTE,
+        duration,
+        "How long a failed request is tried again, at most 10min. Default: 2min.",
+    ),
+    server(
+        "max_retries",
+        REMOTE,
+        retries,
+        "How often a failed request is tried again, at most 1000. Default: 20.",
+    ),
+    mapping(
+        "access_key_id",
+        true,
+        S3,
+        word,
+        "Access key. Default: AWS_ACCESS_KEY_ID.",
+    ),
+    mapping(
+        "secret_access_key",
+        true,
+        S3,
+        word,
+        "Secret of the access key. Default: AWS_SECRET_ACCESS_KEY.",
+    ),
+    mapping(
+        "session_token",
+        true,
+        S3,
+        word,
+        "Token of temporary credentials. Default: AWS_SESSION_TOKEN.",
+    ),
+    mapping(
+        "service_account_path",
+        false,
+        GCS,
+        path,
+        "File on the server with a service account's key. Default: GOOGLE_SERVICE_ACCOUNT.",
+    ),
+    mapping(
+        "service_account_key",
+        true,
+        GCS,
+        text,
+        "The key itself, a JSON document. Default: GOOGLE_SERVICE_ACCOUNT_KEY.",
+    ),
+    mapping(
+        "account_name",
+        false,
+        AZURE,
+        word,
+        "Storage account. Default: AZURE_STORAGE_ACCOUNT_NAME.",
+    ),
+    mapping(
+        "access_key",
+        true,
+        AZURE,
+        word,
+        "Key of the account. Default: AZURE_STORAGE_ACCOUNT_KEY.",
+    ),
+    mapping(
+        "sas_token",
+        true,
+        AZURE,
+        word,
+        "Shared access signature. Default: AZURE_STORAGE_SAS_KEY.",
+    ),
 ];
 
 fn unknown(name: &str) -> String {
@@ -125,7 +218,10 @@ fn unknown(name: &str) -> String {
         .unwrap_or_default();
     let all: Vec<&str> = OPTIONS.iter().map(|option| option.name).collect();
     let name: String = name.chars().take(64).collect();
-    format!("unknown option \"{name}\"{nearest}. Valid options are {}", all.join(", "))
+    format!(
+        "unknown option \"{name}\"{nearest}. Valid options are {}",
+        all.join(", ")
+    )
 }
 
 /// Levenshtein's distance of the first 64 characters.
@@ -196,7 +292,9 @@ fn endpoint(value: &str) -> Result<(), String> {
         .or_else(|| value.strip_prefix("http://"))
         .ok_or("it must begin with https:// or http://")?;
     if rest.is_empty() || rest.starts_with('/') || rest.contains(['@', '?', '#']) {
-        return Err("it must be a host, with a port and a path if need be, and nothing else".to_owned());
+        return Err(
+            "it must be a host, with a port and a path if need be, and nothing else".to_owned(),
+        );
     }
     Ok(())
 }
@@ -213,7 +311,8 @@ pub(super) fn parse_bool(value: &str) -> Result<bool, String> {
 pub(super) fn parse_duration(value: &str) -> Result<Duration, String> {
     let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = value.split_at(digits);
-    let wrong = || format!("\"{value}\" is not a time like 500ms, 30s or 2min, above 0 and at most 10min");
+    let wrong =
+        || format!("\"{value}\" is not a time like 500ms, 30s or 2min, above 0 and at most 10min");
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let factor = match unit.trim() {
         "ms" => 1,
@@ -243,9 +342,16 @@ mod tests {
     fn nearest_names() {
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(distance("kitten", "sitting"), 3);
-        for (wrong, nearest) in [("acces_key_id", "access_key_id"), ("Region", "region"), ("time_out", "timeout")] {
+        for (wrong, nearest) in [
+            ("acces_key_id", "access_key_id"),
+            ("Region", "region"),
+            ("time_out", "timeout"),
+        ] {
             let message = OptionSpec::find(wrong).unwrap_err().to_string();
-            assert!(message.contains(&format!("did you mean \"{nearest}\"?")), "{message}");
+            assert!(
+                message.contains(&format!("did you mean \"{nearest}\"?")),
+                "{message}"
+            );
             for option in OPTIONS {
                 assert!(message.contains(option.name), "{message}");
             }
@@ -259,7 +365,16 @@ mod tests {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
         assert_eq!(parse_duration("2 min"), Ok(Duration::from_secs(120)));
-        for wrong in ["", "0", "-1", "1d", "11min", "s", "99999999999999999999", "99999999999999999min"] {
+        for wrong in [
+            "",
+            "0",
+            "-1",
+            "1d",
+            "11min",
+            "s",
+            "99999999999999999999",
+            "99999999999999999min",
+        ] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
         assert_eq!(parse_bool("On"), Ok(true));

@@ -69,7 +69,11 @@ impl Read for ObjectReader<'_> {
         if buffer.is_empty() {
             return Ok(0);
         }
-        if self.current.as_ref().is_none_or(|piece| piece.value.is_empty()) {
+        if self
+            .current
+            .as_ref()
+            .is_none_or(|piece| piece.value.is_empty())
+        {
             self.current = None;
             self.current = self.piece().map_err(StoreError::into_io)?;
         }

@@ -45,7 +45,10 @@ impl Scrubber {
         for secret in secrets {
             add(&mut values, secret);
             // A document or a token with parts: each part that is long enough to mean something.
-            for part in secret.split(['\n', '"', '&', '=']).filter(|p| p.len() >= 16) {
+            for part in secret
+                .split(['\n', '"', '&', '='])
+                .filter(|p| p.len() >= 16)
+            {
                 add(&mut values, part);
                 add(&mut values, &part.replace("\\n", "\n"));
             }
@@ -126,15 +129,26 @@ mod tests {
 
     #[test]
     fn secrets_are_taken_out_however_they_stand() {
-        let scrubber = Scrubber::new(["abc/def+ghi=", "abc/def", "", "{\"private_key\": \"0123456789abcdef\"}"]);
+        let scrubber = Scrubber::new([
+            "abc/def+ghi=",
+            "abc/def",
+            "",
+            "{\"private_key\": \"0123456789abcdef\"}",
+        ]);
         for (message, expected) in [
             ("key abc/def+ghi= is wrong", "key *** is wrong"),
             ("key abc/def is wrong", "key *** is wrong"),
             ("key abc%2Fdef%2Bghi%3D is wrong", "key *** is wrong"),
             ("key abc%2fdef%2bghi%3d is wrong", "key *** is wrong"),
             ("of 0123456789abcdef.", "of ***."),
-            ("GET http://host/a?sig=xyz failed", "GET http://host/a?*** failed"),
-            ("(http://host/a?sig=xyz), (s3://b/c)", "(http://host/a?***), (s3://b/c)"),
+            (
+                "GET http://host/a?sig=xyz failed",
+                "GET http://host/a?*** failed",
+            ),
+            (
+                "(http://host/a?sig=xyz), (s3://b/c)",
+                "(http://host/a?***), (s3://b/c)",
+            ),
             ("nothing? here", "nothing? here"),
         ] {
             assert_eq!(scrubber.scrub(message), expected);

@@ -74,7 +74,9 @@ impl StoreUrl {
             return Err(format!("the URL has a {bad:?} in it"));
         }
         if rest.contains(['?', '#']) {
-            return Err("a store's URL has no query and no fragment: say it with options".to_owned());
+            return Err(
+                "a store's URL has no query and no fragment: say it with options".to_owned(),
+            );
         }
         if scheme == Scheme::File {
             return Self::directory(rest);
@@ -161,16 +163,25 @@ fn check_bucket(scheme: Scheme, bucket: &str) -> Result<(), String> {
         return Err(format!("the URL names no {what}"));
     }
     if bucket.contains('@') {
-        return Err("a store's URL has no user: credentials are options of the user mapping".to_owned());
+        return Err(
+            "a store's URL has no user: credentials are options of the user mapping".to_owned(),
+        );
     }
     if bucket.contains(':') {
-        return Err("a store's URL has no port: say where the server is with the option endpoint".to_owned());
+        return Err(
+            "a store's URL has no port: say where the server is with the option endpoint"
+                .to_owned(),
+        );
     }
     let allowed = |c: char| match scheme {
         Scheme::Azure => c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '$',
         _ => c.is_ascii_alphanumeric() || "-_.".contains(c),
     };
-    if bucket.len() > 222 || !bucket.chars().all(allowed) || bucket.contains("..") || bucket.starts_with('.') {
+    if bucket.len() > 222
+        || !bucket.chars().all(allowed)
+        || bucket.contains("..")
+        || bucket.starts_with('.')
+    {
         return Err(format!("\"{bucket}\" is no name of a {what}"));
     }
     Ok(())

@@ -243,8 +243,10 @@ impl<'t> ObjectWriter<'t> {
 
     fn foreign(&self, error: io::Error) -> StoreError {
         StoreError::from_io(error).unwrap_or_else(|error| {
-            self.at
-                .error(ErrorKind::Other, format!("what should be written cannot be read: {error}"))
+            self.at.error(
+                ErrorKind::Other,
+                format!("what should be written cannot be read: {error}"),
+            )
         })
     }
 }

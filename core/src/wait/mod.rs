@@ -4,8 +4,8 @@
 mod threads;
 mod tick;
 
+pub(crate) use threads::spawn;
 #[cfg(feature = "store")]
 pub(crate) use threads::without_signals;
-pub(crate) use threads::spawn;
 pub(crate) use tick::{Outcome, receive};
 pub use tick::{Stopped, TICK, Tick, never};

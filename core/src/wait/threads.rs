@@ -46,7 +46,12 @@ mod tests {
             .unwrap()
             .join()
             .unwrap();
-        for signal in [Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT, Signal::SIGALRM] {
+        for signal in [
+            Signal::SIGUSR1,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGALRM,
+        ] {
             assert!(inside.contains(signal), "{signal}");
         }
         assert_eq!(SigSet::thread_get_mask().unwrap(), before);

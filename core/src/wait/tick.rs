@@ -68,7 +68,8 @@ mod tests {
         let last = Cell::new(Instant::now());
         let gaps = RefCell::new(Vec::new());
         let stopped = receive(&receiver, &|| {
-            gaps.borrow_mut().push(last.replace(Instant::now()).elapsed());
+            gaps.borrow_mut()
+                .push(last.replace(Instant::now()).elapsed());
             if gaps.borrow().len() > 20 {
                 return Err(Stopped::new("enough"));
             }

@@ -59,7 +59,8 @@ impl Directory {
 
     /// Makes a file that was not there.
     pub(super) fn create(&self, name: &str) -> nix::Result<File> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
     }
 
@@ -84,9 +85,13 @@ impl Directory {
         match linkat(&self.0, name, &to.0, to_name, AtFlags::empty()) {
             Ok(()) => self.remove(name),
             // A server of files may do it, lose the answer, and be asked again: then it was done by us.
-            Err(Errno::EEXIST) if self.stat(name).is_ok_and(|stat| stat.st_nlink == 2) => self.remove(name),
+            Err(Errno::EEXIST) if self.stat(name).is_ok_and(|stat| stat.st_nlink == 2) => {
+                self.remove(name)
+            }
             // File systems without links.
-            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => self.rename_if_free(name, to, to_name),
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                self.rename_if_free(name, to, to_name)
+            }
             Err(errno) => Err(errno),
         }
     }

@@ -26,14 +26,21 @@ impl Job {
         let at = self.at.clone();
         spawn("varve-file", move || work(&self))
             .map(drop)
-            .map_err(|error| at.error(ErrorKind::Other, format!("no thread could be started: {error}")))
+            .map_err(|error| {
+                at.error(
+                    ErrorKind::Other,
+                    format!("no thread could be started: {error}"),
+                )
+            })
     }
 
     /// Ends the job if nobody waits for it any more.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         match self.abandoned.load(Ordering::Acquire) {
             false => Ok(()),
-            true => Err(self.at.stopped(Stopped::new("nobody waits for it any more"))),
+            true => Err(self
+                .at
+                .stopped(Stopped::new("nobody waits for it any more"))),
         }
     }
 

@@ -49,11 +49,22 @@ impl LocalStore {
         }
     }
 
-    pub(super) fn put(&self, at: At, bytes: Vec<u8>, new: bool, tick: Tick<'_>) -> Result<(), StoreError> {
+    pub(super) fn put(
+        &self,
+        at: At,
+        bytes: Vec<u8>,
+        new: bool,
+        tick: Tick<'_>,
+    ) -> Result<(), StoreError> {
         self.run(at, tick, move |job| write::put(job, &bytes, new))
     }
 
-    pub(super) fn get_range(&self, at: At, range: Range<u64>, tick: Tick<'_>) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn get_range(
+        &self,
+        at: At,
+        range: Range<u64>,
+        tick: Tick<'_>,
+    ) -> Result<Vec<u8>, StoreError> {
         self.run(at, tick, move |job| read::range(job, range))
     }
 
@@ -65,7 +76,12 @@ impl LocalStore {
         self.run(at, tick, write::delete)
     }
 
-    pub(super) fn sweep(&self, at: At, older_than: Duration, tick: Tick<'_>) -> Result<u64, StoreError> {
+    pub(super) fn sweep(
+        &self,
+        at: At,
+        older_than: Duration,
+        tick: Tick<'_>,
+    ) -> Result<u64, StoreError> {
         self.run(at, tick, move |job| write::sweep(job, older_than))
     }
 

@@ -25,7 +25,10 @@ fn open(job: &Job) -> Result<(File, std::fs::Metadata), StoreError> {
         .and_then(|path| path.last().ok_or(Errno::ENOENT)?.open(name));
     let file = opened.map_err(|errno| match errno {
         Errno::ENOENT | Errno::ENOTDIR => not_found(job),
-        Errno::ELOOP => job.at.error(ErrorKind::Other, "it is a symbolic link, which is not followed"),
+        Errno::ELOOP => job.at.error(
+            ErrorKind::Other,
+            "it is a symbolic link, which is not followed",
+        ),
         errno => job.failed("the file cannot be opened", errno),
     })?;
     let metadata = file

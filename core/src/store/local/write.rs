@@ -84,7 +84,12 @@ impl<'j> Temporary<'j> {
         Ok(())
     }
 
-    fn place(&self, directories: &[&str], name: &str, new: bool) -> Result<Vec<Directory>, StoreError> {
+    fn place(
+        &self,
+        directories: &[&str],
+        name: &str,
+        new: bool,
+    ) -> Result<Vec<Directory>, StoreError> {
         let mut tries = 0;
         loop {
             let placed = self.job.root()?.path(directories, true).and_then(|path| {
@@ -104,7 +109,9 @@ impl<'j> Temporary<'j> {
                     let detail = "the key is a directory of other objects, or another object stands in its way";
                     return Err(self.job.at.error(ErrorKind::Other, detail));
                 }
-                Err(errno) => return Err(self.job.failed("the file cannot be given its name", errno)),
+                Err(errno) => {
+                    return Err(self.job.failed("the file cannot be given its name", errno));
+                }
             }
         }
     }

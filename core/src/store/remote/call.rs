@@ -94,7 +94,10 @@ mod tests {
     fn waits_grow_and_are_bounded() {
         for tries in [0, 1, 5, 31, 32, 64, usize::MAX] {
             let wait = backoff(tries);
-            assert!(wait >= INIT_BACKOFF / 2 && wait <= MAX_BACKOFF, "{tries}: {wait:?}");
+            assert!(
+                wait >= INIT_BACKOFF / 2 && wait <= MAX_BACKOFF,
+                "{tries}: {wait:?}"
+            );
         }
         assert!(backoff(0) <= INIT_BACKOFF);
         assert!(backoff(64) >= MAX_BACKOFF / 2);

@@ -55,7 +55,9 @@ fn s3(config: &StoreConfig) -> Result<AmazonS3Builder, String> {
         // Half of the credentials from here and half from there would fit only by chance.
         let credentials = matches!(
             known,
-            AmazonS3ConfigKey::AccessKeyId | AmazonS3ConfigKey::SecretAccessKey | AmazonS3ConfigKey::Token
+            AmazonS3ConfigKey::AccessKeyId
+                | AmazonS3ConfigKey::SecretAccessKey
+                | AmazonS3ConfigKey::Token
         );
         if !(credentials && (key.is_some() || secret.is_some())) {
             builder = builder.with_config(known, value);
@@ -112,9 +114,8 @@ fn gcs(config: &StoreConfig) -> Result<GoogleCloudStorageBuilder, String> {
         builder = builder.with_service_account_key(key);
     }
     if let Some(allow) = config.allow_http {
-        builder = builder.with_client_options(
-            object_store::ClientOptions::default().with_allow_http(allow),
-        );
+        builder = builder
+            .with_client_options(object_store::ClientOptions::default().with_allow_http(allow));
     }
     Ok(builder)
 }

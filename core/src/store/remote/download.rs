@@ -53,7 +53,12 @@ pub(super) async fn stream(
 ) {
     let wanted = range.unwrap_or(0..u64::MAX);
     let begin = wanted.start;
-    let found = match first(&call, begin..wanted.end.min(begin.saturating_add(RANGE_BYTES))).await {
+    let found = match first(
+        &call,
+        begin..wanted.end.min(begin.saturating_add(RANGE_BYTES)),
+    )
+    .await
+    {
         Ok(found) => found,
         Err(error) => {
             // If nobody listens any more, this task is about to be ended; the same holds below.
@@ -98,7 +103,10 @@ async fn first(call: &Call, range: Range<u64>) -> Result<Found, StoreError> {
     match asked {
         Ok(found) => Ok(found),
         // An empty object has no first byte, so that a range of it cannot be had.
-        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Other) && range.start == 0 => {
+        Err(error)
+            if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Other)
+                && range.start == 0 =>
+        {
             let meta = call.again(|| call.client.head(&call.path)).await?;
             match meta.size {
                 0 => Ok(Found {
@@ -166,7 +174,9 @@ pub(super) async fn list(call: Call, strip: String, to: Sender<Message<Vec<Objec
                     .filter_map(|object| {
                         let key = object.location.as_ref().strip_prefix(&strip)?;
                         // Others may keep objects there whose names are no keys.
-                        key::fault(key).is_none().then(|| meta(key.to_owned(), object))
+                        key::fault(key)
+                            .is_none()
+                            .then(|| meta(key.to_owned(), object))
                     })
                     .collect(),
                 _place: Some(Box::new(place)),

@@ -23,7 +23,9 @@ pub(super) fn told(error: &object_store::Error) -> (ErrorKind, String) {
 fn kind(error: &object_store::Error, text: &str) -> ErrorKind {
     use object_store::Error as Remote;
     match error {
-        Remote::NotFound { .. } if text.contains("NoSuchBucket") || text.contains("ContainerNotFound") => {
+        Remote::NotFound { .. }
+            if text.contains("NoSuchBucket") || text.contains("ContainerNotFound") =>
+        {
             ErrorKind::Config
         }
         Remote::NotFound { .. } => ErrorKind::NotFound,
@@ -40,7 +42,12 @@ fn kind(error: &object_store::Error, text: &str) -> ErrorKind {
 fn status(text: &str) -> Option<ErrorKind> {
     let (_, rest) = text.split_once("status code: ")?;
     let code: u16 = rest.get(..3)?.parse().ok()?;
-    let credentials = ["InvalidAccessKeyId", "ExpiredToken", "InvalidToken", "AuthorizationHeaderMalformed"];
+    let credentials = [
+        "InvalidAccessKeyId",
+        "ExpiredToken",
+        "InvalidToken",
+        "AuthorizationHeaderMalformed",
+    ];
     Some(match code {
         401 | 403 => ErrorKind::Permission,
         400 if credentials.iter().any(|code| text.contains(code)) => ErrorKind::Permission,

@@ -19,8 +19,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector as Tcp;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
-    HttpResponseBody, HttpService,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
+    HttpResponse, HttpResponseBody, HttpService,
 };
 use object_store::{ClientConfigKey, ClientOptions};
 use rustls::{ClientConfig, RootCertStore};
@@ -208,7 +208,10 @@ impl Body for Bounded {
 
 fn stalled(timeout: Duration) -> HttpError {
     let message = format!("nothing moved for {timeout:?}");
-    HttpError::new(HttpErrorKind::Timeout, io::Error::new(io::ErrorKind::TimedOut, message))
+    HttpError::new(
+        HttpErrorKind::Timeout,
+        io::Error::new(io::ErrorKind::TimedOut, message),
+    )
 }
 
 /// What happened to a connection: before the request was sent, or while it was answered. All of it may be tried again, but

@@ -55,7 +55,13 @@ impl RemoteStore {
         Ok(store)
     }
 
-    pub(super) fn put(&self, at: At, bytes: Vec<u8>, new: bool, tick: Tick<'_>) -> Result<(), StoreError> {
+    pub(super) fn put(
+        &self,
+        at: At,
+        bytes: Vec<u8>,
+        new: bool,
+        tick: Tick<'_>,
+    ) -> Result<(), StoreError> {
         let payload = upload::payload(bytes.into());
         self.run(at, tick, move |call| async move {
             if !new {
@@ -68,7 +74,12 @@ impl RemoteStore {
         })
     }
 
-    pub(super) fn get_range(&self, at: At, range: Range<u64>, tick: Tick<'_>) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn get_range(
+        &self,
+        at: At,
+        range: Range<u64>,
+        tick: Tick<'_>,
+    ) -> Result<Vec<u8>, StoreError> {
         let (flow, _) = self.flow(at, tick, Some(range))?;
         let mut flow = flow;
         let mut bytes = Vec::new();
@@ -140,7 +151,12 @@ impl RemoteStore {
     }
 
     /// Runs a request on the runtime and waits for it; given up, the request is dropped, and its connection closed.
-    fn run<T, F>(&self, at: At, tick: Tick<'_>, request: impl FnOnce(Call) -> F) -> Result<T, StoreError>
+    fn run<T, F>(
+        &self,
+        at: At,
+        tick: Tick<'_>,
+        request: impl FnOnce(Call) -> F,
+    ) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -154,7 +170,11 @@ impl RemoteStore {
         answer(&result, &at, tick)
     }
 
-    fn spawn(&self, at: &At, work: impl Future<Output = ()> + Send + 'static) -> Result<Task, StoreError> {
+    fn spawn(
+        &self,
+        at: &At,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Task, StoreError> {
         let runtime = runtime::get().map_err(|error| no_thread(at, &error))?;
         Ok(Task(runtime.spawn(work)))
     }
@@ -165,7 +185,8 @@ impl RemoteStore {
     }
 
     fn call(&self, at: &At, path: &str) -> Result<Call, StoreError> {
-        let path = Path::parse(path).map_err(|error| at.error(ErrorKind::Config, error.to_string()))?;
+        let path =
+            Path::parse(path).map_err(|error| at.error(ErrorKind::Config, error.to_string()))?;
         Ok(Call {
             client: self.client(at)?,
             path,
@@ -201,7 +222,10 @@ impl RemoteStore {
 }
 
 fn no_thread(at: &At, error: &std::io::Error) -> StoreError {
-    at.error(ErrorKind::Other, format!("no thread could be started: {error}"))
+    at.error(
+        ErrorKind::Other,
+        format!("no thread could be started: {error}"),
+    )
 }
 
 /// A task that ends when nobody waits for it any more.
