@@ -284,7 +284,11 @@ fn headers_without_an_end() {
             let error = Decryptor::new(stream, &identities, &never)
                 .map(drop)
                 .unwrap_err();
-            assert!(matches!(error, SealError::Corrupt { .. }), "{error:?}");
+            let refused = matches!(
+                error,
+                SealError::Corrupt { .. } | SealError::Unsupported { .. }
+            );
+            assert!(refused, "{error:?}");
             assert!(began.elapsed().as_secs() < 30);
         }
     }
@@ -341,7 +345,7 @@ fn passphrases_and_files() {
     let error = decrypt(&encrypted, &wrong).unwrap_err();
     assert!(matches!(error, SealError::Key { .. }), "{error:?}");
     // A file that asks for hours of work gets none.
-    let text = String::from_utf8_lossy(&encrypted[..200]).into_owned();
+    let text = String::from_utf8_lossy(&encrypted[..encrypted.len().min(120)]).into_owned();
     let at = text.find(" 18\n").unwrap();
     let mut greedy = encrypted.clone();
     greedy[at + 1..at + 3].copy_from_slice(b"40");

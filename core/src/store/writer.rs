@@ -8,7 +8,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::error::{At, ErrorKind, StoreError};
-use super::flow::answer;
+use super::flow::{Abandon, answer};
 use crate::wait::Tick;
 
 /// How much is on its way to the store at once, beside the part that is being filled. A single part may be larger.
@@ -27,8 +27,8 @@ pub struct Written {
 pub(super) enum Order {
     /// The next part of the object.
     Part(Bytes),
-    /// No more will come: make the object visible.
-    Finish,
+    /// No more will come: make the object visible, if it has so many bytes.
+    Finish(u64),
 }
 
 /// What comes back from it; an error is the last that comes.
@@ -65,6 +65,8 @@ pub(super) struct Sink {
     /// Size of the n-th part, in bytes, from 0 on.
     part_size: fn(u64) -> usize,
     at: At,
+    /// Told when the object is given up, where the closed way is not seen at once.
+    abandon: Option<Abandon>,
 }
 
 impl Sink {
@@ -73,12 +75,14 @@ impl Sink {
         progress: Receiver<Result<Progress, StoreError>>,
         part_size: fn(u64) -> usize,
         at: At,
+        abandon: Option<Abandon>,
     ) -> Self {
         Self {
             feed: Some(feed),
             progress,
             part_size,
             at,
+            abandon,
         }
     }
 
@@ -91,6 +95,7 @@ impl Sink {
 impl Drop for Sink {
     fn drop(&mut self) {
         self.feed = None;
+        self.abandon = None;
         // The other side drops its end when it has cleaned up. Where it is done or has failed, that is at once.
         let end = Instant::now() + GIVE_UP;
         loop {
@@ -141,7 +146,7 @@ impl<'t> ObjectWriter<'t> {
         if !self.part.is_empty() {
             self.send_part()?;
         }
-        self.order(Order::Finish)?;
+        self.order(Order::Finish(self.size))?;
         while !self.progress()? {}
         Ok(Written {
             size: self.size,

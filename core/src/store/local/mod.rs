@@ -35,7 +35,6 @@ const AHEAD: usize = 4;
 const PIECE_BYTES: usize = 1 << 20;
 
 /// A store in a directory. Every call works on a thread of its own, since a disk or a server of files may take long.
-#[derive(Debug)]
 pub(super) struct LocalStore {
     root: PathBuf,
     create: bool,
@@ -105,8 +104,8 @@ impl LocalStore {
     }
 
     pub(super) fn writer(&self, at: At) -> Result<Sink, StoreError> {
-        // The thread knows by the closed channel that the writer was dropped.
-        let job = self.job(at.clone(), &Abandon::default());
+        let abandon = Abandon::default();
+        let job = self.job(at.clone(), &abandon);
         let (feed, orders) = channel();
         let (sender, progress) = channel();
         job.start(move |job| {
@@ -115,7 +114,13 @@ impl LocalStore {
                 let _ = sender.send(Err(error));
             }
         })?;
-        Ok(Sink::new(Feed::Thread(feed), progress, |_| PIECE_BYTES, at))
+        Ok(Sink::new(
+            Feed::Thread(feed),
+            progress,
+            |_| PIECE_BYTES,
+            at,
+            Some(abandon),
+        ))
     }
 
     /// Does a job on another thread and waits for it.

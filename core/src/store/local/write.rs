@@ -139,13 +139,19 @@ pub(super) fn stream(
     progress: &Sender<Result<Progress, StoreError>>,
 ) -> Result<(), StoreError> {
     let mut file = Temporary::create(job)?;
+    let mut written = 0;
     while let Ok(order) = orders.recv() {
         let news = match order {
             Order::Part(bytes) => {
                 file.write(&bytes)?;
+                written += bytes.len() as u64;
                 Progress::Gone(bytes.len())
             }
-            Order::Finish => {
+            Order::Finish(size) if size != written => {
+                let detail = format!("{written} bytes were written of {size}");
+                return Err(job.at.error(ErrorKind::Other, detail));
+            }
+            Order::Finish(_) => {
                 file.publish(false)?;
                 // The writer waits for it, or is gone.
                 let _ = progress.send(Ok(Progress::Done));

@@ -27,16 +27,28 @@ use super::writer::{Feed, Sink};
 use crate::wait::Tick;
 
 /// A client and the process that made it: connections are not inherited over `fork`.
-type Client = Option<(u32, Arc<dyn ObjectStore>)>;
+struct Client {
+    process: u32,
+    client: Arc<dyn ObjectStore>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // A parent's connections belong to threads that the child does not have, and to locks that these may have held: they
+        // are not touched.
+        if self.process != std::process::id() {
+            std::mem::forget(Arc::clone(&self.client));
+        }
+    }
+}
 
 /// A store behind a network.
-#[derive(Debug)]
 pub(super) struct RemoteStore {
     config: StoreConfig,
     scrubber: Arc<Scrubber>,
     /// What all keys in the bucket begin with, without a slash at its end.
     prefix: String,
-    client: Mutex<Client>,
+    client: Mutex<Option<Client>>,
 }
 
 impl RemoteStore {
@@ -133,7 +145,13 @@ impl RemoteStore {
         runtime::get()
             .map_err(|error| no_thread(&at, &error))?
             .spawn(upload::stream(call, orders, sender));
-        Ok(Sink::new(Feed::Task(feed), progress, upload::part_size, at))
+        Ok(Sink::new(
+            Feed::Task(feed),
+            progress,
+            upload::part_size,
+            at,
+            None,
+        ))
     }
 
     fn flow(
@@ -209,15 +227,18 @@ impl RemoteStore {
     fn client(&self, at: &At) -> Result<Arc<dyn ObjectStore>, StoreError> {
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         let process = std::process::id();
-        match &*client {
-            Some((owner, client)) if *owner == process => Ok(Arc::clone(client)),
-            _ => {
-                let made = client::build(&self.config)
-                    .map_err(|detail| at.error(ErrorKind::Config, self.scrubber.scrub(&detail)))?;
-                *client = Some((process, Arc::clone(&made)));
-                Ok(made)
-            }
+        if let Some(known) = &*client
+            && known.process == process
+        {
+            return Ok(Arc::clone(&known.client));
         }
+        let made = client::build(&self.config)
+            .map_err(|detail| at.error(ErrorKind::Config, self.scrubber.scrub(&detail)))?;
+        *client = Some(Client {
+            process,
+            client: Arc::clone(&made),
+        });
+        Ok(made)
     }
 }
 

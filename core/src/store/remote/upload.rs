@@ -1,5 +1,6 @@
 //! Writing objects of any size.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -40,6 +41,30 @@ pub(super) fn payload(bytes: Bytes) -> PutPayload {
         .collect()
 }
 
+/// What the writer wants. What comes while something else is waited for stays in order.
+struct Orders {
+    from: UnboundedReceiver<Order>,
+    /// No more than a writer may have on its way.
+    early: VecDeque<Order>,
+}
+
+impl Orders {
+    /// The next order; none when the writer was dropped.
+    async fn next(&mut self) -> Option<Order> {
+        match self.early.pop_front() {
+            Some(order) => Some(order),
+            None => self.from.recv().await,
+        }
+    }
+
+    /// Ends when the writer was dropped.
+    async fn dropped(&mut self) {
+        while let Some(order) = self.from.recv().await {
+            self.early.push_back(order);
+        }
+    }
+}
+
 /// How an upload ended early.
 enum Ended {
     /// The writer was dropped.
@@ -57,9 +82,13 @@ impl From<StoreError> for Ended {
 /// Writes what comes, until the end or until the sender is gone.
 pub(super) async fn stream(
     call: Call,
-    mut orders: UnboundedReceiver<Order>,
+    orders: UnboundedReceiver<Order>,
     progress: Sender<Result<Progress, StoreError>>,
 ) {
+    let mut orders = Orders {
+        from: orders,
+        early: VecDeque::new(),
+    };
     let news = match object(&call, &mut orders, &progress).await {
         Ok(()) => Ok(Progress::Done),
         Err(Ended::Failed(error)) => Err(error),
@@ -71,29 +100,30 @@ pub(super) async fn stream(
 
 async fn object(
     call: &Call,
-    orders: &mut UnboundedReceiver<Order>,
+    orders: &mut Orders,
     progress: &Sender<Result<Progress, StoreError>>,
 ) -> Result<(), Ended> {
-    let first = match orders.recv().await {
+    let first = match orders.next().await {
         Some(Order::Part(bytes)) => bytes,
-        Some(Order::Finish) => return whole(call, Bytes::new(), orders).await,
+        Some(Order::Finish(size)) => return whole(call, Bytes::new(), size, orders).await,
         None => return Err(Ended::Dropped),
     };
-    let second = match orders.recv().await {
+    let second = match orders.next().await {
         Some(Order::Part(bytes)) => bytes,
         // What fits into one part is written with one request.
-        Some(Order::Finish) => return whole(call, first, orders).await,
+        Some(Order::Finish(size)) => return whole(call, first, size, orders).await,
         None => return Err(Ended::Dropped),
     };
     let upload = tokio::select! {
         upload = call.again(|| call.client.put_multipart(&call.path)) => upload?,
-        () = dropped(orders) => return Err(Ended::Dropped),
+        () = orders.dropped() => return Err(Ended::Dropped),
     };
     let mut parts = Parts {
         call,
         upload,
         running: JoinSet::new(),
         begun: 0,
+        bytes: 0,
         progress,
     };
     let done = parts.all([first, second], orders).await;
@@ -103,20 +133,23 @@ async fn object(
     done
 }
 
-async fn whole(
-    call: &Call,
-    bytes: Bytes,
-    orders: &mut UnboundedReceiver<Order>,
-) -> Result<(), Ended> {
+async fn whole(call: &Call, bytes: Bytes, size: u64, orders: &mut Orders) -> Result<(), Ended> {
+    check_size(call, bytes.len() as u64, size)?;
     tokio::select! {
         done = call.put(payload(bytes)) => Ok(done?),
-        () = dropped(orders) => Err(Ended::Dropped),
+        () = orders.dropped() => Err(Ended::Dropped),
     }
 }
 
-/// Ends when the writer was dropped; it waits for the answer to its last order, so that no other comes.
-async fn dropped(orders: &mut UnboundedReceiver<Order>) {
-    while orders.recv().await.is_some() {}
+/// What the writer counted must be what was sent.
+fn check_size(call: &Call, sent: u64, size: u64) -> Result<(), StoreError> {
+    match sent == size {
+        true => Ok(()),
+        false => Err(call.error(
+            ErrorKind::Other,
+            &format!("{sent} bytes were sent of {size}"),
+        )),
+    }
 }
 
 /// An upload in parts.
@@ -125,35 +158,34 @@ struct Parts<'a> {
     upload: Box<dyn MultipartUpload>,
     running: JoinSet<Result<usize, object_store::Error>>,
     begun: u64,
+    /// Bytes of the parts that are there.
+    bytes: u64,
     progress: &'a Sender<Result<Progress, StoreError>>,
 }
 
 impl Parts<'_> {
-    async fn all(
-        &mut self,
-        first: [Bytes; 2],
-        orders: &mut UnboundedReceiver<Order>,
-    ) -> Result<(), Ended> {
+    async fn all(&mut self, first: [Bytes; 2], orders: &mut Orders) -> Result<(), Ended> {
         for bytes in first {
             self.begin(bytes)?;
         }
-        let mut finished = false;
-        while !finished || !self.running.is_empty() {
+        let mut size = None;
+        while size.is_none() || !self.running.is_empty() {
             tokio::select! {
-                order = orders.recv() => match order {
+                order = orders.next() => match order {
                     Some(Order::Part(bytes)) => self.begin(bytes)?,
-                    Some(Order::Finish) => finished = true,
+                    Some(Order::Finish(all)) => size = Some(all),
                     None => return Err(Ended::Dropped),
                 },
                 Some(part) = self.running.join_next() => self.ended(part)?,
             }
         }
+        check_size(self.call, self.bytes, size.unwrap_or_default())?;
         tokio::select! {
             done = self.upload.complete() => match done {
                 Ok(_) => Ok(()),
                 Err(error) => Err(self.call.failed(&error).into()),
             },
-            () = dropped(orders) => Err(Ended::Dropped),
+            () = orders.dropped() => Err(Ended::Dropped),
         }
     }
 
@@ -170,12 +202,13 @@ impl Parts<'_> {
     }
 
     fn ended(
-        &self,
+        &mut self,
         part: Result<Result<usize, object_store::Error>, tokio::task::JoinError>,
     ) -> Result<(), Ended> {
         let bytes = part
             .map_err(|_| self.call.at.gone())?
             .map_err(|error| self.call.failed(&error))?;
+        self.bytes += bytes as u64;
         match self.progress.send(Ok(Progress::Gone(bytes))) {
             Ok(()) => Ok(()),
             Err(_) => Err(Ended::Dropped),
