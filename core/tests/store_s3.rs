@@ -81,7 +81,7 @@ fn wrong_credentials_and_buckets() {
         assert!(began.elapsed() < Duration::from_secs(20));
     }
     let store = server.store(&[("url", "s3://nobody")]);
-    let error = store.put("x", vec![1], &never).unwrap_err();
+    let error = store.list("", &never).unwrap().next().unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
 }
 

@@ -165,6 +165,9 @@ impl Store {
         if len == 0 {
             return Ok(Vec::new());
         }
+        if i64::try_from(range.end).is_err() {
+            return Err(at.error(ErrorKind::Corrupt, "no object is that long"));
+        }
         let bytes = match &self.backend {
             Backend::Local(local) => local.get_range(at.clone(), range.clone(), tick)?,
             Backend::Remote(remote) => remote.get_range(at.clone(), range.clone(), tick)?,

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
@@ -34,10 +35,17 @@ pub(super) fn meta(key: String, meta: &object_store::ObjectMeta) -> ObjectMeta {
     }
 }
 
-/// What the first answer says of the object.
-struct Found {
+/// Which object it is: another one under the same key differs in one of these.
+#[derive(Debug, Clone, PartialEq)]
+struct Version {
     size: u64,
     tag: Option<String>,
+    modified: Option<SystemTime>,
+}
+
+/// What an answer says of the object.
+struct Found {
+    version: Version,
     bytes: Bytes,
 }
 
@@ -66,8 +74,8 @@ pub(super) async fn stream(
             return;
         }
     };
-    let _ = size.send(Ok(found.size));
-    let end = wanted.end.min(found.size);
+    let _ = size.send(Ok(found.version.size));
+    let end = wanted.end.min(found.version.size);
     let mut at = begin + found.bytes.len() as u64;
     let ranges = std::iter::from_fn(|| {
         let range = at..end.min(at.saturating_add(RANGE_BYTES));
@@ -76,7 +84,7 @@ pub(super) async fn stream(
     });
     let first = stream::iter((!found.bytes.is_empty()).then(|| Ok(found.bytes.clone())));
     let fetched = stream::iter(ranges)
-        .map(|range| fetch(&call, range, found.tag.clone()))
+        .map(|range| fetch(&call, range, &found.version))
         .buffered(AHEAD);
     let mut pieces = std::pin::pin!(first.chain(fetched));
     let places = Arc::new(Semaphore::new(AHEAD));
@@ -110,8 +118,11 @@ async fn first(call: &Call, range: Range<u64>) -> Result<Found, StoreError> {
             let meta = call.again(|| call.client.head(&call.path)).await?;
             match meta.size {
                 0 => Ok(Found {
-                    size: 0,
-                    tag: None,
+                    version: Version {
+                        size: 0,
+                        tag: None,
+                        modified: None,
+                    },
                     bytes: Bytes::new(),
                 }),
                 _ => Err(error),
@@ -121,8 +132,15 @@ async fn first(call: &Call, range: Range<u64>) -> Result<Found, StoreError> {
     }
 }
 
-async fn fetch(call: &Call, range: Range<u64>, tag: Option<String>) -> Result<Bytes, StoreError> {
-    let found = call.again(|| get(call, range.clone(), tag.clone())).await?;
+async fn fetch(call: &Call, range: Range<u64>, version: &Version) -> Result<Bytes, StoreError> {
+    let found = call
+        .again(|| get(call, range.clone(), version.tag.clone()))
+        .await?;
+    // Not every server minds the condition.
+    if found.version != *version {
+        let detail = "the object was replaced while it was read";
+        return Err(call.error(ErrorKind::Corrupt, detail));
+    }
     match found.bytes.len() as u64 == range.end - range.start {
         true => Ok(found.bytes),
         false => Err(call.error(ErrorKind::Corrupt, "the store answered with another range")),
@@ -138,7 +156,11 @@ async fn get(call: &Call, range: Range<u64>, tag: Option<String>) -> object_stor
         ..GetOptions::default()
     };
     let result = call.client.get_opts(&call.path, options).await?;
-    let (size, tag) = (result.meta.size, result.meta.e_tag.clone());
+    let version = Version {
+        size: result.meta.size,
+        tag: result.meta.e_tag.clone(),
+        modified: Some(result.meta.last_modified.into()),
+    };
     let mut bytes = BytesMut::new();
     let mut pieces = result.into_stream();
     while let Some(piece) = pieces.next().await {
@@ -151,8 +173,7 @@ async fn get(call: &Call, range: Range<u64>, tag: Option<String>) -> object_stor
         }
     }
     Ok(Found {
-        size,
-        tag,
+        version,
         bytes: bytes.freeze(),
     })
 }

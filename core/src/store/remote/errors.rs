@@ -22,12 +22,10 @@ pub(super) fn told(error: &object_store::Error) -> (ErrorKind, String) {
 
 fn kind(error: &object_store::Error, text: &str) -> ErrorKind {
     use object_store::Error as Remote;
+    if text.contains("NoSuchBucket") || text.contains("ContainerNotFound") {
+        return ErrorKind::Config;
+    }
     match error {
-        Remote::NotFound { .. }
-            if text.contains("NoSuchBucket") || text.contains("ContainerNotFound") =>
-        {
-            ErrorKind::Config
-        }
         Remote::NotFound { .. } => ErrorKind::NotFound,
         Remote::AlreadyExists { .. } => ErrorKind::AlreadyExists,
         // The object was replaced while it was read; who writes on condition gets AlreadyExists.
