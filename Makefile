@@ -46,7 +46,7 @@ psql: install ## Opens psql on a private server with the extension in it
 
 .PHONY: test
 test: setup ## Runs every test: core, inside the server, end to end
-	cargo test --locked --package varve-core
+	cargo test --locked --package varve-core --all-features
 	@tools/pgrx_test.sh
 	@tools/install.sh dev
 	cargo test --locked --no-fail-fast --package varve-demo --package varve-tests --package varve-bench \
@@ -85,6 +85,7 @@ fmt: ## Formats the sources
 lint: setup ## Checks format, lints and licences
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --package varve-core --all-features --all-targets -- -D warnings
 	@tools/licences.sh
 
 .PHONY: licences

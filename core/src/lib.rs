@@ -1,4 +1,5 @@
-//! varve's segment format, codecs and checksums. Knows nothing of PostgreSQL.
+//! varve's segment format, codecs and checksums; with the feature `store` object stores, with the feature `seal` what
+//! compresses and encrypts on the way there. Knows nothing of PostgreSQL.
 //!
 //! A *segment* is up to [`MAX_ROWS`] rows cut into columns. Each column is a byte string of pages that decode alone
 //! ([`paged`]); a [`SegmentHeader`] ties them together. `docs/format.md` has the layouts.
@@ -14,6 +15,12 @@ pub mod column;
 pub mod error;
 pub mod header;
 pub mod paged;
+#[cfg(feature = "seal")]
+pub mod seal;
+#[cfg(feature = "store")]
+pub mod store;
+#[cfg(any(feature = "seal", feature = "store"))]
+pub mod wait;
 mod wire;
 
 pub use bitmap::Bitmap;
