@@ -73,11 +73,10 @@ pub fn caught<R>(body: AssertUnwindSafe<impl FnOnce() -> R>) -> Result<R, Failur
 /// Texts are NUL-terminated where they are set.
 unsafe fn parts_of(error: &pg_sys::ErrorData) -> Failure {
     let text = |text: *mut std::ffi::c_char| {
-        // SAFETY: by contract.
         (!text.is_null()).then(|| {
-            unsafe { CStr::from_ptr(text) }
-                .to_string_lossy()
-                .into_owned()
+            // SAFETY: by contract.
+            let text = unsafe { CStr::from_ptr(text) };
+            text.to_string_lossy().into_owned()
         })
     };
     Failure {

@@ -4,7 +4,7 @@
 //! - [`gather`], [`order`], [`missing`]: the order of rows, and columns that a segment lacks; [`statistics`]: the planner's.
 //! - [`enable`], [`set_tier`], [`inspect`], [`verify`]: SQL functions; [`level`]: the tiers; [`catalog`]: the tables behind
 //!   them.
-//! - [`policy`]: `add_tiering_policy`.
+//! - [`policy`] is `add_tiering_policy`.
 //! - [`extension`]: DROP EXTENSION.
 
 pub mod carry;

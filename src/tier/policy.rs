@@ -69,7 +69,7 @@ fn add_tiering_policy(args: &Args) -> pg_sys::Datum {
         .unwrap_or_else(|| null_argument("the schedule"));
     let first_run = jobs::first_run(&schedule, &time_zone, None);
     let refreeze_at = args.get::<f64>(8).unwrap_or(0.05);
-    if !(refreeze_at > 0.0) {
+    if refreeze_at.is_nan() || refreeze_at <= 0.0 {
         refuse(
             invalid,
             "refreeze_at must be positive".into(),
