@@ -5,6 +5,7 @@
 //! - [`scan`]: reading frozen chunks by columns.
 //! - [`ingest`] is upsert.
 //! - [`jobs`]: SQL that runs by itself.
+//! - [`stores`]: object stores, as SQL knows them.
 //! - [`tier`]: freezing, thawing, verifying; the functions about tiers.
 //! - [`progress`]: long work, as it goes.
 //! - [`settings`], [`hooks`]: the settings `varve.*` and where we sit in the server.
@@ -26,6 +27,7 @@ mod scan;
 #[allow(clippy::unwrap_used)]
 mod server_tests;
 mod settings;
+mod stores;
 mod tier;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -42,7 +44,8 @@ pgrx::extension_sql_file!(
     requires = ["functions"]
 );
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["ingest"]);
-pgrx::extension_sql_file!("../sql/policy.sql", name = "policy", finalize);
+pgrx::extension_sql_file!("../sql/policy.sql", name = "policy", requires = ["jobs"]);
+pgrx::extension_sql_file!("../sql/stores.sql", name = "stores", finalize);
 
 /// Called when the library is loaded, by `shared_preload_libraries` or by the first function that is called.
 #[pg_guard]

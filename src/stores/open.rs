@@ -1,0 +1,110 @@
+//! A store that the current user may use.
+
+use super::{error, validator};
+use crate::am::error::raise;
+use crate::pg::owner::as_owner;
+use crate::pg::spi::read_all;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use varve_core::store::{Scheme, Store, StoreConfig};
+use varve_core::wait::Stopped;
+
+/// Looks for interrupts while a store is waited for; they unwind.
+pub fn interrupts() -> Result<(), Stopped> {
+    pgrx::check_for_interrupts!();
+    Ok(())
+}
+
+struct Server {
+    oid: pg_sys::Oid,
+    owner: pg_sys::Oid,
+    options: Vec<String>,
+}
+
+fn server(name: &str) -> Option<Server> {
+    as_owner(|| {
+        read_all(
+            "SELECT s.oid, s.srvowner, s.srvoptions FROM pg_catalog.pg_foreign_server s \
+             JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid OPERATOR(pg_catalog.=) s.srvfdw \
+             WHERE w.fdwname OPERATOR(pg_catalog.=) 'varve_store' AND s.srvname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+            &[name.into()],
+            |tuple| {
+                Ok(Some(Server {
+                    oid: tuple.get(1)?.unwrap_or(pg_sys::InvalidOid),
+                    owner: tuple.get(2)?.unwrap_or(pg_sys::InvalidOid),
+                    options: tuple.get(3)?.unwrap_or_default(),
+                }))
+            },
+        )
+    })
+    .pop()
+}
+
+/// Options of a user's mapping, else of that for everybody.
+fn mapping(server: pg_sys::Oid, user: pg_sys::Oid) -> Vec<String> {
+    as_owner(|| {
+        read_all(
+            "SELECT m.umoptions FROM pg_catalog.pg_user_mapping m WHERE m.umserver OPERATOR(pg_catalog.=) $1 \
+             AND m.umuser OPERATOR(pg_catalog.=) ANY (ARRAY[$2, 0::pg_catalog.oid]) ORDER BY m.umuser DESC LIMIT 1",
+            &[server.into(), user.into()],
+            |tuple| Ok(Some(tuple.get::<Vec<String>>(1)?.unwrap_or_default())),
+        )
+    })
+    .pop()
+    .unwrap_or_default()
+}
+
+/// Opens a store of that name for the current user, who needs USAGE on the server. Nothing is asked of it yet.
+pub fn open(name: &str) -> Store {
+    let Some(server) = server(name) else {
+        raise(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("store \"{name}\" does not exist"),
+            None,
+            Some("SELECT name FROM varve.stores lists the stores; CREATE SERVER … FOREIGN DATA WRAPPER varve_store makes one.".into()),
+        )
+    };
+    // SAFETY: catalogue look-ups.
+    let (user, may) = unsafe {
+        let user = pg_sys::GetUserId();
+        let class = pg_sys::ForeignServerRelationId;
+        let mode = u64::from(pg_sys::ACL_USAGE);
+        let result = pg_sys::object_aclcheck(class, server.oid, user, mode);
+        (user, result == pg_sys::AclResult::ACLCHECK_OK)
+    };
+    if !may {
+        raise(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("permission denied for store \"{name}\""),
+            None,
+            Some(format!(
+                "GRANT USAGE ON FOREIGN SERVER \"{name}\" TO … lets a role use it."
+            )),
+        );
+    }
+    let credentials = mapping(server.oid, user);
+    let options = validator::pairs(&server.options)
+        .into_iter()
+        .chain(validator::pairs(&credentials));
+    let config = match StoreConfig::from_options(options) {
+        Ok(config) => config,
+        Err(e) => error::raise(&e),
+    };
+    // Credentials of the server's environment are those of its administrators.
+    // SAFETY: a catalogue look-up.
+    let trusted = unsafe { pg_sys::superuser_arg(server.owner) };
+    if config.url().scheme() != Scheme::File && credentials.is_empty() && !trusted {
+        raise(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("store \"{name}\" has no credentials"),
+            Some("Those of the server's environment serve stores of superusers only.".into()),
+            Some(format!(
+                "CREATE USER MAPPING FOR CURRENT_USER SERVER \"{name}\" OPTIONS (…) gives some."
+            )),
+        );
+    }
+    match Store::open(&config) {
+        Ok(store) => store,
+        Err(e) => error::raise(&e),
+    }
+}
