@@ -54,10 +54,10 @@ CREATE TABLE varve.job_run (
     detail     text,
     hint       text,
     context    text,
-    pid        int NOT NULL,
-    UNIQUE (job, due, attempt)
+    pid        int NOT NULL
 );
 COMMENT ON TABLE varve.job_run IS 'Runs of jobs, kept for varve.job_history_days; read varve.job_runs';
+CREATE INDEX job_run_due ON varve.job_run (job, due, attempt);
 CREATE INDEX job_run_started ON varve.job_run (started_at);
 -- No partial index, nor one of expressions: records of success are written as those of catalogues are.
 CREATE INDEX job_run_ended ON varve.job_run (ended_at);
@@ -80,7 +80,7 @@ CREATE FUNCTION varve.may_see_job(owner oid) RETURNS boolean
            OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON FUNCTION varve.may_see_job(oid) IS 'Whether the current user sees jobs of a role: his own, those of roles he is in, all as a member of pg_monitor';
 
-CREATE VIEW varve.jobs AS
+CREATE VIEW varve.jobs WITH (security_barrier) AS
 SELECT j.id, j.name, j.schedule, j.time_zone, j.command, j.owner, j.enabled,
        j.timeout, j.retries, j.backoff, j.jitter,
        CASE WHEN j.enabled THEN least(s.next_run, s.retry_at) END AS next_run,
@@ -93,7 +93,7 @@ LEFT JOIN LATERAL (SELECT r.* FROM varve.job_run r WHERE r.job = j.id ORDER BY r
 WHERE varve.may_see_job(j.owner);
 COMMENT ON VIEW varve.jobs IS 'Jobs that the current user may see: when they are due, and how their last run ended';
 
-CREATE VIEW varve.job_runs AS
+CREATE VIEW varve.job_runs WITH (security_barrier) AS
 SELECT r.id, r.job, r.job_name, r.due, r.attempt, r.started_at, r.ended_at,
        coalesce(r.ended_at, pg_catalog.clock_timestamp()) - r.started_at AS duration,
        r.state, r.rows, r.bytes, r.sqlstate, r.message, r.detail, r.hint, r.context, r.pid

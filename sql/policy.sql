@@ -89,10 +89,15 @@ DECLARE
     detail text;
     hint text;
 BEGIN
-    SELECT j.subject, j.settings, j.time_zone INTO policy FROM varve.jobs j WHERE j.id OPERATOR(pg_catalog.=) job AND j.kind OPERATOR(pg_catalog.=) 'tiering';
+    SELECT j.subject, j.settings, j.time_zone, j.owner INTO policy FROM varve.jobs j WHERE j.id OPERATOR(pg_catalog.=) job AND j.kind OPERATOR(pg_catalog.=) 'tiering';
     IF NOT FOUND THEN
         RAISE EXCEPTION 'job % is no tiering policy', job
             USING ERRCODE = 'undefined_object', HINT = 'SELECT id, kind FROM varve.jobs lists the jobs.';
+    END IF;
+    -- The table's owner chooses what is called on the way (the function that tells an integer time now).
+    IF policy.owner::pg_catalog.text OPERATOR(pg_catalog.<>) pg_catalog.quote_ident(current_user) THEN
+        RAISE EXCEPTION 'job % is run as its owner only', job
+            USING ERRCODE = 'insufficient_privilege', HINT = pg_catalog.format('SELECT varve.run_job(%s) runs it so.', job);
     END IF;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_class k WHERE k.oid OPERATOR(pg_catalog.=) policy.subject) THEN
         PERFORM varve.remove_job(job);

@@ -197,6 +197,16 @@ pub fn due_without_owner() -> Vec<i64> {
     })
 }
 
+/// Takes a job out of the schedule whose owner is no more, and forgets which he was: the number may be another role's one day.
+pub fn disown(job: i64) {
+    as_owner(|| {
+        write(
+            "UPDATE varve.job SET enabled = false, owner = 0 WHERE id OPERATOR(pg_catalog.=) $1",
+            &[job.into()],
+        );
+    });
+}
+
 /// Records a job's state.
 pub fn set_state(job: i64, state: &State) {
     as_owner(|| {
@@ -488,11 +498,11 @@ pub struct Change<'a> {
     pub backoff: Option<pg_sys::Datum>,
     /// By how much runs may begin late (an `interval`).
     pub jitter: Option<pg_sys::Datum>,
-    /// When it is due next, and from when on intervals are counted.
-    pub first_run: Option<pg_sys::TimestampTz>,
+    /// From when on intervals are counted, and when it is due next.
+    pub begin: Option<(pg_sys::TimestampTz, pg_sys::TimestampTz)>,
 }
 
-/// Changes a job; where `first_run` is given, it is due then, and what was to be tried again is not.
+/// Changes a job; where it begins anew, what was to be tried again is not.
 pub fn alter(id: i64, change: &Change) {
     as_owner(|| {
         write(
@@ -511,14 +521,14 @@ pub fn alter(id: i64, change: &Change) {
                 change.retries.into(),
                 interval(change.backoff),
                 interval(change.jitter),
-                maybe_at(change.first_run),
+                maybe_at(change.begin.map(|b| b.0)),
             ],
         );
-        if let Some(first_run) = change.first_run {
+        if let Some((_, next)) = change.begin {
             write(
                 "UPDATE varve.job_state SET next_run = $2, retry_at = NULL, retry_due = NULL, attempt = 1, interruptions = 0 \
                  WHERE job OPERATOR(pg_catalog.=) $1",
-                &[id.into(), at(first_run)],
+                &[id.into(), at(next)],
             );
         }
     });

@@ -2,9 +2,10 @@
 //! CONCURRENTLY and procedures that commit work. Several statements are one transaction, as in a simple query of the
 //! protocol (PostgreSQL's documentation, "Multiple Statements in a Simple Query").
 
-use crate::pg::{ffi, memory};
+use crate::pg::{clock, ffi, memory};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::cell::Cell;
 use std::ffi::CStr;
 
 /// `STATEMENT_TIMEOUT` of `utils/timeout.h`.
@@ -53,6 +54,11 @@ pub fn run(command: &CStr, deadline: Option<pg_sys::TimestampTz>, last: impl FnO
                 pg_sys::BeginImplicitTransactionBlock();
             }
             arm(deadline);
+            if is_last && commits(statement) {
+                if let Some(last) = last.take() {
+                    last(rows);
+                }
+            }
             rows += run_one(statement, command, context);
             if is_last {
                 if count > 1 {
@@ -82,9 +88,51 @@ pub fn run(command: &CStr, deadline: Option<pg_sys::TimestampTz>, last: impl FnO
         }
         refuse_open_block();
         ffi::disable_all_timeouts(false);
+        // A time-out may have come just after the commit.
+        pg_sys::QueryCancelPending = 0;
         pg_sys::debug_query_string = std::ptr::null();
         pg_sys::MemoryContextDelete(context);
         rows
+    }
+}
+
+/// Whether a statement commits what a transaction block of the command has done.
+///
+/// # Safety
+/// A valid parse tree.
+unsafe fn commits(statement: *mut pg_sys::RawStmt) -> bool {
+    // SAFETY: by contract; reads the state of the transaction.
+    unsafe {
+        let node = (*statement).stmt;
+        (*node).type_ == pg_sys::NodeTag::T_TransactionStmt
+            && (*node.cast::<pg_sys::TransactionStmt>()).kind
+                == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT
+            && pg_sys::IsTransactionBlock()
+            && !pg_sys::IsAbortedTransactionBlockState()
+    }
+}
+
+/// Refuses COPY from and to a client: there is none, and the server's own input and output would be taken.
+///
+/// # Safety
+/// A valid parse tree.
+unsafe fn refuse_client(statement: *mut pg_sys::RawStmt) {
+    // SAFETY: by contract.
+    unsafe {
+        let node = (*statement).stmt;
+        if (*node).type_ == pg_sys::NodeTag::T_CopyStmt
+            && (*node.cast::<pg_sys::CopyStmt>()).filename.is_null()
+        {
+            crate::am::error::raise(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "a job has no client to copy from or to".into(),
+                None,
+                Some(
+                    "COPY from or to a file or a program, or between tables by INSERT … SELECT."
+                        .into(),
+                ),
+            );
+        }
     }
 }
 
@@ -111,6 +159,7 @@ unsafe fn run_one(
     pgrx::check_for_interrupts!();
     // SAFETY: by contract; in the order in which the server does it.
     unsafe {
+        refuse_client(statement);
         let tag = pg_sys::CreateCommandTag((*statement).stmt);
         let needs_snapshot = pg_sys::analyze_requires_snapshot(statement);
         if needs_snapshot {
@@ -165,20 +214,35 @@ unsafe fn run_one(
     }
 }
 
+thread_local! {
+    /// When the statement is cancelled.
+    static CANCELLED_AT: Cell<Option<pg_sys::TimestampTz>> = const { Cell::new(None) };
+}
+
+/// Whether the time that the last statement had is over.
+pub fn timed_out() -> bool {
+    CANCELLED_AT.get().is_some_and(|at| clock::now() >= at)
+}
+
 /// Has the statement cancelled at the deadline, or when `statement_timeout` has passed.
 fn arm(deadline: Option<pg_sys::TimestampTz>) {
-    let left = deadline.map(|at| ((at - crate::pg::clock::now()) / 1000 + 1).max(1));
+    let now = clock::now();
     // SAFETY: a setting of the session.
-    let statement = unsafe { pg_sys::StatementTimeout };
-    let limit = match (left, i64::from(statement)) {
-        (Some(left), 0) => left,
-        (Some(left), statement) => left.min(statement),
-        (None, statement) => statement,
+    let statement = i64::from(unsafe { pg_sys::StatementTimeout });
+    let end = (statement > 0).then(|| now + statement * 1000);
+    let at = match (deadline, end) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     };
-    if limit > 0 {
-        // SAFETY: the server has registered this time-out's handler in every process that has a database.
-        unsafe {
-            ffi::enable_timeout_after(STATEMENT_TIMEOUT, limit.min(i64::from(i32::MAX)) as i32);
+    CANCELLED_AT.set(at);
+    // SAFETY: the server has registered this time-out's handler in every process that has a database.
+    unsafe {
+        match at {
+            Some(at) => {
+                let milliseconds = ((at - now) / 1000 + 1).clamp(1, i64::from(i32::MAX));
+                ffi::enable_timeout_after(STATEMENT_TIMEOUT, milliseconds as i32);
+            }
+            None => ffi::disable_timeout(STATEMENT_TIMEOUT, false),
         }
     }
 }

@@ -77,9 +77,12 @@ fn check_not_negative(args: &Args, index: usize, what: &str) {
     };
     // SAFETY: an argument that is declared as an interval.
     let interval = unsafe { &*datum.cast_mut_ptr::<pg_sys::Interval>() };
-    if interval.month < 0 || interval.day < 0 || interval.time < 0 || interval.month == i32::MAX {
+    let centuries = interval.month > 1_200
+        || interval.day > 36_525
+        || interval.time > 36_525 * 86_400 * 1_000_000;
+    if interval.month < 0 || interval.day < 0 || interval.time < 0 || centuries {
         invalid(
-            format!("{what} must not be negative or infinite"),
+            format!("{what} must not be negative, nor longer than a century"),
             None,
             "Give an interval such as '30 seconds'.",
         );
@@ -212,12 +215,21 @@ fn alter_job(args: &Args) -> pg_sys::Datum {
         || time_zone.is_some()
         || first.is_some()
         || (enabled == Some(true) && !job.enabled);
-    let due = begins_anew.then(|| {
-        first_run(
-            schedule.as_ref().unwrap_or(&job.schedule),
-            time_zone.as_ref().unwrap_or(&job.time_zone),
-            first,
-        )
+    let now = clock::now();
+    let begin = begins_anew.then(|| {
+        let schedule = schedule.as_ref().unwrap_or(&job.schedule);
+        let time_zone = time_zone.as_ref().unwrap_or(&job.time_zone);
+        let first = first_run(schedule, time_zone, first);
+        // Intervals are counted from a time that is past, and what was due then has been.
+        let (parsed, zone) = read_schedule(schedule, time_zone);
+        // `now()` is due.
+        // SAFETY: reads the clock of the transaction.
+        let next = if first >= unsafe { pg_sys::GetCurrentTransactionStartTimestamp() } {
+            Some(first)
+        } else {
+            parsed.next(zone, first, now)
+        };
+        (first, next.unwrap_or(i64::MAX))
     });
     catalog::alter(
         job.id,
@@ -231,7 +243,7 @@ fn alter_job(args: &Args) -> pg_sys::Datum {
             retries,
             backoff: args.datum(7),
             jitter: args.datum(8),
-            first_run: due,
+            begin,
         },
     );
     args.null()

@@ -19,6 +19,8 @@ const SECOND: i64 = 1_000_000;
 const LISTING: i64 = 10 * SECOND;
 /// How often a database with the extension is looked into, in case somebody's word was lost.
 const ROUND: i64 = 300 * SECOND;
+/// After so many processes in a row that ended before they had begun, the run of a job has failed.
+const STUCK: u32 = 3;
 /// How often it is logged that no process could be started.
 const REMINDER: i64 = 600 * SECOND;
 
@@ -61,6 +63,10 @@ struct Database {
     more: bool,
     /// When what is known was found.
     taken_at: pg_sys::TimestampTz,
+    /// How many scouts in a row left no report.
+    misses: u32,
+    /// How often a job's process has ended before it had begun, and when it is tried again.
+    stuck: HashMap<i64, (u32, pg_sys::TimestampTz)>,
 }
 
 /// Begins the launcher.
@@ -144,6 +150,8 @@ impl Launcher {
                 due: Vec::new(),
                 more: false,
                 taken_at: 0,
+                misses: 0,
+                stuck: HashMap::new(),
             });
         }
         self.list_at = now + LISTING;
@@ -155,19 +163,24 @@ impl Launcher {
             let Some(database) = self.databases.get_mut(&ended.assignment.database) else {
                 continue;
             };
+            let scouting = ended.assignment.task == Task::Scout;
+            let job = ended.assignment.job;
             let Some(report) = ended.report else {
-                // It was cut off, or could not connect.
-                let again = now + SECOND;
+                // It was cut off, or could not connect, or had to wait.
+                let mut again = now + SECOND;
+                if scouting {
+                    again = now + (SECOND << database.misses.min(6));
+                    database.misses += 1;
+                } else if ended.run == 0 {
+                    let stuck = database.stuck.entry(job).or_default();
+                    stuck.0 += 1;
+                    stuck.1 = now + (SECOND << stuck.0.min(9));
+                }
                 database.look_at = Some(database.look_at.map_or(again, |at| at.min(again)));
                 continue;
             };
-            if report.taken_at < database.taken_at {
-                continue;
-            }
-            database.taken_at = report.taken_at;
-            database.due = report.listed().to_vec();
-            database.more = report.more;
-            if ended.assignment.task == Task::Scout {
+            if scouting {
+                database.misses = 0;
                 let next = report.installed.then_some(now + ROUND);
                 // Word that has come since the scout was sent stays.
                 database.look_at = match (database.look_at, next) {
@@ -175,6 +188,14 @@ impl Launcher {
                     (at, next) => at.or(next),
                 };
             }
+            // A scout has recorded that the job's process does not start.
+            database.stuck.remove(&job);
+            if report.taken_at < database.taken_at {
+                continue;
+            }
+            database.taken_at = report.taken_at;
+            database.due = report.listed().to_vec();
+            database.more = report.more;
         }
     }
 
@@ -187,10 +208,11 @@ impl Launcher {
         let Some((oid, database)) = waiting else {
             return;
         };
+        let stuck = database.stuck.iter().find(|(_, s)| s.0 >= STUCK);
         let assignment = Assignment {
             task: Task::Scout,
             database: *oid,
-            job: 0,
+            job: stuck.map_or(0, |(job, _)| *job),
             owner: pg_sys::InvalidOid,
         };
         match shared::reserve(assignment, 0) {
@@ -217,7 +239,7 @@ impl Launcher {
             .databases
             .iter()
             .flat_map(|(oid, d)| d.due.iter().map(|due| (*oid, *due)))
-            .filter(|(_, due)| due.at <= now)
+            .filter(|(oid, due)| due.at <= now && !self.is_stuck(*oid, due.job, now))
             .collect();
         overdue.sort_by_key(|(oid, due)| (due.at, oid.to_u32(), due.job));
         for (oid, due) in overdue {
@@ -243,6 +265,15 @@ impl Launcher {
                 Err(Refused::Barred) => {}
             }
         }
+    }
+
+    /// Whether a job's process has just ended before it had begun.
+    fn is_stuck(&self, database: pg_sys::Oid, job: i64, now: pg_sys::TimestampTz) -> bool {
+        let stuck = self
+            .databases
+            .get(&database)
+            .and_then(|d| d.stuck.get(&job));
+        stuck.is_some_and(|s| s.1 > now)
     }
 
     /// A job has been started: what was known of it is old. Where that was all that is known, the rest is looked for.
@@ -280,7 +311,13 @@ impl Launcher {
                     .filter(|at| *at > now)
                     .min();
                 let look = database.look_at.filter(|at| *at > now);
-                for at in later.into_iter().chain(look) {
+                let stuck = database
+                    .stuck
+                    .values()
+                    .map(|s| s.1)
+                    .filter(|at| *at > now)
+                    .min();
+                for at in later.into_iter().chain(look).chain(stuck) {
                     next = next.min(at);
                 }
             }

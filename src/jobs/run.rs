@@ -114,7 +114,13 @@ pub fn carry_out(ticket: Ticket, assignment: &Assignment) -> Option<pg_sys::Time
     };
     shared::tell_run(ticket, claim.run);
     let outcome = execute(&claim);
-    transaction::run(|| record(&claim, &outcome, assignment.task));
+    // Who cancels now comes too late: the run has ended, and would be taken for one that was cut off.
+    transaction::without_cancels(|| {
+        transaction::run(|| catalog::end_run(claim.run, &outcome));
+        if assignment.task == Task::Due {
+            transaction::run(|| decide(&claim, &outcome));
+        }
+    });
     None
 }
 
@@ -176,7 +182,7 @@ pub fn next_run(job: &Definition, now: pg_sys::TimestampTz) -> pg_sys::Timestamp
             .next(zone, job.first_run, now)
     };
     match next() {
-        Some(at) => at + by_chance(job.jitter),
+        Some(at) => at.saturating_add(by_chance(job.jitter)),
         None => i64::MAX,
     }
 }
@@ -190,7 +196,7 @@ pub fn by_chance(most: i64) -> i64 {
 
 fn execute(claim: &Claim) -> Outcome {
     let command = CString::new(claim.job.command.as_str()).unwrap_or_default();
-    let deadline = claim.job.timeout.map(|t| clock::now() + t);
+    let deadline = claim.job.timeout.map(|t| clock::now().saturating_add(t));
     background::report_activity(Some(&command));
     NOTED.set(None);
     let end = transaction::attempt(|| {
@@ -212,7 +218,7 @@ fn execute(claim: &Claim) -> Outcome {
                     claim.job.id
                 ));
                 Outcome::Failed(failure)
-            } else if failure.sqlstate == "57014" && !failure.message.contains("timeout") {
+            } else if failure.sqlstate == "57014" && !execute::timed_out() {
                 Outcome::Cancelled(failure)
             } else {
                 Outcome::Failed(failure)
@@ -221,12 +227,8 @@ fn execute(claim: &Claim) -> Outcome {
     }
 }
 
-/// Records how a run ended, and when the job is due again because of it.
-fn record(claim: &Claim, outcome: &Outcome, task: Task) {
-    catalog::end_run(claim.run, outcome);
-    if task == Task::Asked {
-        return;
-    }
+/// Decides when the job is due again because of how its run ended, and whether the log has to know.
+fn decide(claim: &Claim, outcome: &Outcome) {
     let Some((job, mut state)) = catalog::wait_and_lock(claim.job.id) else {
         return;
     };
@@ -283,37 +285,62 @@ fn interrupted() -> Outcome {
     })
 }
 
-/// Fails the run of a job whose owner is no more, without a process; it is not tried again before it is due again.
+/// Fails the run of a job whose owner is no more, without a process, and takes the job out of the schedule.
 pub fn fail_without_owner(id: i64) {
-    let Some((job, mut state)) = catalog::lock(id) else {
-        return;
-    };
-    let now = clock::now();
-    let due = state.retry_due.unwrap_or(state.next_run).min(now);
-    let attempt = if state.retry_due.is_some() {
-        state.attempt
-    } else {
-        1
-    };
-    let failure = Failure {
+    let failed = fail_without_process(id, |job| Failure {
         sqlstate: "42704".into(),
         message: format!("role with OID {} does not exist", job.owner.to_u32()),
-        detail: Some("It owned the job.".into()),
+        detail: Some("It owned the job, which is switched off.".into()),
         hint: Some(format!(
             "SELECT varve.remove_job({}) removes the job.",
             job.id
         )),
         context: None,
+    });
+    if failed {
+        catalog::disown(id);
+    }
+}
+
+/// Fails the run of a job whose process has ended again and again before it had begun.
+pub fn fail_to_start(id: i64) {
+    fail_without_process(id, |_| Failure {
+        sqlstate: "58000".into(),
+        message: "the process for the run could not be started".into(),
+        detail: Some("It was tried several times.".into()),
+        hint: Some(
+            "The server's log says why: the owner may not be allowed to connect to the database."
+                .into(),
+        ),
+        context: None,
+    });
+}
+
+/// Records a run that failed without a process; it is not tried again before it is due again. Tells whether there was one.
+fn fail_without_process(id: i64, why: impl FnOnce(&Definition) -> Failure) -> bool {
+    let Some((job, mut state)) = catalog::lock(id) else {
+        return false;
     };
+    let now = clock::now();
+    let attempt = match state.retry_due {
+        Some(_) => state.attempt,
+        None => 1,
+    };
+    let due = state.retry_due.unwrap_or(state.next_run);
+    if !job.enabled || due > now {
+        return false;
+    }
     let run = catalog::begin_run(&job, due, attempt);
-    catalog::end_run(run, &Outcome::Failed(failure));
+    catalog::end_run(run, &Outcome::Failed(why(&job)));
     if state.next_run <= now {
         state.next_run = next_run(&job, now);
     }
     state.retry_at = None;
     state.retry_due = None;
     state.attempt = 1;
+    state.interruptions = 0;
     catalog::set_state(job.id, &state);
+    true
 }
 
 /// Has a run tried again, where it may be and where that comes before the job is due anyway.
@@ -340,7 +367,7 @@ fn try_again(
         let doubled = job.backoff.saturating_mul(1 << (failures - 1).min(30));
         doubled.min(LONGEST_BACKOFF.max(job.backoff))
     };
-    let at = now + wait;
+    let at = now.saturating_add(wait);
     let may = cut_off || failures <= job.retries;
     if may && at < state.next_run {
         state.retry_at = Some(at);

@@ -6,22 +6,47 @@ use crate::pg::{clock, transaction};
 use crate::settings;
 use pgrx::pg_sys;
 
-/// Looks, and leaves a report.
-pub fn visit(ticket: shared::Ticket) {
-    let report = transaction::run(|| {
-        if is_installed() {
-            put_in_order();
-            true
-        } else {
-            false
-        }
-    });
-    let report = if report {
+/// How long a scout waits for a lock, in milliseconds: one looks after all databases.
+const PATIENCE: i32 = 1000;
+
+/// Looks, and leaves a report; none, where somebody has locked what it looks at. `stuck` is a job whose process has ended
+/// again and again before it had begun, or 0.
+pub fn visit(ticket: shared::Ticket, stuck: i64) {
+    let look = || {
+        let installed = transaction::run_within(PATIENCE, || {
+            let installed = is_installed();
+            if installed && !is_restoring() {
+                if stuck != 0 {
+                    run::fail_to_start(stuck);
+                }
+                put_in_order();
+            }
+            installed
+        });
+        report_if(installed)
+    };
+    match transaction::attempt(look) {
+        Ok(report) => shared::leave_report(ticket, report),
+        Err(failure) => pgrx::log!("varve could not look what is due: {}", failure.message),
+    }
+}
+
+/// What is due, in a database with the extension; nothing while it is being restored.
+pub fn report_if(installed: bool) -> Report {
+    if installed && !is_restoring() {
         transaction::run(catalog::report)
     } else {
-        Report::new(false)
-    };
-    shared::leave_report(ticket, report);
+        Report::new(installed)
+    }
+}
+
+/// Whether TimescaleDB was told (`timescaledb_pre_restore`) that a dump is being restored.
+pub fn is_restoring() -> bool {
+    // SAFETY: a setting by its name, which may not exist.
+    unsafe {
+        let value = pg_sys::GetConfigOption(c"timescaledb.restoring".as_ptr(), true, false);
+        !value.is_null() && std::ffi::CStr::from_ptr(value).to_bytes() == b"on"
+    }
 }
 
 /// Whether the database has the extension, with the tables of jobs.

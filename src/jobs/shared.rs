@@ -101,7 +101,7 @@ pub struct Assignment {
     pub task: Task,
     /// The database.
     pub database: pg_sys::Oid,
-    /// The job; 0 for a scout.
+    /// The job; for a scout one that does not start, or 0.
     pub job: i64,
     /// Its owner.
     pub owner: pg_sys::Oid,
@@ -172,6 +172,8 @@ impl Ticket {
 pub struct Ended {
     /// What it was to do.
     pub assignment: Assignment,
+    /// The number of its run; 0 where it ended before one had begun.
+    pub run: i64,
     /// What it found due; `None` where it ended before it had looked.
     pub report: Option<Report>,
 }
@@ -406,6 +408,7 @@ pub fn collect(now: pg_sys::TimestampTz) -> Vec<Ended> {
             slot.phase = Phase::Free;
             ended.push(Ended {
                 assignment: slot.assignment,
+                run: slot.run,
                 report: slot.report,
             });
         }

@@ -1,7 +1,7 @@
 //! The process that looks into a database, or runs one job.
 
 use super::shared::{self, Report, Task, Ticket};
-use super::{catalog, run, scout};
+use super::{run, scout};
 use crate::pg::{background, transaction};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -26,21 +26,17 @@ pub extern "C-unwind" fn varve_worker_main(argument: pg_sys::Datum) {
     };
     background::connect(assignment.database, role);
     if assignment.task == Task::Scout {
-        scout::visit(ticket);
+        scout::visit(ticket, assignment.job);
         return;
     }
-    let later = if transaction::run(scout::is_installed) {
+    let installed = transaction::run(scout::is_installed);
+    let later = if installed && !scout::is_restoring() {
         run::carry_out(ticket, &assignment)
     } else {
         None
     };
-    let report = transaction::run(|| {
-        if scout::is_installed() {
-            catalog::report()
-        } else {
-            Report::new(false)
-        }
-    });
+    let report =
+        transaction::without_cancels(|| scout::report_if(transaction::run(scout::is_installed)));
     let mut put_off = Report { count: 0, ..report };
     for due in report.listed() {
         let mut due = *due;

@@ -90,6 +90,8 @@ unsafe extern "C-unwind" {
     /// `utils/timeout.h`
     pub fn enable_timeout_after(id: ::core::ffi::c_uint, milliseconds: ::core::ffi::c_int);
     /// `utils/timeout.h`
+    pub fn disable_timeout(id: ::core::ffi::c_uint, keep_indicator: bool);
+    /// `utils/timeout.h`
     pub fn disable_all_timeouts(keep_indicators: bool);
     /// `catalog/pg_inherits.h`
     pub fn find_inheritance_children(

@@ -19,11 +19,54 @@ pub struct Failure {
     pub context: Option<String>,
 }
 
+/// Limits of time that the session has set, put aside.
+struct Limits(i32, i32);
+
+impl Limits {
+    fn put_aside() -> Self {
+        // SAFETY: variables of settings, which nothing changes meanwhile.
+        unsafe {
+            let limits = Limits(pg_sys::LockTimeout, pg_sys::TransactionTimeout);
+            (pg_sys::LockTimeout, pg_sys::TransactionTimeout) = (0, 0);
+            limits
+        }
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { (pg_sys::LockTimeout, pg_sys::TransactionTimeout) = (self.0, self.1) }
+    }
+}
+
+/// Runs `f` while nobody can cancel it; to terminate the process still works.
+pub fn without_cancels<T>(f: impl FnOnce() -> T) -> T {
+    struct Held;
+    impl Drop for Held {
+        fn drop(&mut self) {
+            // SAFETY: counted up below.
+            unsafe { pg_sys::QueryCancelHoldoffCount -= 1 }
+        }
+    }
+    // SAFETY: a counter of the process.
+    unsafe { pg_sys::QueryCancelHoldoffCount += 1 };
+    let _held = Held;
+    f()
+}
+
 /// Runs `f` in a transaction of its own. Nothing of what the role has set for its transactions applies: it may write, and
-/// sees what is committed.
+/// sees what is committed, and no limit of time is set.
 pub fn run<T>(f: impl FnOnce() -> T) -> T {
+    run_within(0, f)
+}
+
+/// As [`run`], waiting for no lock longer than so many milliseconds; 0 for ever.
+pub fn run_within<T>(lock_timeout: i32, f: impl FnOnce() -> T) -> T {
+    let _limits = Limits::put_aside();
     // SAFETY: outside any transaction; an error on the way ends it with what it did.
     unsafe {
+        pg_sys::LockTimeout = lock_timeout;
         pg_sys::StartTransactionCommand();
         pg_sys::XactReadOnly = false;
         pg_sys::XactIsoLevel = pg_sys::XACT_READ_COMMITTED as i32;
@@ -43,6 +86,7 @@ pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, Failure> {
             pg_sys::InterruptHoldoffCount += 1;
             super::ffi::disable_all_timeouts(false);
             pg_sys::QueryCancelPending = 0;
+            pg_sys::debug_query_string = std::ptr::null();
             pg_sys::AbortOutOfAnyTransaction();
             pg_sys::PortalErrorCleanup();
             pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);

@@ -4,7 +4,8 @@ use super::{catalog, set_tier};
 use crate::am::error::{null_argument, raise};
 use crate::jobs::{self, NewJob};
 use crate::pg::function::Args;
-use crate::pg::relation;
+use crate::pg::owner::as_role;
+use crate::pg::relation::{self, OpenRel};
 use crate::pg::spi;
 use crate::pg::zone::Zone;
 use pgrx::pg_sys;
@@ -95,9 +96,14 @@ fn add_tiering_policy(args: &Args) -> pg_sys::Datum {
             "Give at least one of warm_after, cold_after and drop_after.",
         );
     }
+    let owner = {
+        let table = OpenRel::table(oid, pg_sys::AccessShareLock);
+        relation::form(table.as_ptr()).relowner
+    };
     let mut before: Option<(&str, f64)> = None;
     for (what, age) in &ages {
-        let at = limit(oid, age, &time_zone);
+        // The table's owner chooses the function that tells an integer time now.
+        let at = as_role(owner, || limit(oid, age, &time_zone));
         if let Some((sooner, limit)) = before
             && at >= limit
         {
@@ -137,8 +143,7 @@ fn add_tiering_policy(args: &Args) -> pg_sys::Datum {
         |i: &pg_sys::Interval| Some(pg_sys::Datum::from(std::ptr::from_ref(i).cast_mut()));
     let id = jobs::add(&NewJob {
         name: &format!("tiering of {name}"),
-        // SAFETY: the current user.
-        owner: unsafe { pg_sys::GetUserId() },
+        owner,
         schedule: &schedule,
         time_zone: &time_zone,
         command: "CALL varve.run_tiering_policy({job})",

@@ -201,6 +201,48 @@ fn owners_and_what_they_may() {
     client.batch_execute("RESET ROLE; SET ROLE watch").unwrap();
     assert_eq!(rows(&mut client, "SELECT count(*) FROM varve.jobs"), ["5"]);
     client.batch_execute("RESET ROLE").unwrap();
+    // Nor by functions that are called before the view leaves rows out.
+    client
+        .batch_execute(
+            "CREATE FUNCTION leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS 'BEGIN RAISE EXCEPTION ''%'', $1; END';
+             SET ROLE ann",
+        )
+        .unwrap();
+    let leak = simple(
+        &mut client,
+        "SELECT name FROM varve.jobs WHERE leak(command)",
+    )
+    .unwrap_err();
+    assert_eq!(leak.message, "SELECT 1", "{leak:?}");
+    client.batch_execute("RESET ROLE").unwrap();
+    // A new beginning in the past: intervals are counted from there, and what was due is not due again.
+    let past = format!(
+        "SELECT varve.alter_job({root}, schedule => '2 days', first_run => date_trunc('hour', now()) - interval '5 days')"
+    );
+    client.batch_execute(&past).unwrap();
+    let next = format!(
+        "SELECT next_run = date_trunc('hour', now()) + interval '1 day' FROM varve.jobs WHERE id = {root}"
+    );
+    assert_eq!(rows(&mut client, &next), ["t"]);
+    // Who may not connect: the run has failed, and is not begun again every second.
+    client
+        .batch_execute(&format!(
+            "REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; SELECT varve.alter_job({who}, first_run => now(), schedule => '1 day')"
+        ))
+        .unwrap();
+    holds(
+        &mut client,
+        "the run that could not be started",
+        &format!(
+            "SELECT count(*) = 1 FROM varve.job_run WHERE job = {who} AND state = 'failed' AND sqlstate = '58000'"
+        ),
+    );
+    let next =
+        format!("SELECT next_run > now() + interval '23 hours' FROM varve.jobs WHERE id = {who}");
+    assert_eq!(rows(&mut client, &next), ["t"]);
+    client
+        .batch_execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC")
+        .unwrap();
     // An owner who is no more.
     client
         .batch_execute(&format!(
@@ -260,6 +302,18 @@ fn commands_and_failures() {
     assert_eq!(run(&mut client, blocks, ""), ok("succeeded|1|∅"));
     let nothing = "SELECT varve.add_job('nothing', '1 day', '-- nothing')";
     assert_eq!(simple(&mut client, nothing).unwrap_err().code, "22023");
+    for copy in ["COPY t TO STDOUT", "COPY t FROM STDIN"] {
+        assert_eq!(run(&mut client, copy, ""), failed("0A000"));
+    }
+    // The idiom against a time-out of the role's.
+    client
+        .batch_execute("ALTER ROLE postgres SET statement_timeout = '300 ms'")
+        .unwrap();
+    let patient = "SET statement_timeout = 0; SELECT pg_sleep(0.6)";
+    assert_eq!(run(&mut client, patient, ""), ok("succeeded|1|∅"));
+    client
+        .batch_execute("ALTER ROLE postgres RESET statement_timeout")
+        .unwrap();
     // Several statements are one transaction.
     let half = "INSERT INTO t VALUES (100); SELECT 1 / 0";
     assert_eq!(run(&mut client, half, ""), failed("22012"));
@@ -664,6 +718,27 @@ fn tiering_policies() {
     session.ok("ROLLBACK");
     run(&mut client, "p").unwrap();
     assert_eq!(tiers(&mut client, "p"), "cold cold cold warm warm hot hot");
+    // A policy is the owner's of the table, whoever adds it, and only he runs it: he says what is called on the way.
+    client
+        .batch_execute(
+            "CREATE ROLE ann LOGIN; CREATE TABLE a (s int, t bigint, PRIMARY KEY (s, t));
+             SELECT create_hypertable('a', 't', chunk_time_interval => 1000); ALTER TABLE a OWNER TO ann;
+             GRANT CREATE ON SCHEMA public TO ann; SET ROLE ann;
+             CREATE FUNCTION a_now() RETURNS bigint LANGUAGE plpgsql STABLE AS 'BEGIN IF current_user <> ''ann'' THEN RAISE EXCEPTION ''caught %'', current_user; END IF; RETURN 5000; END';
+             SELECT set_integer_now_func('a', 'a_now'); SELECT varve.enable('a'); INSERT INTO a VALUES (1, 1); RESET ROLE;
+             SELECT varve.add_tiering_policy('a', warm_after => 100)",
+        )
+        .unwrap();
+    let policy =
+        "SELECT id FROM varve.jobs WHERE subject = 'a'::regclass AND owner = 'ann'::regrole";
+    let id = one(&mut client, policy);
+    let call = format!("CALL varve.run_tiering_policy({id})");
+    assert_eq!(simple(&mut client, &call).unwrap_err().code, "42501");
+    run(&mut client, "a").unwrap();
+    assert_eq!(tiers(&mut client, "a"), "warm");
+    client
+        .batch_execute("SELECT varve.remove_tiering_policy('a')")
+        .unwrap();
     // Tables that go take their policies along.
     client.batch_execute("DROP TABLE i").unwrap();
     let left = "SELECT count(*) FROM varve.jobs WHERE name = 'tiering of public.i'";
@@ -742,4 +817,35 @@ fn progress_is_shown() {
         "a worker ended after {took:?}"
     );
     cluster.stop(Stop::Fast).unwrap();
+}
+
+/// While TimescaleDB is told that a dump is being restored, jobs of the database wait.
+#[test]
+fn while_a_dump_is_restored() {
+    let (cluster, mut client) = start(&[]);
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    let mut other = cluster.config("other").connect(postgres::NoTls).unwrap();
+    other
+        .batch_execute("CREATE EXTENSION varve CASCADE; SELECT timescaledb_pre_restore(); SELECT varve.add_job('j', '1 second', 'SELECT 1')")
+        .unwrap();
+    client
+        .batch_execute("SELECT varve.add_job('j', '1 second', 'SELECT 1')")
+        .unwrap();
+    holds(
+        &mut client,
+        "four runs elsewhere",
+        "SELECT count(*) > 3 FROM varve.job_runs WHERE state = 'succeeded'",
+    );
+    assert_eq!(
+        rows(&mut other, "SELECT count(*) FROM varve.job_runs"),
+        ["0"]
+    );
+    other
+        .batch_execute("SELECT timescaledb_post_restore(); SELECT varve.wake_launcher()")
+        .unwrap();
+    holds(
+        &mut other,
+        "a run afterwards",
+        "SELECT count(*) > 0 FROM varve.job_runs WHERE state = 'succeeded'",
+    );
 }
