@@ -39,6 +39,10 @@ BEGIN
         END IF;
         EXECUTE pg_catalog.format('SELECT %I.%I()', d.func_schema, d.func) INTO at_integer;
         at_integer := at_integer OPERATOR(pg_catalog.-) age::pg_catalog.int8;
+    ELSIF age OPERATOR(pg_catalog.~) '^\s*[+-]?[0-9]+\s*$' THEN
+        -- It would be taken for seconds.
+        RAISE EXCEPTION '% is no interval', age
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the unit, as in ''7 days''.';
     ELSIF d.typ OPERATOR(pg_catalog.=) 1184::pg_catalog.oid THEN
         at := present OPERATOR(pg_catalog.-) age::pg_catalog.interval;
     ELSE

@@ -3,8 +3,10 @@
 use crate::am::body::{BodyReader, BodyWriter, Location, NO_BLOCK, PIECE};
 use crate::am::tid::{self, MAX_SEGMENT, Place};
 use crate::am::{companion, datum, directory, tombstone};
+use crate::jobs::schedule::Schedule;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot::Registered;
+use crate::pg::zone::Zone;
 use pgrx::prelude::*;
 use varve_core::Kind;
 
@@ -41,6 +43,122 @@ mod tests {
             }
         }
         assert_eq!(tid::decode(&crate::pg::tuple::make_tid(7, 1)), None);
+    }
+
+    fn instant(text: &str) -> pg_sys::TimestampTz {
+        let time = Spi::get_one_with_args::<TimestampWithTimeZone>(
+            "SELECT $1::timestamptz",
+            &[text.into()],
+        );
+        time.unwrap().unwrap().into()
+    }
+
+    /// The times at which a job is due after `from`.
+    fn due(schedule: &str, zone: &str, first: &str, from: &str, count: usize) -> Vec<String> {
+        let schedule = Schedule::parse(schedule).unwrap();
+        let zone = Zone::named(zone).unwrap();
+        let first = instant(first);
+        let mut now = instant(from);
+        (0..count)
+            .map(|_| {
+                now = schedule.next(zone, first, now).unwrap();
+                let time = TimestampWithTimeZone::try_from(now).unwrap();
+                Spi::get_one_with_args::<String>(
+                    "SELECT to_char($1 AT TIME ZONE 'UTC', 'MM-DD HH24:MI:SS')",
+                    &[time.into()],
+                )
+                .unwrap()
+                .unwrap()
+            })
+            .collect()
+    }
+
+    /// In Berlin the clock goes from 02:00 to 03:00 on 2026-03-29 (01:00 UTC), and back from 03:00 to 02:00 on 2026-10-25.
+    #[pg_test]
+    fn schedules_and_clocks_that_are_set() {
+        let daily = |from| due("30 2 * * *", "Europe/Berlin", from, from, 3);
+        // 02:30 does not come on that day: the job runs when the clock has been set forward.
+        assert_eq!(
+            daily("2026-03-27 12:00Z"),
+            ["03-28 01:30:00", "03-29 01:00:00", "03-30 00:30:00"]
+        );
+        // It comes twice, and the job runs once.
+        assert_eq!(
+            daily("2026-10-23 12:00Z"),
+            ["10-24 00:30:00", "10-25 00:30:00", "10-26 01:30:00"]
+        );
+        // What runs by the hour does so every hour.
+        assert_eq!(
+            due(
+                "0 * * * *",
+                "Europe/Berlin",
+                "2026-10-24 23:30Z",
+                "2026-10-24 23:30Z",
+                4
+            ),
+            [
+                "10-25 00:00:00",
+                "10-25 01:00:00",
+                "10-25 02:00:00",
+                "10-25 03:00:00"
+            ]
+        );
+        assert_eq!(
+            due(
+                "*/20 * * * * *",
+                "UTC",
+                "2026-01-01 00:00Z",
+                "2026-01-01 00:00:19.5Z",
+                3
+            ),
+            ["01-01 00:00:20", "01-01 00:00:40", "01-01 00:01:00"]
+        );
+        assert_eq!(
+            due(
+                "0 9 L * *",
+                "Asia/Tokyo",
+                "2026-01-01 00:00Z",
+                "2026-01-31 12:00Z",
+                2
+            ),
+            ["02-28 00:00:00", "03-31 00:00:00"]
+        );
+        // Intervals are multiples from the first time on, by the clock of the zone.
+        assert_eq!(
+            due(
+                "1 day",
+                "Europe/Berlin",
+                "2026-03-27 11:00Z",
+                "2026-03-27 11:00Z",
+                3
+            ),
+            ["03-28 11:00:00", "03-29 10:00:00", "03-30 10:00:00"]
+        );
+        assert_eq!(
+            due(
+                "1 month",
+                "UTC",
+                "2026-01-31 00:00Z",
+                "2026-01-31 00:00Z",
+                3
+            ),
+            ["02-28 00:00:00", "03-31 00:00:00", "04-30 00:00:00"]
+        );
+        assert_eq!(
+            due(
+                "90 seconds",
+                "UTC",
+                "1990-01-01 00:00Z",
+                "2026-01-01 00:00:01Z",
+                2
+            ),
+            ["01-01 00:01:30", "01-01 00:03:00"]
+        );
+        // What has its first time before it.
+        assert_eq!(
+            due("1 hour", "UTC", "2026-05-01 00:00Z", "2026-01-01 00:00Z", 2),
+            ["05-01 00:00:00", "05-01 01:00:00"]
+        );
     }
 
     #[pg_test]

@@ -15,7 +15,7 @@ mod functions;
 mod launcher;
 mod record;
 mod run;
-mod schedule;
+pub mod schedule;
 mod scout;
 mod shared;
 mod worker;
