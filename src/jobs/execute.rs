@@ -54,10 +54,11 @@ pub fn run(command: &CStr, deadline: Option<pg_sys::TimestampTz>, last: impl FnO
                 pg_sys::BeginImplicitTransactionBlock();
             }
             arm(deadline);
-            if is_last && commits(statement) {
-                if let Some(last) = last.take() {
-                    last(rows);
-                }
+            if is_last
+                && commits(statement)
+                && let Some(last) = last.take()
+            {
+                last(rows);
             }
             rows += run_one(statement, command, context);
             if is_last {
