@@ -16,6 +16,9 @@ const WORK: &str = "varve_restore";
 /// The file in it that says whose work it is.
 const MARKER: &str = "marker.json";
 
+/// The file in the directory of a member of a chain that says that it was unpacked.
+const DONE: &str = "done";
+
 /// Largest marker, in bytes.
 const MAX_MARKER_BYTES: u64 = 1 << 20;
 
@@ -130,7 +133,7 @@ impl Place {
         }
         for name in names(&self.work())? {
             let path = self.work().join(&name);
-            let keep = name == MARKER || path.join("done").is_file();
+            let keep = name == MARKER || is_done(&path);
             if !keep {
                 remove(&path)?;
             }
@@ -231,6 +234,24 @@ impl Place {
             .and_then(|directory| directory.sync_all())
             .map_err(failed)
     }
+}
+
+/// Which boot of the machine this is. What was written without being synced holds as long as that stays the same.
+fn boot() -> Vec<u8> {
+    // Where it cannot be read nothing is taken for done.
+    fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// Notes that a member of a chain was unpacked.
+pub(super) fn done(member: &Path) -> Result<(), BackupError> {
+    let path = member.join(DONE);
+    fs::write(&path, boot()).map_err(|error| BackupError::io(&path, error))
+}
+
+/// Whether a member of a chain was unpacked.
+pub(super) fn is_done(member: &Path) -> bool {
+    let boot = boot();
+    !boot.is_empty() && fs::read(member.join(DONE)).is_ok_and(|noted| noted == boot)
 }
 
 fn not_empty(path: &Path) -> BackupError {

@@ -16,7 +16,7 @@ use super::super::record::{Archive, Backup, StoredObject};
 use super::super::seal::read_object;
 use super::combine::{combine, combine_program};
 use super::fetch::Source;
-use super::place::{Marker, Place, empty, remove};
+use super::place::{self, Marker, Place, empty, remove};
 use super::unpack::{Unpack, directory};
 use super::{Repaired, RestoreOptions, RestorePhase, RestoreProgress, Restored, TablespaceMove};
 use crate::store::Store;
@@ -161,15 +161,12 @@ impl Run<'_> {
                 .iter()
                 .map(|t| (t.oid, member.join(t.oid.to_string())))
                 .collect();
-            let done = member.join("done");
-            if done.is_file() {
+            if place::is_done(&member) {
                 self.now.bytes += backup.raw_bytes();
             } else {
                 remove(&member)?;
                 self.member(backup, &data, &tablespaces)?;
-                // Synced, since what it says must hold after a crash of the machine too.
-                sync(&data)?;
-                File::create(&done).map_err(|error| BackupError::io(&done, error))?;
+                place::done(&member)?;
             }
             members.push(data);
             mapping = tablespaces;
