@@ -101,7 +101,7 @@ fn passwords() {
 
 #[test]
 fn summaries_that_are_off_or_gone() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::with(&["min_wal_size = 32MB", "max_wal_size = 32MB"]);
     let url = bench.store();
     let (code, said) = bench.fails(&["backup", "--to", &url, "--kind", "differential"]);
     assert!(
@@ -136,6 +136,21 @@ fn summaries_that_are_off_or_gone() {
         code == 4 && said.contains("Set summarize_wal = on"),
         "{said}"
     );
+    // They are made again of WAL that is still there.
+    let wal = bench.cluster.data().join("pg_wal");
+    let oldest = files(&bench.path("store/wal"), ".backup.zst")
+        .pop()
+        .unwrap();
+    let oldest = oldest.file_name().unwrap().to_str().unwrap()[..24].to_owned();
+    until("WAL to be recycled", || {
+        bench
+            .client
+            .batch_execute("INSERT INTO x VALUES (0)")
+            .unwrap();
+        bench.archived();
+        bench.client.batch_execute("CHECKPOINT").unwrap();
+        !wal.join(&oldest).exists()
+    });
     for summary in files(&bench.cluster.data().join("pg_wal/summaries"), ".summary") {
         std::fs::remove_file(summary).unwrap();
     }

@@ -117,6 +117,10 @@ impl Bench {
 
     /// Ends a segment of WAL and waits until it is in the store.
     pub fn archived(&mut self) {
+        // A segment in which nothing is written yet cannot be ended.
+        self.client
+            .execute("SELECT pg_create_restore_point('archived')", &[])
+            .unwrap();
         let name: String = self
             .client
             .query_one("SELECT pg_walfile_name(pg_switch_wal())", &[])
