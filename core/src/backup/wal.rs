@@ -221,14 +221,7 @@ fn same(store: &Store, name: &WalName, sum: &WalSum, tick: Tick<'_>) -> Result<b
     match check_object(store, &file, None, tick) {
         Ok(found) if found == *sum => Ok(true),
         Ok(_) => Err(different(store, name)),
-        Err(error)
-            if matches!(
-                error,
-                BackupError::Corrupt { .. } | BackupError::Seal { .. }
-            ) =>
-        {
-            Ok(false)
-        }
+        Err(BackupError::Corrupt { .. } | BackupError::Seal { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -9,6 +9,7 @@ mod fetch;
 mod place;
 mod recovery;
 mod run;
+mod sync;
 mod unpack;
 
 use std::path::PathBuf;

@@ -1,12 +1,10 @@
 //! The course of a restore.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-
-use nix::unistd::syncfs;
 
 use super::super::chain::chain_of;
 use super::super::error::BackupError;
@@ -17,6 +15,7 @@ use super::super::seal::read_object;
 use super::combine::{combine, combine_program};
 use super::fetch::Source;
 use super::place::{self, Marker, Place, empty, remove};
+use super::sync::{Syncing, sync_all};
 use super::unpack::{Unpack, directory};
 use super::{Repaired, RestoreOptions, RestorePhase, RestoreProgress, Restored, TablespaceMove};
 use crate::store::Store;
@@ -68,6 +67,7 @@ pub fn restore(
             repaired: Mutex::new(Vec::new()),
         },
         place,
+        syncing: None,
         progress,
         now: RestoreProgress {
             phase: RestorePhase::Files,
@@ -136,6 +136,8 @@ fn moved(backup: &Backup, moves: &[TablespaceMove]) -> Result<Vec<(u32, PathBuf)
 struct Run<'r> {
     source: Source<'r>,
     place: Place,
+    /// None for the members of a chain, which need not outlive the machine.
+    syncing: Option<Syncing>,
     progress: &'r mut dyn FnMut(&RestoreProgress),
     now: RestoreProgress,
     tick: Tick<'r>,
@@ -144,6 +146,7 @@ struct Run<'r> {
 impl Run<'_> {
     /// A full backup goes to where it belongs at once.
     fn full(&mut self, backup: &Backup) -> Result<(), BackupError> {
+        self.syncing = Some(Syncing::start()?);
         let (out, tablespaces) = (self.place.out(), self.place.tablespaces().to_vec());
         self.member(backup, &out, &tablespaces)
     }
@@ -273,7 +276,7 @@ impl Run<'_> {
     ) -> Result<usize, BackupError> {
         let before = self.now.bytes;
         let mut found = 0;
-        let (source, tick) = (&self.source, self.tick);
+        let (source, tick, syncing) = (&self.source, self.tick, self.syncing.as_ref());
         let (now, progress) = (&mut self.now, &mut *self.progress);
         let mut unpack = |archive: &mut dyn std::io::BufRead| {
             // A store's archive that turned out to be wrong has left something.
@@ -290,6 +293,7 @@ impl Run<'_> {
                     now.bytes += bytes;
                     progress(now);
                 },
+                syncing,
                 tick,
             };
             unpack.run(archive)?;
@@ -310,18 +314,12 @@ impl Run<'_> {
     /// Makes everything reach the disk.
     fn sync(&mut self) -> Result<(), BackupError> {
         self.tell(RestorePhase::Syncing);
-        sync(&self.place.out())?;
-        for (_, directory) in self.place.tablespaces() {
-            sync(directory)?;
+        if let Some(syncing) = self.syncing.take() {
+            syncing.finish(self.tick)?;
         }
-        Ok(())
+        let tablespaces = self.place.tablespaces().iter();
+        let tablespaces = tablespaces.map(|(_, directory)| directory.clone());
+        let directories = std::iter::once(self.place.out()).chain(tablespaces);
+        sync_all(directories.collect(), self.tick)
     }
-}
-
-/// Makes what was written to the file system of a directory reach the disk: one call instead of one for each of thousands of
-/// files.
-fn sync(directory: &Path) -> Result<(), BackupError> {
-    let failed = |error: std::io::Error| BackupError::io(directory, error);
-    let opened = File::open(directory).map_err(failed)?;
-    syncfs(&opened).map_err(|errno| failed(errno.into()))
 }

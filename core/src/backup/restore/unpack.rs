@@ -14,6 +14,7 @@ use super::super::error::BackupError;
 use super::super::manifest::{Manifest, ManifestFile};
 use super::super::seal::hex;
 use super::super::tar::{Entry, EntryKind, TarReader};
+use super::sync::{LARGE, Syncing};
 use crate::wait::Tick;
 
 /// How much comes between two questions to the caller.
@@ -32,6 +33,8 @@ pub(super) struct Unpack<'u> {
     pub(super) seen: HashSet<Vec<u8>>,
     /// Told how many more bytes were unpacked.
     pub(super) progress: &'u mut dyn FnMut(u64),
+    /// Told of files that are large and whole, so that they reach the disk while others are unpacked.
+    pub(super) syncing: Option<&'u Syncing>,
     pub(super) tick: Tick<'u>,
 }
 
@@ -142,7 +145,10 @@ impl Unpack<'_> {
                 return Err(self.corrupt(entry, "it is there twice"));
             }
         }
-        Ok(())
+        match self.syncing {
+            Some(syncing) if size >= LARGE => syncing.sync(path, file),
+            _ => Ok(()),
+        }
     }
 
     fn listed_as(&self, path: &[u8]) -> Vec<u8> {
