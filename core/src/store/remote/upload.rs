@@ -114,9 +114,17 @@ async fn object(
         Some(Order::Finish(size)) => return whole(call, first, size, orders).await,
         None => return Err(Ended::Dropped),
     };
+    let begun = call.again(|| call.client.put_multipart(&call.path));
+    tokio::pin!(begun);
     let upload = tokio::select! {
-        upload = call.again(|| call.client.put_multipart(&call.path)) => upload?,
-        () = orders.dropped() => return Err(Ended::Dropped),
+        upload = &mut begun => upload?,
+        () = orders.dropped() => {
+            // The request is on its way, and makes an upload: that is given up as soon as its name is known.
+            if let Ok(Ok(mut upload)) = tokio::time::timeout(ABORT, begun).await {
+                abort(&mut upload).await;
+            }
+            return Err(Ended::Dropped);
+        }
     };
     let mut parts = Parts {
         call,
@@ -217,9 +225,13 @@ impl Parts<'_> {
 
     async fn give_up(&mut self) {
         self.running.shutdown().await;
-        // What cannot be given up now stays in the bucket, unseen, until a rule of the bucket removes it.
-        let _ = tokio::time::timeout(ABORT, self.upload.abort()).await;
+        abort(&mut self.upload).await;
     }
+}
+
+/// Gives up an upload. What cannot be given up now stays in the bucket, unseen, until a rule of the bucket removes it.
+async fn abort(upload: &mut Box<dyn MultipartUpload>) {
+    let _ = tokio::time::timeout(ABORT, upload.abort()).await;
 }
 
 #[cfg(test)]
