@@ -6,7 +6,7 @@ COMMENT ON FUNCTION varve.backup(text, text, name) IS
     'Takes a base backup of the cluster (full, differential or incremental) into the primary store, or another one; returns its id';
 REVOKE ALL ON FUNCTION varve.backup(text, text, name) FROM PUBLIC;
 
-CREATE FUNCTION varve.list_backups(OUT store name, OUT id text, OUT kind text, OUT parent text, OUT label text,
+CREATE FUNCTION varve.list_backups(OUT store text, OUT id text, OUT kind text, OUT parent text, OUT label text,
         OUT started_at text, OUT stopped_at text, OUT start_lsn text, OUT stop_lsn text, OUT timeline bigint,
         OUT bytes bigint, OUT stored_bytes bigint, OUT includes_wal boolean, OUT encrypted boolean, OUT detail text)
     RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'list_backups_wrapper';
@@ -26,7 +26,7 @@ GROUP BY b.id, b.kind, b.parent, b.label, b.started_at, b.stopped_at, b.start_ls
 COMMENT ON VIEW varve.backups IS 'Backups, and the stores that have them; read from the stores';
 
 CREATE FUNCTION varve.verify_backup(id text,
-        OUT store name, OUT object text, OUT ok boolean, OUT expected text, OUT actual text, OUT detail text)
+        OUT store text, OUT object text, OUT ok boolean, OUT expected text, OUT actual text, OUT detail text)
     RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_backup_wrapper';
 COMMENT ON FUNCTION varve.verify_backup(text) IS
     'Reads every object of a backup in every store that has it, and compares SHA-256 with what was written';
