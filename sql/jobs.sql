@@ -132,7 +132,7 @@ COMMENT ON FUNCTION varve.progress_entries() IS 'Internal: the rows behind varve
 
 CREATE VIEW varve.progress AS
 SELECT p.pid, d.datname AS database,
-       CASE WHEN d.datname = pg_catalog.current_database() THEN p.relation::regclass END AS relation,
+       CASE WHEN d.datname = pg_catalog.current_database() AND p.relation <> 0 THEN p.relation::regclass END AS relation,
        p.operation, p.phase, p.done, p.total, p.unit,
        CASE WHEN p.total > 0 THEN round(100.0 * p.done / p.total, 1) END AS percent,
        pg_catalog.clock_timestamp() - p.started_at AS elapsed,

@@ -8,6 +8,7 @@
 //! - [`stores`]: object stores, as SQL knows them.
 //! - [`tier`]: freezing, thawing, verifying; the functions about tiers.
 //! - [`progress`]: long work, as it goes.
+//! - [`backup`]: backups, as SQL knows them.
 //! - [`settings`], [`hooks`]: the settings `varve.*` and where we sit in the server.
 #![allow(unsafe_code)]
 
@@ -17,6 +18,7 @@ use pgrx::prelude::*;
 use pgrx::pg_sys::submodules::ffi;
 
 mod am;
+mod backup;
 mod hooks;
 mod ingest;
 mod jobs;
@@ -45,7 +47,8 @@ pgrx::extension_sql_file!(
 );
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["ingest"]);
 pgrx::extension_sql_file!("../sql/policy.sql", name = "policy", requires = ["jobs"]);
-pgrx::extension_sql_file!("../sql/stores.sql", name = "stores", finalize);
+pgrx::extension_sql_file!("../sql/stores.sql", name = "stores", requires = ["policy"]);
+pgrx::extension_sql_file!("../sql/backup.sql", name = "backup", finalize);
 
 /// Called when the library is loaded, by `shared_preload_libraries` or by the first function that is called.
 #[pg_guard]

@@ -19,6 +19,8 @@ pub enum Operation {
     Thaw,
     /// Segments are read and compared with their sums.
     Verify,
+    /// A base backup goes into a store.
+    Backup,
 }
 
 impl Operation {
@@ -27,6 +29,7 @@ impl Operation {
             Operation::Freeze => "freeze",
             Operation::Thaw => "thaw",
             Operation::Verify => "verify",
+            Operation::Backup => "backup",
         }
     }
 }
@@ -42,6 +45,14 @@ pub enum Phase {
     Exchanging,
     /// Segments are decoded.
     Decoding,
+    /// The backup that another is based on is looked for.
+    Preparing,
+    /// The server makes a checkpoint.
+    Checkpoint,
+    /// Files come from the server.
+    Files,
+    /// The last is written; the server may wait until WAL is archived.
+    Finishing,
 }
 
 impl Phase {
@@ -51,6 +62,10 @@ impl Phase {
             Phase::Encoding => ("encoding", "rows"),
             Phase::Exchanging => ("exchanging storage", "pages"),
             Phase::Decoding => ("decoding", "segments"),
+            Phase::Preparing => ("preparing", "bytes"),
+            Phase::Checkpoint => ("waiting for a checkpoint", "bytes"),
+            Phase::Files => ("files", "bytes"),
+            Phase::Finishing => ("finishing", "bytes"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Settings `varve.*`.
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 /// Values of `varve.debug_freeze`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
@@ -20,6 +20,7 @@ static COLUMNAR_AGGREGATE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static FREEZE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
 static UPSERT_WORK_MEM: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 static UPSERT_MERGE_ROWS: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static BACKUP_CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
 static JOB_HISTORY_DAYS: GucSetting<i32> = GucSetting::<i32>::new(30);
 static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
@@ -55,6 +56,10 @@ const UPSERT_MERGE_ROWS_SHORT: &CStr =
 const UPSERT_MERGE_ROWS_LONG: &CStr =
     c"The chunk is then locked against other writers to the end of the transaction. Fewer rows, and those for chunks that others write to, go to the delta. 0 writes all rows to the delta.";
 
+const BACKUP_CONNINFO_SHORT: &CStr =
+    c"How this server is reached from itself to take a backup, as a libpq connection string.";
+const BACKUP_CONNINFO_LONG: &CStr =
+    c"Empty: through its first Unix socket, as the role that is named like the user who runs the server.";
 const MAX_WORKERS_SHORT: &CStr = c"Jobs that run at the same time, in all databases together.";
 const MAX_WORKERS_LONG: &CStr =
     c"Each takes one of max_worker_processes, and so do the launcher and a process that looks what is due. 0 switches jobs off.";
@@ -127,6 +132,14 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_string_guc(
+        c"varve.backup_conninfo",
+        BACKUP_CONNINFO_SHORT,
+        BACKUP_CONNINFO_LONG,
+        &BACKUP_CONNINFO,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
     GucRegistry::define_int_guc(
         c"varve.max_workers",
         MAX_WORKERS_SHORT,
@@ -179,6 +192,12 @@ pub fn columnar_aggregate() -> bool {
 /// `varve.enable_columnar_scan`
 pub fn columnar_scan() -> bool {
     COLUMNAR_SCAN.get()
+}
+
+/// `varve.backup_conninfo`
+pub fn backup_conninfo() -> String {
+    let given = BACKUP_CONNINFO.get();
+    given.map_or_else(String::new, |s| s.to_string_lossy().into_owned())
 }
 
 /// `varve.max_workers`

@@ -1,5 +1,5 @@
 //! varve's segment format, codecs and checksums; with the feature `store` object stores, with the feature `seal` what
-//! compresses and encrypts on the way there. Knows nothing of PostgreSQL.
+//! compresses and encrypts on the way there, with the feature `backup` base backups and WAL in them. Knows nothing of PostgreSQL.
 //!
 //! A *segment* is up to [`MAX_ROWS`] rows cut into columns. Each column is a byte string of pages that decode alone
 //! ([`paged`]); a [`SegmentHeader`] ties them together. `docs/format.md` has the layouts.
@@ -10,11 +10,15 @@
 )]
 #![warn(missing_docs)]
 
+#[cfg(feature = "backup")]
+pub mod backup;
 pub mod bitmap;
 pub mod column;
 pub mod error;
 pub mod header;
 pub mod paged;
+#[cfg(feature = "backup")]
+pub mod replication;
 #[cfg(feature = "seal")]
 pub mod seal;
 #[cfg(feature = "store")]

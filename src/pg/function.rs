@@ -20,6 +20,14 @@ impl Args {
         unsafe { pgrx::fcinfo::pg_getarg_datum(self.0, index) }
     }
 
+    /// Argument `index`, a name.
+    pub fn name(&self, index: usize) -> Option<String> {
+        let datum = self.datum(index)?;
+        // SAFETY: an argument that is declared as a name, which ends with a NUL.
+        let name = unsafe { std::ffi::CStr::from_ptr(datum.cast_mut_ptr()) };
+        Some(name.to_string_lossy().into_owned())
+    }
+
     /// Argument `index`, an array of names (`name[]`).
     pub fn names(&self, index: usize) -> Option<Vec<String>> {
         let array = self.datum(index)?;

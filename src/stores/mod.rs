@@ -11,3 +11,6 @@ mod check;
 mod error;
 mod open;
 mod validator;
+
+pub use error::raise;
+pub use open::{Opened, all_usable, interrupts, of_role, open};

@@ -6,13 +6,21 @@ use crate::pg::owner::as_owner;
 use crate::pg::spi::read_all;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use varve_core::store::{Scheme, Store, StoreConfig};
+use varve_core::store::{Role, Scheme, Store, StoreConfig};
 use varve_core::wait::Stopped;
 
 /// Looks for interrupts while a store is waited for; they unwind.
 pub fn interrupts() -> Result<(), Stopped> {
     pgrx::check_for_interrupts!();
     Ok(())
+}
+
+/// A store, and its name.
+pub struct Opened {
+    /// The server's name.
+    pub name: String,
+    /// The store.
+    pub store: Store,
 }
 
 struct Server {
@@ -55,7 +63,7 @@ fn mapping(server: pg_sys::Oid, user: pg_sys::Oid) -> Vec<String> {
 }
 
 /// Opens a store of that name for the current user, who needs USAGE on the server. Nothing is asked of it yet.
-pub fn open(name: &str) -> Store {
+pub fn open(name: &str) -> Opened {
     let Some(server) = server(name) else {
         raise(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
@@ -104,7 +112,45 @@ pub fn open(name: &str) -> Store {
         );
     }
     match Store::open(&config) {
-        Ok(store) => store,
+        Ok(store) => Opened {
+            name: name.to_string(),
+            store,
+        },
         Err(e) => error::raise(&e),
     }
+}
+
+/// Names of the stores that the current user may use, those of a role or all.
+fn usable(role: Option<Role>) -> Vec<String> {
+    // SAFETY: reads a variable of the session.
+    let user = unsafe { pg_sys::GetUserId() };
+    let found = as_owner(|| {
+        read_all(
+            "SELECT s.srvname::pg_catalog.text, s.srvoptions FROM pg_catalog.pg_foreign_server s \
+             JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid OPERATOR(pg_catalog.=) s.srvfdw \
+             WHERE w.fdwname OPERATOR(pg_catalog.=) 'varve_store' AND pg_catalog.has_server_privilege($1, s.oid, 'USAGE') ORDER BY s.srvname",
+            &[user.into()],
+            |tuple| {
+                let name: String = tuple.get(1)?.unwrap_or_default();
+                let options: Vec<String> = tuple.get(2)?.unwrap_or_default();
+                Ok(Some((name, options)))
+            },
+        )
+    });
+    let is_of_role = |options: &[String]| {
+        let config = StoreConfig::from_options(validator::pairs(options));
+        config.is_ok_and(|c| role.is_none_or(|role| c.role() == role))
+    };
+    let of_role = found.into_iter().filter(|(_, options)| is_of_role(options));
+    of_role.map(|(name, _)| name).collect()
+}
+
+/// Names of the stores of a role that the current user may use.
+pub fn of_role(role: Role) -> Vec<String> {
+    usable(Some(role))
+}
+
+/// All stores that the current user may use.
+pub fn all_usable() -> Vec<Opened> {
+    usable(None).iter().map(|name| open(name)).collect()
 }

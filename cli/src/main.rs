@@ -1,0 +1,66 @@
+//! The program `varve`: takes, lists, verifies and restores backups with nothing but their stores. `docs/cli.md` is the
+//! users' page.
+
+mod backup;
+mod common;
+mod exit;
+mod list;
+mod plan;
+mod progress;
+mod restore;
+mod signals;
+mod stores;
+mod text;
+mod verify;
+mod wal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Backups of PostgreSQL in object stores: taken, listed, verified and restored without varve's server.
+#[derive(Parser)]
+#[command(name = "varve", version, after_help = exit::HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Takes a base backup of a running server into a store
+    Backup(backup::Arguments),
+    /// Lists the backups in stores, and the WAL
+    List(list::Arguments),
+    /// Reads backups and WAL again and names all that is damaged or missing
+    Verify(verify::Arguments),
+    /// Restores a backup into a new data directory
+    Restore(restore::Arguments),
+    /// Says what a restore would do, and how long it would take
+    Plan(plan::Arguments),
+    /// Fetches a file of WAL: for restore_command
+    WalGet(wal::GetArguments),
+    /// Archives a file of WAL: for archive_command
+    WalPut(wal::PutArguments),
+}
+
+fn main() -> ExitCode {
+    let command = Arguments::parse().command;
+    if let Err(error) = signals::listen() {
+        return exit::failed(error);
+    }
+    let result = match command {
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::List(arguments) => list::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        // The server takes what a command answers for more than it is: see there.
+        Command::WalGet(arguments) => return wal::get(&arguments),
+        Command::WalPut(arguments) => wal::put(&arguments),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => exit::failed(error),
+    }
+}

@@ -1,0 +1,67 @@
+//! Which backups a restore needs.
+
+use super::error::BackupError;
+use super::lsn::Lsn;
+use super::record::{Backup, Kind};
+use super::timestamp::Timestamp;
+
+/// Longest chain: a full backup, and increments every quarter of an hour for three months.
+const MAX_CHAIN: usize = 10_000;
+
+/// Where a recovery shall end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// As late as can be.
+    Latest,
+    /// At a moment.
+    Time(Timestamp),
+    /// At a position in WAL.
+    Lsn(Lsn),
+}
+
+/// The newest of the backups from which a target can be reached.
+pub fn choose<'b>(
+    backups: impl IntoIterator<Item = &'b Backup>,
+    target: Target,
+) -> Option<&'b Backup> {
+    backups
+        .into_iter()
+        .filter(|backup| match target {
+            Target::Latest => true,
+            Target::Time(time) => backup.stopped_at <= time,
+            Target::Lsn(lsn) => backup.stop_lsn <= lsn,
+        })
+        .max_by_key(|backup| (backup.stopped_at, &backup.id))
+}
+
+/// The chain that ends with a backup, from its full backup on. `load` reads a record.
+///
+/// # Errors
+/// [`BackupError::Corrupt`] for a chain that does not hold together, or what `load` answers.
+pub fn chain_of(
+    backup: Backup,
+    load: &mut dyn FnMut(&str) -> Result<Backup, BackupError>,
+) -> Result<Vec<Backup>, BackupError> {
+    let broken = |id: &str, detail: &str| BackupError::corrupt(format!("backup {id}"), detail);
+    let mut chain = vec![backup];
+    while let Some(child) = chain.last()
+        && let Some(parent) = &child.parent
+    {
+        if chain.len() >= MAX_CHAIN {
+            return Err(broken(parent, "the chain that leads to it has no end"));
+        }
+        let parent = load(parent)?;
+        if parent.started_at >= child.started_at || parent.start_lsn > child.start_lsn {
+            return Err(broken(&child.id, "its parent is not older than it is"));
+        }
+        if parent.system_identifier != child.system_identifier {
+            return Err(broken(&child.id, "its parent is of another cluster"));
+        }
+        if child.kind == Kind::Differential && parent.kind != Kind::Full {
+            return Err(broken(&child.id, "its parent is no full backup"));
+        }
+        chain.push(parent);
+    }
+    chain.reverse();
+    Ok(chain)
+}

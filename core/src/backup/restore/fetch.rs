@@ -1,0 +1,337 @@
+//! An archive as it comes from the stores: its frames are fetched and decompressed by several threads, and those that a store
+//! has damaged come from the next one.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+use zstd::bulk;
+
+use super::super::error::BackupError;
+use super::super::record::StoredObject;
+use super::super::seal::{at, open};
+use super::Repaired;
+use crate::seal::Identities;
+use crate::store::Store;
+use crate::wait::{Outcome, Stopped, Tick, receive, without_signals};
+
+/// How much is fetched at once, in compressed bytes, if a frame is not larger.
+const GROUP_BYTES: u64 = 4 << 20;
+
+/// Most threads.
+const MAX_THREADS: usize = 32;
+
+/// Frames that a thread has ready.
+const READY: usize = 2;
+
+/// The stores, and what was found wrong with them.
+pub(super) struct Source<'s> {
+    pub(super) stores: &'s [&'s Store],
+    pub(super) threads: usize,
+    pub(super) identities: Option<&'s Identities>,
+    pub(super) repaired: Mutex<Vec<Repaired>>,
+}
+
+/// What is done with an archive's bytes; again from the beginning, where a store's turned out to be wrong.
+pub(super) type Use<'u> = &'u mut dyn FnMut(&mut dyn BufRead) -> Result<(), BackupError>;
+
+impl Source<'_> {
+    fn note(&self, store: &Store, key: &str, detail: String) {
+        let mut repaired = self.repaired.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |r: &Repaired| r.store == store.url() && r.key == key;
+        if !repaired.iter().any(known) {
+            repaired.push(Repaired {
+                store: store.url().to_owned(),
+                key: key.to_owned(),
+                detail,
+            });
+        }
+    }
+
+    /// Reads an archive, from each store in turn until it was read whole.
+    pub(super) fn archive(
+        &self,
+        object: &StoredObject,
+        encrypted: bool,
+        use_: Use<'_>,
+        tick: Tick<'_>,
+    ) -> Result<(), BackupError> {
+        let mut first: Option<BackupError> = None;
+        for (number, store) in self.stores.iter().enumerate() {
+            let result = match encrypted {
+                true => self.sequential(store, object, use_, tick),
+                false => self.parallel(number, object, use_, tick),
+            };
+            match result {
+                Err(error) if error.is_the_stores() => {
+                    self.note(store, &object.key, error.to_string());
+                    first.get_or_insert(error);
+                }
+                result => return result,
+            }
+        }
+        Err(first.unwrap_or_else(|| BackupError::NotFound {
+            what: object.key.clone(),
+        }))
+    }
+
+    fn sequential(
+        &self,
+        store: &Store,
+        object: &StoredObject,
+        use_: Use<'_>,
+        tick: Tick<'_>,
+    ) -> Result<(), BackupError> {
+        let stored = store.get_stream(&object.key, tick)?;
+        let name = at(store, &object.key);
+        let plain = open(
+            stored,
+            &name,
+            true,
+            self.identities,
+            Some(object.raw_bytes),
+            tick,
+        )?;
+        use_(&mut BufReader::with_capacity(1 << 20, plain))
+    }
+
+    fn parallel(
+        &self,
+        number: usize,
+        object: &StoredObject,
+        use_: Use<'_>,
+        tick: Tick<'_>,
+    ) -> Result<(), BackupError> {
+        let groups = groups(object);
+        let threads = self.threads.clamp(1, MAX_THREADS).min(groups.len().max(1));
+        // The store whose turn it is comes first, the others behind it.
+        let (before, after) = self
+            .stores
+            .split_at_checked(number)
+            .unwrap_or((&[], self.stores));
+        let order: Vec<&Store> = after.iter().chain(before).copied().collect();
+        let given_up = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _give_up = GiveUp(&given_up);
+            let mut ways = Vec::new();
+            for thread in 0..threads {
+                let (sender, receiver) = sync_channel(READY);
+                ways.push(receiver);
+                let mine: Vec<&Group> = groups.iter().skip(thread).step_by(threads).collect();
+                let (order, given_up) = (&order, &given_up);
+                let run = move || self.work(&mine, object, order, &sender, given_up);
+                without_signals(|| {
+                    std::thread::Builder::new()
+                        .name("varve-restore".to_owned())
+                        .spawn_scoped(scope, run)
+                })
+                .and_then(|spawned| spawned.map(drop))
+                .map_err(|error| BackupError::Io {
+                    path: "a thread".to_owned(),
+                    error,
+                })?;
+            }
+            let frames = groups
+                .iter()
+                .enumerate()
+                .flat_map(|(n, group)| std::iter::repeat_n(n % threads, group.plain.len()))
+                .collect();
+            use_(&mut Frames {
+                ways,
+                frames,
+                next: 0,
+                current: io::Cursor::default(),
+                tick,
+            })
+        })
+    }
+
+    /// What a thread does: its groups, one after the other.
+    fn work(
+        &self,
+        groups: &[&Group],
+        object: &StoredObject,
+        order: &[&Store],
+        to: &SyncSender<Result<Vec<u8>, BackupError>>,
+        given_up: &AtomicBool,
+    ) {
+        let tick = || match given_up.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(Stopped::new("the restore has ended")),
+        };
+        for group in groups {
+            match self.group(group, object, order, &tick) {
+                Ok(frames) => {
+                    for frame in frames {
+                        if to.send(Ok(frame)).is_err() {
+                            return;
+                        }
+                    }
+                }
+                Err(error) => {
+                    // Nobody may be there to hear it.
+                    let _ = to.send(Err(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A group's frames, from the first store that has them undamaged.
+    fn group(
+        &self,
+        group: &Group,
+        object: &StoredObject,
+        order: &[&Store],
+        tick: Tick<'_>,
+    ) -> Result<Vec<Vec<u8>>, BackupError> {
+        let mut first: Option<BackupError> = None;
+        for store in order {
+            let frames = store
+                .get_range(&object.key, group.stored.clone(), tick)
+                .map_err(BackupError::from)
+                .and_then(|bytes| group.open(&bytes, &at(store, &object.key)));
+            match frames {
+                Ok(frames) => return Ok(frames),
+                Err(error) if error.is_the_stores() => {
+                    self.note(store, &object.key, error.to_string());
+                    first.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(first.unwrap_or_else(|| BackupError::NotFound {
+            what: object.key.clone(),
+        }))
+    }
+}
+
+/// Frames that are fetched together.
+struct Group {
+    /// Where they lie.
+    stored: Range<u64>,
+    /// Compressed and plain bytes of each.
+    plain: Vec<(usize, usize)>,
+}
+
+/// Cuts an archive into groups of frames.
+fn groups(object: &StoredObject) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let (mut stored_at, mut left) = (0, object.raw_bytes);
+    for stored in &object.frames {
+        let plain = left.min(object.frame_bytes);
+        left -= plain;
+        let end = stored_at + u64::from(*stored);
+        let frame = (*stored as usize, plain as usize);
+        match groups.last_mut() {
+            Some(group) if end - group.stored.start <= GROUP_BYTES => {
+                group.stored.end = end;
+                group.plain.push(frame);
+            }
+            _ => groups.push(Group {
+                stored: stored_at..end,
+                plain: vec![frame],
+            }),
+        }
+        stored_at = end;
+    }
+    groups
+}
+
+impl Group {
+    /// Decompresses the frames.
+    fn open(&self, bytes: &[u8], name: &str) -> Result<Vec<Vec<u8>>, BackupError> {
+        let wrong = |detail: String| BackupError::corrupt(name, detail);
+        let mut context = bulk::Decompressor::new().map_err(|error| BackupError::Io {
+            path: "zstd".to_owned(),
+            error,
+        })?;
+        let mut rest = bytes;
+        let mut frames = Vec::with_capacity(self.plain.len());
+        for (stored, plain) in &self.plain {
+            let (frame, after) = rest
+                .split_at_checked(*stored)
+                .ok_or_else(|| wrong("it is cut short".to_owned()))?;
+            rest = after;
+            let mut out = Vec::with_capacity(*plain);
+            context
+                .decompress_to_buffer(frame, &mut out)
+                .map_err(|error| wrong(format!("zstd: {error}")))?;
+            if out.len() != *plain {
+                return Err(wrong(format!(
+                    "a frame holds {} bytes instead of {plain}",
+                    out.len()
+                )));
+            }
+            frames.push(out);
+        }
+        Ok(frames)
+    }
+}
+
+/// Tells the threads to end, when it is dropped.
+struct GiveUp<'g>(&'g AtomicBool);
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// The frames in their order.
+struct Frames<'f> {
+    ways: Vec<Receiver<Result<Vec<u8>, BackupError>>>,
+    /// By which way each frame comes.
+    frames: Vec<usize>,
+    next: usize,
+    current: io::Cursor<Vec<u8>>,
+    tick: Tick<'f>,
+}
+
+impl Frames<'_> {
+    fn frame(&mut self) -> Result<Option<Vec<u8>>, BackupError> {
+        let Some(way) = self.frames.get(self.next) else {
+            return Ok(None);
+        };
+        self.next += 1;
+        let gone = || BackupError::Io {
+            path: "a thread".to_owned(),
+            error: io::Error::other("it ended early"),
+        };
+        let way = self.ways.get(*way).ok_or_else(gone)?;
+        match receive(way, self.tick)? {
+            Outcome::Sent(frame) => frame.map(Some),
+            Outcome::Gone => Err(gone()),
+        }
+    }
+}
+
+impl Read for Frames<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let ready = self.fill_buf()?;
+        let len = ready.len().min(buffer.len());
+        if let (Some(to), Some(from)) = (buffer.get_mut(..len), ready.get(..len)) {
+            to.copy_from_slice(from);
+        }
+        self.consume(len);
+        Ok(len)
+    }
+}
+
+impl BufRead for Frames<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.current.position() as usize >= self.current.get_ref().len() {
+            match self.frame().map_err(io::Error::other)? {
+                Some(frame) => self.current = io::Cursor::new(frame),
+                None => return Ok(&[]),
+            }
+        }
+        self.current.fill_buf()
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.current.consume(len);
+    }
+}

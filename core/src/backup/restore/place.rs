@@ -1,0 +1,285 @@
+//! The directory that is restored into.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::super::error::BackupError;
+
+/// The directory in the data directory where all is done.
+const WORK: &str = "varve_restore";
+
+/// The file in it that says whose work it is.
+const MARKER: &str = "marker.json";
+
+/// The file in the directory of a member of a chain that says that it was unpacked.
+const DONE: &str = "done";
+
+/// Largest marker, in bytes.
+const MAX_MARKER_BYTES: u64 = 1 << 20;
+
+/// What a restore was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Marker {
+    /// The chain, the full backup first.
+    pub(super) chain: Vec<String>,
+    /// Where each tablespace goes.
+    pub(super) tablespaces: Vec<(u32, PathBuf)>,
+    /// The settings of recovery, in text.
+    pub(super) recovery: String,
+    /// Whether all is done but for moving it up.
+    pub(super) moving: bool,
+}
+
+/// A data directory that is ours to fill.
+pub(super) struct Place {
+    pgdata: PathBuf,
+    marker: Marker,
+    /// Whether somebody began before us.
+    pub(super) resumed: bool,
+    /// Held as long as we are at work.
+    _lock: Flock<File>,
+}
+
+fn make_directory(path: &Path) -> Result<(), BackupError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(BackupError::io(path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn names(path: &Path) -> Result<Vec<std::ffi::OsString>, BackupError> {
+    let failed = |error| BackupError::io(path, error);
+    fs::read_dir(path)
+        .map_err(failed)?
+        .map(|entry| Ok(entry.map_err(failed)?.file_name()))
+        .collect()
+}
+
+impl Place {
+    /// Takes a directory: one that is not there, one that is empty, or one where a restore with the same arguments was
+    /// interrupted. What is half done there is removed.
+    pub(super) fn open(pgdata: &Path, wanted: Marker) -> Result<Self, BackupError> {
+        make_directory(pgdata)?;
+        let work = pgdata.join(WORK);
+        let found = names(pgdata)?;
+        if !found.is_empty() && !work.is_dir() {
+            return Err(not_empty(pgdata));
+        }
+        let directory = File::open(pgdata).map_err(|error| BackupError::io(pgdata, error))?;
+        let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|_| {
+            BackupError::refused(
+                format!("another process restores into {}", pgdata.display()),
+                "Wait for it, or end it.",
+            )
+        })?;
+        let mut place = Self {
+            pgdata: pgdata.to_owned(),
+            marker: wanted,
+            resumed: false,
+            _lock: lock,
+        };
+        match place.read_marker()? {
+            Some(before) => place.go_on(before)?,
+            // Somebody got no further than to make the directory.
+            None if found.iter().all(|name| name == WORK) => {
+                make_directory(&work)?;
+                place.check_tablespaces()?;
+                place.write_marker()?;
+            }
+            None => return Err(not_empty(pgdata)),
+        }
+        Ok(place)
+    }
+
+    fn read_marker(&self) -> Result<Option<Marker>, BackupError> {
+        use std::io::Read;
+        let path = self.work().join(MARKER);
+        let failed = |error| BackupError::io(&path, error);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_MARKER_BYTES)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| BackupError::corrupt(path.display().to_string(), error.to_string()))
+    }
+
+    fn go_on(&mut self, before: Marker) -> Result<(), BackupError> {
+        let moving = before.moving;
+        self.marker.moving = moving;
+        if before != self.marker {
+            return Err(BackupError::refused(
+                format!(
+                    "in {} another restore was interrupted, of backup {}",
+                    self.pgdata.display(),
+                    before.chain.last().map_or("", String::as_str)
+                ),
+                "Go on with that by the same arguments, or remove what is in the directory and in those of its tablespaces.",
+            ));
+        }
+        self.resumed = true;
+        if moving {
+            return Ok(());
+        }
+        for name in names(&self.work())? {
+            let path = self.work().join(&name);
+            let keep = name == MARKER || is_done(&path);
+            if !keep {
+                remove(&path)?;
+            }
+        }
+        // They were empty when that restore began, and what is in them is its.
+        for (_, directory) in &self.marker.tablespaces {
+            empty(directory)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the directories of the tablespaces are empty or not there.
+    fn check_tablespaces(&self) -> Result<(), BackupError> {
+        for (_, directory) in &self.marker.tablespaces {
+            if !directory.is_absolute() {
+                return Err(BackupError::refused(
+                    format!(
+                        "the tablespace directory {} is no whole path",
+                        directory.display()
+                    ),
+                    "Say with --tablespace-map where it shall lie.",
+                ));
+            }
+            if directory.starts_with(&self.pgdata) || self.pgdata.starts_with(directory) {
+                return Err(BackupError::refused(
+                    format!(
+                        "the tablespace directory {} and the data directory lie in each other",
+                        directory.display()
+                    ),
+                    "Say with --tablespace-map where it shall lie.",
+                ));
+            }
+            if directory.exists() && !names(directory)?.is_empty() {
+                return Err(not_empty(directory));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_marker(&self) -> Result<(), BackupError> {
+        let path = self.work().join(MARKER);
+        let new = self.work().join("marker.new");
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&new)?;
+            file.write_all(&serde_json::to_vec(&self.marker)?)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(self.work())?.sync_all()
+        };
+        write().map_err(|error| BackupError::io(&path, error))
+    }
+
+    /// Where all is done.
+    pub(super) fn work(&self) -> PathBuf {
+        self.pgdata.join(WORK)
+    }
+
+    /// Where the data directory becomes whole.
+    pub(super) fn out(&self) -> PathBuf {
+        self.work().join("out")
+    }
+
+    /// Whether all is done but for moving it up.
+    pub(super) fn moving(&self) -> bool {
+        self.marker.moving
+    }
+
+    /// Where each tablespace goes.
+    pub(super) fn tablespaces(&self) -> &[(u32, PathBuf)] {
+        &self.marker.tablespaces
+    }
+
+    /// Moves what is in `out` up to where it belongs, the control file's directory last: without it no server starts.
+    pub(super) fn move_up(&mut self) -> Result<(), BackupError> {
+        self.marker.moving = true;
+        self.write_marker()?;
+        let out = self.out();
+        if out.is_dir() {
+            let mut names = names(&out)?;
+            names.sort_by_key(|name| name == "global");
+            for name in names {
+                let to = self.pgdata.join(&name);
+                fs::rename(out.join(&name), &to).map_err(|error| BackupError::io(&to, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The data directory gets its permissions, and the traces of the work go.
+    pub(super) fn finish(self) -> Result<(), BackupError> {
+        let failed = |error| BackupError::io(&self.pgdata, error);
+        let out = self.out();
+        if let Ok(metadata) = fs::metadata(&out) {
+            fs::set_permissions(&self.pgdata, metadata.permissions()).map_err(failed)?;
+        }
+        remove(&self.work())?;
+        File::open(&self.pgdata)
+            .and_then(|directory| directory.sync_all())
+            .map_err(failed)
+    }
+}
+
+/// Which boot of the machine this is. What was written without being synced holds as long as that stays the same.
+fn boot() -> Vec<u8> {
+    // Where it cannot be read nothing is taken for done.
+    fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// Notes that a member of a chain was unpacked.
+pub(super) fn done(member: &Path) -> Result<(), BackupError> {
+    let path = member.join(DONE);
+    fs::write(&path, boot()).map_err(|error| BackupError::io(&path, error))
+}
+
+/// Whether a member of a chain was unpacked.
+pub(super) fn is_done(member: &Path) -> bool {
+    let boot = boot();
+    !boot.is_empty() && fs::read(member.join(DONE)).is_ok_and(|noted| noted == boot)
+}
+
+fn not_empty(path: &Path) -> BackupError {
+    BackupError::refused(
+        format!("the directory {} is not empty", path.display()),
+        "Name a directory that is empty or not there yet.",
+    )
+}
+
+/// Removes a file or a directory with all that is in it.
+pub(super) fn remove(path: &Path) -> Result<(), BackupError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(BackupError::io(path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what is in a directory, if it is there.
+pub(super) fn empty(path: &Path) -> Result<(), BackupError> {
+    if path.is_dir() {
+        for name in names(path)? {
+            remove(&path.join(name))?;
+        }
+    }
+    Ok(())
+}

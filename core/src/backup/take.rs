@@ -1,0 +1,422 @@
+//! Taking a base backup.
+
+use std::time::{Duration, Instant};
+
+use super::error::BackupError;
+use super::keys::{self, CLUSTER_KEY};
+use super::list::{list, load};
+use super::lsn::Lsn;
+use super::record::{Archive, Backup, BackupTablespace, Cluster, Kind, StoredObject, VERSION};
+use super::seal::{SealOptions, SealedWriter, object_name, read_object};
+use super::timestamp::Timestamp;
+use crate::replication::{ArchiveEvent, BaseBackup, BaseBackupOptions, ConnInfo, Session};
+use crate::seal::Identities;
+use crate::store::{ErrorKind, Store};
+use crate::wait::{Stopped, Tick};
+
+/// Largest `cluster.json`, in bytes.
+const MAX_CLUSTER_BYTES: u64 = 64 << 10;
+
+/// How often the caller is told how far it is.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// How long what a failed backup wrote is cleaned up; what is left then is swept later.
+const CLEAN_UP: Duration = Duration::from_secs(3);
+
+/// How to take a backup.
+#[derive(Debug, Clone)]
+pub struct TakeOptions {
+    /// Its kind.
+    pub kind: Kind,
+    /// What it is called.
+    pub label: String,
+    /// Whether the checkpoint that it begins with is made at once.
+    pub fast_checkpoint: bool,
+    /// Whether the WAL that it needs is in it.
+    pub include_wal: bool,
+    /// Whether it ends only when its WAL was archived.
+    pub wait_for_archive: bool,
+    /// The most that the server sends, in kB/s.
+    pub max_rate: Option<u32>,
+    /// How it is compressed and encrypted.
+    pub seal: SealOptions,
+    /// Who can read the parent's manifest, where that is encrypted.
+    pub identities: Option<Identities>,
+}
+
+impl TakeOptions {
+    /// A backup of a kind, with a fast checkpoint, that waits for its WAL to be archived.
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            label: "varve".to_owned(),
+            fast_checkpoint: true,
+            include_wal: false,
+            wait_for_archive: true,
+            max_rate: None,
+            seal: SealOptions::default(),
+            identities: None,
+        }
+    }
+}
+
+/// What a backup is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It looks for its parent.
+    Preparing,
+    /// The server makes a checkpoint.
+    Checkpoint,
+    /// Files come.
+    Files,
+    /// The last of it is written; the server may wait until the backup's WAL is archived.
+    Finishing,
+}
+
+/// How far a backup is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakeProgress {
+    /// What it is at.
+    pub phase: Phase,
+    /// Bytes that came.
+    pub bytes: u64,
+    /// Bytes that will come, as the server estimates; an incremental backup has fewer.
+    pub estimated: Option<u64>,
+}
+
+/// Takes a backup into a store, and gives back its record, which is in the store then.
+///
+/// `progress` is called on the calling thread, at the beginning of each phase and ten times a second. A backup that fails or is
+/// cancelled has no record, and its objects are removed as far as that can be done at once.
+///
+/// # Errors
+/// [`BackupError::Refused`] where the store is another cluster's or there is no parent; what the server or the store says.
+pub fn take(
+    store: &Store,
+    server: &ConnInfo,
+    options: &TakeOptions,
+    progress: &mut dyn FnMut(&TakeProgress),
+    tick: Tick<'_>,
+) -> Result<Backup, BackupError> {
+    progress(&TakeProgress {
+        phase: Phase::Preparing,
+        bytes: 0,
+        estimated: None,
+    });
+    let mut session = Session::connect(server, tick)?;
+    let identity = session.identify(tick)?;
+    let system_identifier = identity.system_identifier.to_string();
+    let server_version = session.show("server_version", tick)?;
+    let wal_segment_bytes = bytes_of(&session.show("wal_segment_size", tick)?)?;
+    claim(store, identity.system_identifier, tick)?;
+    let parent = match options.kind {
+        Kind::Full => None,
+        kind => Some(parent(store, kind, &system_identifier, tick)?),
+    };
+    if let Some(parent) = &parent {
+        if session.show("summarize_wal", tick)? != "on" {
+            return Err(BackupError::refused(
+                format!(
+                    "a backup that is {} needs WAL summaries, and summarize_wal is off",
+                    options.kind
+                ),
+                "Set summarize_wal = on, reload the server, and take a full backup first.",
+            ));
+        }
+        let object = parent.object(Archive::Manifest).ok_or_else(|| {
+            BackupError::corrupt(format!("backup {}", parent.id), "it has no manifest")
+        })?;
+        let identities = options.identities.as_ref();
+        let manifest = read_object(store, object, parent.encrypted(), identities, tick)?;
+        session.upload_manifest(&mut manifest.as_slice(), tick)?;
+    }
+    let started_at = Timestamp::now();
+    let id = new_id(store, started_at, options.kind, tick)?;
+    let mut objects = Objects {
+        store,
+        id: &id,
+        options,
+        written: Vec::new(),
+        begun: Vec::new(),
+    };
+    let base = BaseBackupOptions {
+        label: options.label.clone(),
+        fast_checkpoint: options.fast_checkpoint,
+        include_wal: options.include_wal,
+        wait_for_archive: options.wait_for_archive,
+        incremental: parent.is_some(),
+        max_rate: options.max_rate,
+    };
+    progress(&TakeProgress {
+        phase: Phase::Checkpoint,
+        bytes: 0,
+        estimated: None,
+    });
+    let base = session.base_backup(&base, tick)?;
+    let taken = objects.receive(base, progress, tick)?;
+    let backup = Backup {
+        version: VERSION,
+        kind: options.kind,
+        parent: parent.map(|parent| parent.id),
+        label: options.label.clone(),
+        started_at,
+        stopped_at: Timestamp::now(),
+        start_lsn: taken.start,
+        stop_lsn: taken.stop,
+        timeline: taken.timeline,
+        server_version,
+        wal_segment_bytes,
+        system_identifier,
+        includes_wal: options.include_wal,
+        tablespaces: taken.tablespaces,
+        compression: "zstd".to_owned(),
+        encryption: options.seal.recipients.is_some().then(|| "age".to_owned()),
+        objects: std::mem::take(&mut objects.written),
+        checks: serde_json::Value::Null,
+        id: id.clone(),
+    };
+    let record = backup.to_json()?;
+    Backup::from_json(&id, &record)?;
+    store.put_new(&keys::record(&id), record, tick)?;
+    objects.begun.clear();
+    Ok(backup)
+}
+
+/// Makes a store that of a cluster, if it is nobody's.
+///
+/// # Errors
+/// [`BackupError::Refused`] if it is another's, or what the store answers.
+pub fn claim(store: &Store, system_identifier: u64, tick: Tick<'_>) -> Result<(), BackupError> {
+    let mine = Cluster {
+        version: VERSION,
+        system_identifier: system_identifier.to_string(),
+    };
+    let corrupt = |error: serde_json::Error| {
+        BackupError::corrupt(super::seal::at(store, CLUSTER_KEY), error.to_string())
+    };
+    // It is read first: most of the time it is there, and the read costs a remote store less.
+    let found = match store.get(CLUSTER_KEY, MAX_CLUSTER_BYTES, tick) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let bytes = serde_json::to_vec(&mine).map_err(corrupt)?;
+            match store.put_new(CLUSTER_KEY, bytes, tick) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    store.get(CLUSTER_KEY, MAX_CLUSTER_BYTES, tick)?
+                }
+                answer => return Ok(answer?),
+            }
+        }
+        answer => answer?,
+    };
+    let found: Cluster = serde_json::from_slice(&found).map_err(corrupt)?;
+    if found.version != VERSION {
+        return Err(BackupError::Unsupported {
+            object: super::seal::at(store, CLUSTER_KEY),
+            detail: format!("it is of version {}, known is {VERSION}", found.version),
+        });
+    }
+    match found.system_identifier == mine.system_identifier {
+        true => Ok(()),
+        false => Err(BackupError::refused(
+            format!(
+                "the store {} belongs to the cluster with system identifier {}, and this is {}",
+                store.url(),
+                found.system_identifier,
+                mine.system_identifier
+            ),
+            "Give each cluster a store of its own, say another directory or prefix.",
+        )),
+    }
+}
+
+/// The backup that one of a kind is taken against.
+fn parent(
+    store: &Store,
+    kind: Kind,
+    system_identifier: &str,
+    tick: Tick<'_>,
+) -> Result<Backup, BackupError> {
+    let found = list(store, tick)?
+        .into_iter()
+        .filter_map(|listed| listed.backup.ok())
+        .filter(|backup| kind == Kind::Incremental || backup.kind == Kind::Full)
+        .filter(|backup| backup.system_identifier == system_identifier)
+        .max_by_key(|backup| backup.stopped_at);
+    found.ok_or_else(|| {
+        BackupError::refused(
+            format!(
+                "the store {} has no backup that a backup of kind {kind} could be taken against",
+                store.url()
+            ),
+            "Take a full backup first.",
+        )
+    })
+}
+
+/// An id that no backup has.
+fn new_id(store: &Store, at: Timestamp, kind: Kind, tick: Tick<'_>) -> Result<String, BackupError> {
+    let base = format!("{}-{kind}", at.for_id());
+    let mut id = base.clone();
+    let mut number = 1;
+    loop {
+        match load(store, &id, tick) {
+            Err(error) if error.is_not_found() => return Ok(id),
+            Err(error) if !error.is_the_stores() => return Err(error),
+            _ => number += 1,
+        }
+        id = format!("{base}-{number}");
+    }
+}
+
+/// The objects of a backup that is being taken. Dropped before it is complete, it removes them.
+struct Objects<'o> {
+    store: &'o Store,
+    id: &'o str,
+    options: &'o TakeOptions,
+    written: Vec<StoredObject>,
+    begun: Vec<String>,
+}
+
+/// What the server says of the backup.
+struct Taken {
+    start: Lsn,
+    stop: Lsn,
+    timeline: u32,
+    tablespaces: Vec<BackupTablespace>,
+}
+
+impl Objects<'_> {
+    fn begin<'t>(
+        &mut self,
+        archive: Archive,
+        tick: Tick<'t>,
+    ) -> Result<SealedWriter<'t>, BackupError> {
+        let seal = &self.options.seal;
+        let name = object_name(archive, seal.recipients.is_some());
+        let key = keys::in_backup(self.id, &name);
+        self.begun.push(key.clone());
+        SealedWriter::new(self.store, &key, archive, seal, tick)
+    }
+
+    /// Writes all that comes.
+    fn receive(
+        &mut self,
+        mut base: BaseBackup<'_>,
+        progress: &mut dyn FnMut(&TakeProgress),
+        tick: Tick<'_>,
+    ) -> Result<Taken, BackupError> {
+        let mut now = TakeProgress {
+            phase: Phase::Files,
+            bytes: 0,
+            estimated: base.tablespaces.iter().map(|t| t.size).sum(),
+        };
+        progress(&now);
+        let mut told = Instant::now();
+        let mut writer: Option<SealedWriter<'_>> = None;
+        loop {
+            match base.next(tick)? {
+                ArchiveEvent::Data(bytes) => {
+                    let to = writer
+                        .as_mut()
+                        .ok_or_else(|| unexpected("data of no archive"))?;
+                    to.write(bytes)?;
+                    now.bytes += bytes.len() as u64;
+                }
+                ArchiveEvent::Archive { name, .. } => {
+                    let archive = archive_of(name)?;
+                    self.end(writer.take())?;
+                    writer = Some(self.begin(archive, tick)?);
+                }
+                ArchiveEvent::Manifest => {
+                    self.end(writer.take())?;
+                    writer = Some(self.begin(Archive::Manifest, tick)?);
+                }
+                ArchiveEvent::Progress(_) => {}
+                ArchiveEvent::End => break,
+            }
+            if told.elapsed() >= TELL_EVERY {
+                progress(&now);
+                told = Instant::now();
+            }
+        }
+        now.phase = Phase::Finishing;
+        progress(&now);
+        self.end(writer.take())?;
+        let (start, timeline) = (base.start, base.timeline);
+        let tablespaces = base
+            .tablespaces
+            .iter()
+            .filter_map(|t| {
+                Some(BackupTablespace {
+                    oid: t.oid?,
+                    path: t.path.clone()?,
+                })
+            })
+            .collect();
+        let (stop, _) = base.finish(tick)?;
+        Ok(Taken {
+            start,
+            stop,
+            timeline,
+            tablespaces,
+        })
+    }
+
+    fn end(&mut self, writer: Option<SealedWriter<'_>>) -> Result<(), BackupError> {
+        if let Some(writer) = writer {
+            self.written.push(writer.finish()?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Objects<'_> {
+    fn drop(&mut self) {
+        let end = Instant::now() + CLEAN_UP;
+        let tick = || match Instant::now() < end {
+            true => Ok(()),
+            false => Err(Stopped::new("cleaning up takes too long")),
+        };
+        for key in &self.begun {
+            // What cannot be removed now is no backup either, and is swept later.
+            if self.store.delete(key, &tick).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn unexpected(detail: &str) -> BackupError {
+    crate::replication::ReplicationError::Protocol {
+        detail: detail.to_owned(),
+    }
+    .into()
+}
+
+/// What the server calls an archive.
+fn archive_of(name: &str) -> Result<Archive, BackupError> {
+    match name.strip_suffix(".tar") {
+        Some("base") => Ok(Archive::Base),
+        Some(oid) => oid
+            .parse()
+            .map(Archive::Tablespace)
+            .map_err(|_| unexpected("an archive of no tablespace")),
+        None => Err(unexpected("an archive that is no tar file")),
+    }
+}
+
+/// A size as SHOW gives it: `16MB`.
+fn bytes_of(text: &str) -> Result<u64, BackupError> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text.get(digits.len()..) {
+        Some("B" | "") => 1,
+        Some("kB") => 1 << 10,
+        Some("MB") => 1 << 20,
+        Some("GB") => 1 << 30,
+        _ => return Err(unexpected("a size of an unknown unit")),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| unexpected("a size that is no number"))
+}

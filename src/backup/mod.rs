@@ -1,0 +1,8 @@
+//! Backups, as SQL knows them. How they are taken and what lies where in a store is in `varve_core::backup`.
+//!
+//! - [`take`] is `varve.backup`; [`look`] are `list_backups` and `verify_backup`.
+//! - [`error`]: errors of backups as those of PostgreSQL.
+
+mod error;
+mod look;
+mod take;

@@ -1,0 +1,147 @@
+//! `varve.backup`: a base backup into a store.
+
+use super::error;
+use crate::am::error::{null_argument, raise};
+use crate::pg::function::Args;
+use crate::progress::{Operation, Phase, Work};
+use crate::stores::{self, Opened};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::ffi::CStr;
+use std::path::Path;
+use varve_core::backup::{self, Kind, TakeOptions, TakeProgress};
+use varve_core::replication::ConnInfo;
+use varve_core::store::Role;
+
+/// The store that is named, or the only one whose role is `primary`.
+fn store(name: Option<String>) -> Opened {
+    if let Some(name) = name {
+        return stores::open(&name);
+    }
+    let primary: Vec<String> = stores::of_role(Role::Primary);
+    match primary.as_slice() {
+        [name] => stores::open(name),
+        [] => raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "there is no primary store".into(),
+            None,
+            Some("CREATE SERVER … FOREIGN DATA WRAPPER varve_store OPTIONS (url '…', role 'primary') makes one; GRANT USAGE on it lets others use it.".into()),
+        ),
+        several => raise(
+            PgSqlErrorCode::ERRCODE_AMBIGUOUS_PARAMETER,
+            "there are several primary stores".into(),
+            Some(several.join(", ")),
+            Some("Name one: varve.backup(kind, store => '…').".into()),
+        ),
+    }
+}
+
+/// How this server is reached from itself: by `varve.backup_conninfo`, else through its first Unix socket, as the role that
+/// is named like the user who runs the server.
+fn this_server() -> ConnInfo {
+    let given = crate::settings::backup_conninfo();
+    if !given.is_empty() {
+        return ConnInfo::parse(&given)
+            .unwrap_or_else(|e| error::raise(&backup::BackupError::from(e)));
+    }
+    // SAFETY: a setting of the server, and the name of the user who runs it, copied before another call.
+    let (sockets, port, user) = unsafe {
+        let sockets = CStr::from_ptr(pg_sys::Unix_socket_directories)
+            .to_string_lossy()
+            .into_owned();
+        let user = libc::getpwuid(libc::geteuid());
+        let user = (!user.is_null()).then(|| {
+            CStr::from_ptr((*user).pw_name)
+                .to_string_lossy()
+                .into_owned()
+        });
+        (sockets, pg_sys::PostPortNumber, user)
+    };
+    let socket = sockets
+        .split(',')
+        .map(|s| s.trim().trim_matches('"'))
+        .find(|s| !s.is_empty());
+    match (socket, user) {
+        (Some(socket), Some(user)) => {
+            ConnInfo::socket(Path::new(socket), port.clamp(0, 65_535) as u16, &user)
+        }
+        _ => raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the server has no Unix socket to take a backup through".into(),
+            None,
+            Some(
+                "Set varve.backup_conninfo, say to 'host=127.0.0.1 port=5432 user=postgres'."
+                    .into(),
+            ),
+        ),
+    }
+}
+
+/// Shows how far a backup is.
+struct Shown {
+    work: Work,
+    phase: Option<backup::Phase>,
+    bytes: u64,
+}
+
+impl Shown {
+    fn tell(&mut self, progress: &TakeProgress) {
+        if self.phase != Some(progress.phase) {
+            self.phase = Some(progress.phase);
+            self.bytes = 0;
+            let phase = match progress.phase {
+                backup::Phase::Preparing => Phase::Preparing,
+                backup::Phase::Checkpoint => Phase::Checkpoint,
+                backup::Phase::Files => Phase::Files,
+                backup::Phase::Finishing => Phase::Finishing,
+            };
+            self.work.phase(phase, progress.estimated.unwrap_or(0));
+        }
+        self.work.add(progress.bytes.saturating_sub(self.bytes));
+        self.bytes = progress.bytes.max(self.bytes);
+    }
+}
+
+fn take(args: &Args) -> pg_sys::Datum {
+    crate::tier::check_writable(c"varve.backup()");
+    let kind = args
+        .get::<String>(0)
+        .unwrap_or_else(|| null_argument("the kind of backup"));
+    let kind: Kind = kind.parse().unwrap_or_else(|why| {
+        raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("unknown kind of backup: {why}"),
+            None,
+            Some("varve.backup('full'), ('differential') or ('incremental').".into()),
+        )
+    });
+    let store = store(args.name(2));
+    let mut options = TakeOptions::new(kind);
+    if let Some(label) = args.get::<String>(1) {
+        options.label = label;
+    }
+    // Where WAL is not archived, nothing else would have what the backup needs.
+    // SAFETY: a setting of the server.
+    options.include_wal = unsafe { pg_sys::XLogArchiveMode } == 0;
+    let mut shown = Shown {
+        work: Work::begin(Operation::Backup, pg_sys::InvalidOid),
+        phase: None,
+        bytes: 0,
+    };
+    let taken = backup::take(
+        &store.store,
+        &this_server(),
+        &options,
+        &mut |progress| shown.tell(progress),
+        &stores::interrupts,
+    );
+    match taken {
+        Ok(backup) => {
+            crate::jobs::note_done(0, backup.stored_bytes() as i64);
+            backup.id.into_datum().unwrap_or_else(|| args.null())
+        }
+        Err(e) => error::raise(&e),
+    }
+}
+
+crate::sql_function!(varve_backup, pg_finfo_varve_backup, take);
