@@ -37,6 +37,6 @@ pub use take::{Phase, TakeOptions, TakeProgress, claim, take};
 pub use timeline::TimelineHistory;
 pub use timestamp::Timestamp;
 pub use verify::{ObjectCheck, verify, verify_wal};
-pub use wal::{Archived, WalSum, archive, fetch, fetch_from_any};
+pub use wal::{Archived, WalSum, archive, fetch, fetch_from_any, system_identifier_of};
 pub use wal_list::{WalFile, WalGap, WalReach, wal_list, wal_reach};
 pub use wal_name::WalName;
