@@ -58,6 +58,9 @@ fn main() {
         );
         writer.write("parts", n, &index.summary().to_bytes());
     }
+    for (n, seed) in varve_fuzz::sealed::seeds().iter().enumerate() {
+        writer.write("sealed", n, seed);
+    }
     for len in [0, 1, 64, 300] {
         let mut bits = Bitmap::new(len);
         (0..len).step_by(3).for_each(|i| bits.set(i, true));
