@@ -152,8 +152,11 @@ fn one_store(
         for gap in &reach.gaps {
             let name = format!("{}/wal", store.url());
             let detail = format!(
-                "{} segments from {} to {} are missing behind backup {}",
-                gap.segments, gap.first, gap.last, backup.id
+                "missing behind backup {}: {} from {} to {}",
+                backup.id,
+                text::segments(gap.segments),
+                gap.first,
+                gap.last
             );
             count.bad(&name, &detail);
         }

@@ -207,6 +207,35 @@ fn a_cancelled_restore_is_gone_on_with() {
 }
 
 #[test]
+fn checks_are_in_the_record() {
+    let work = tempfile::tempdir().unwrap();
+    let files: [(&str, &[u8]); 1] = [("PG_VERSION", VERSION)];
+    let entries = [tar_file("PG_VERSION", VERSION)];
+    let info = backup_server(work.path(), pieces(&entries, &manifest(&files)));
+    let store = store(work.path());
+    let options = TakeOptions::new(Kind::Full);
+    let with = |checks: &mut dyn FnMut(&Backup) -> Result<serde_json::Value, BackupError>| {
+        take_with_checks(&store, &info, &options, &mut |_| {}, checks, &never)
+    };
+    let noted = serde_json::json!({"public.prices": {"rows": 3}});
+    let id = with(&mut |so_far| {
+        assert_eq!(so_far.stop_lsn.to_string(), "0/2000120");
+        Ok(noted.clone())
+    })
+    .unwrap()
+    .id;
+    assert_eq!(load(&store, &id, &never).unwrap().checks, noted);
+    let failed = with(&mut |_| {
+        Err(BackupError::Refused {
+            message: "no".to_owned(),
+            hint: String::new(),
+        })
+    });
+    assert!(failed.is_err());
+    assert_eq!(list(&store, &never).unwrap().len(), 1);
+}
+
+#[test]
 fn leftovers_are_swept_and_backups_removed() {
     let work = tempfile::tempdir().unwrap();
     let files: [(&str, &[u8]); 1] = [("PG_VERSION", VERSION)];

@@ -33,7 +33,7 @@ pub use restore::{
     combine_program, restore,
 };
 pub use seal::SealOptions;
-pub use take::{Phase, TakeOptions, TakeProgress, claim, take};
+pub use take::{Phase, TakeOptions, TakeProgress, claim, take, take_with_checks};
 pub use timeline::TimelineHistory;
 pub use timestamp::Timestamp;
 pub use verify::{ObjectCheck, verify, verify_wal};
