@@ -144,7 +144,15 @@ fn one_store(
         );
     }
     for backup in &backups {
-        let reach = wal_reach(store, backup, &files, identities, &tick)?;
+        let reach = match wal_reach(store, backup, &files, identities, &tick) {
+            Ok(reach) => reach,
+            Err(error) if error.is_cancelled() => return Err(error.into()),
+            Err(error) => {
+                let name = format!("{}/wal", store.url());
+                count.bad(&name, &format!("behind backup {}: {error}", backup.id));
+                continue;
+            }
+        };
         // A backup with its own WAL stands alone where there is no archive.
         if backup.includes_wal && reach.last.is_none() {
             continue;

@@ -255,6 +255,12 @@ fn a_timeline_that_forks() {
     assert!(verified.contains(" 0 damaged"), "{verified}");
     let plan = bench.ok(&["plan", "--from", &bench.store()]);
     assert!(plan.contains("on timeline 2"), "{plan}");
+    let history = bench.path("store/wal/00000002/00000002.history.zst");
+    let sound = std::fs::read(&history).unwrap();
+    common::flip(&history);
+    let (code, said) = bench.fails(&["verify", "--from", &bench.store()]);
+    assert!(code == 3 && said.contains("2 damaged or missing"), "{said}");
+    std::fs::write(&history, sound).unwrap();
     for (timeline, expected) in [("latest", [1, 2, 4]), ("1", [1, 2, 3])] {
         let again = bench.restored(
             &format!("timeline{timeline}"),
