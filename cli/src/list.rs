@@ -149,9 +149,9 @@ fn wal(store: &Store) -> Result<(), Failure> {
     let bytes: u64 = files.iter().map(|file| file.stored_bytes).sum();
     match (segments().next(), segments().next_back()) {
         (Some(first), Some(last)) => println!(
-            "WAL in {}: {} segments, {first} to {last}, {}",
+            "WAL in {}: {}, {first} to {last}, {}",
             store.url(),
-            segments().count(),
+            text::segments(segments().count() as u64),
             text::size(bytes)
         ),
         _ => println!("WAL in {}: none", store.url()),

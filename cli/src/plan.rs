@@ -96,8 +96,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             );
             for gap in &reach.gaps {
                 println!(
-                    "   {} segments from {} to {} are missing: what is behind them is lost",
-                    gap.segments, gap.first, gap.last
+                    "   Missing: {} from {} to {}; what is behind is lost",
+                    text::segments(gap.segments),
+                    gap.first,
+                    gap.last
                 );
             }
         }

@@ -251,8 +251,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let restored = restored?;
     for repaired in &restored.repaired {
         eprintln!(
-            "varve: warning: {} in {} was had from another store: {}",
-            repaired.key, repaired.store, repaired.detail
+            "varve: warning: taken from another store: {}",
+            repaired.detail
         );
     }
     let pg_ctl = combine_program(arguments.bindir.as_deref(), backup)

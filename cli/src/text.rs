@@ -25,6 +25,11 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// A number of segments of WAL: `1 segment`, `2 segments`.
+pub fn segments(number: u64) -> String {
+    format!("{number} segment{}", if number == 1 { "" } else { "s" })
+}
+
 /// A word for a shell.
 pub fn shell(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+".contains(c);
@@ -74,6 +79,8 @@ mod tests {
         assert_eq!(shell("it's $HOME"), "'it'\\''s $HOME'");
         assert_eq!(size(999), "999 B");
         assert_eq!(size(1_234_567), "1.2 MB");
+        assert_eq!(segments(1), "1 segment");
+        assert_eq!(segments(2), "2 segments");
         assert_eq!(duration(4.21), "4.2 s");
         assert_eq!(duration(185.0), "3 min 05 s");
         assert_eq!(duration(7800.0), "2 h 10 min");

@@ -144,7 +144,15 @@ fn one_store(
         );
     }
     for backup in &backups {
-        let reach = wal_reach(store, backup, &files, identities, &tick)?;
+        let reach = match wal_reach(store, backup, &files, identities, &tick) {
+            Ok(reach) => reach,
+            Err(error) if error.is_cancelled() => return Err(error.into()),
+            Err(error) => {
+                let name = format!("{}/wal", store.url());
+                count.bad(&name, &format!("behind backup {}: {error}", backup.id));
+                continue;
+            }
+        };
         // A backup with its own WAL stands alone where there is no archive.
         if backup.includes_wal && reach.last.is_none() {
             continue;
@@ -152,8 +160,11 @@ fn one_store(
         for gap in &reach.gaps {
             let name = format!("{}/wal", store.url());
             let detail = format!(
-                "{} segments from {} to {} are missing behind backup {}",
-                gap.segments, gap.first, gap.last, backup.id
+                "missing behind backup {}: {} from {} to {}",
+                backup.id,
+                text::segments(gap.segments),
+                gap.first,
+                gap.last
             );
             count.bad(&name, &detail);
         }

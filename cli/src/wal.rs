@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use varve_core::backup::{Archived, WalName, archive, fetch_from_any};
+use varve_core::backup::{Archived, WalName, archive, claim, fetch_from_any, system_identifier_of};
 use varve_core::store::Store;
 
 use crate::backup::Seal;
@@ -75,6 +75,12 @@ pub fn put(arguments: &PutArguments) -> Result<ExitCode, Failure> {
     let name = arguments.file.file_name().ok_or_else(wrong)?;
     let name: WalName = name.to_string_lossy().parse().map_err(|_| wrong())?;
     let store = stores::open_single(&arguments.to, &arguments.options)?;
+    // Two clusters that archive into one store would overwrite, or rather block, each other.
+    if let WalName::Segment { .. } = name
+        && let Some(identifier) = system_identifier_of(&arguments.file)?
+    {
+        claim(&store, identifier, &tick)?;
+    }
     let archived = archive(
         &store,
         &arguments.file,

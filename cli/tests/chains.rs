@@ -218,3 +218,61 @@ fn a_backup_that_includes_its_wal() {
         sum(&mut bench.client, "x")
     );
 }
+
+/// A restored server goes on in the same store, on a timeline of its own; what it wrote can be had from the old backup.
+#[test]
+fn a_timeline_that_forks() {
+    let mut bench = Bench::new();
+    bench
+        .client
+        .batch_execute("CREATE TABLE x (n int); INSERT INTO x VALUES (1)")
+        .unwrap();
+    let full = bench.backup("full");
+    bench
+        .client
+        .batch_execute("INSERT INTO x VALUES (2)")
+        .unwrap();
+    bench.archived();
+    let command = format!(
+        "archive_command={} wal-put %p --to {}",
+        common::VARVE,
+        bench.store()
+    );
+    let restored = bench.restored("one", &["--set", "archive_mode=on", "--set", &command]);
+    // The old server writes on, and its rows are on the branch that is left.
+    bench
+        .client
+        .batch_execute("INSERT INTO x VALUES (3)")
+        .unwrap();
+    bench.archived();
+    bench.client = restored.connect();
+    bench
+        .client
+        .batch_execute("INSERT INTO x VALUES (4)")
+        .unwrap();
+    bench.archived();
+    let verified = bench.ok(&["verify", "--from", &bench.store()]);
+    assert!(verified.contains(" 0 damaged"), "{verified}");
+    let plan = bench.ok(&["plan", "--from", &bench.store()]);
+    assert!(plan.contains("on timeline 2"), "{plan}");
+    let history = bench.path("store/wal/00000002/00000002.history.zst");
+    let sound = std::fs::read(&history).unwrap();
+    common::flip(&history);
+    let (code, said) = bench.fails(&["verify", "--from", &bench.store()]);
+    assert!(code == 3 && said.contains("2 damaged or missing"), "{said}");
+    std::fs::write(&history, sound).unwrap();
+    for (timeline, expected) in [("latest", [1, 2, 4]), ("1", [1, 2, 3])] {
+        let again = bench.restored(
+            &format!("timeline{timeline}"),
+            &["--backup", &full, "--timeline", timeline],
+        );
+        let found: Vec<i32> = again
+            .connect()
+            .query("SELECT n FROM x ORDER BY n", &[])
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        assert_eq!(found, expected, "{timeline}");
+    }
+}

@@ -99,7 +99,7 @@ fn gaps() {
     std::fs::remove_file(lost).unwrap();
     let (code, said) = bench.fails(&["verify", "--from", &url]);
     assert!(
-        code == 3 && said.contains(&format!("1 segments from {name} to {name}")),
+        code == 3 && said.contains(&format!("1 segment from {name} to {name}")),
         "{said}"
     );
 }

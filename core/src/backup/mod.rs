@@ -33,10 +33,10 @@ pub use restore::{
     combine_program, restore,
 };
 pub use seal::SealOptions;
-pub use take::{Phase, TakeOptions, TakeProgress, claim, take};
+pub use take::{Phase, TakeOptions, TakeProgress, claim, take, take_with_checks};
 pub use timeline::TimelineHistory;
 pub use timestamp::Timestamp;
 pub use verify::{ObjectCheck, verify, verify_wal};
-pub use wal::{Archived, WalSum, archive, fetch, fetch_from_any};
+pub use wal::{Archived, WalSum, archive, fetch, fetch_from_any, system_identifier_of};
 pub use wal_list::{WalFile, WalGap, WalReach, wal_list, wal_reach};
 pub use wal_name::WalName;

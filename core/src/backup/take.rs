@@ -98,6 +98,23 @@ pub fn take(
     progress: &mut dyn FnMut(&TakeProgress),
     tick: Tick<'_>,
 ) -> Result<Backup, BackupError> {
+    let nothing = &mut |_: &Backup| Ok(serde_json::Value::Null);
+    take_with_checks(store, server, options, progress, nothing, tick)
+}
+
+/// As [`take`]; `checks` is called on the calling thread when all but the record is written, and gives what the record shall
+/// say of the tables. It is told the record as it is until then.
+///
+/// # Errors
+/// As of [`take`], and what `checks` answers: then there is no backup.
+pub fn take_with_checks(
+    store: &Store,
+    server: &ConnInfo,
+    options: &TakeOptions,
+    progress: &mut dyn FnMut(&TakeProgress),
+    checks: &mut dyn FnMut(&Backup) -> Result<serde_json::Value, BackupError>,
+    tick: Tick<'_>,
+) -> Result<Backup, BackupError> {
     progress(&TakeProgress {
         phase: Phase::Preparing,
         bytes: 0,
@@ -154,7 +171,7 @@ pub fn take(
     });
     let base = session.base_backup(&base, tick)?;
     let taken = objects.receive(base, progress, tick)?;
-    let backup = Backup {
+    let mut backup = Backup {
         version: VERSION,
         kind: options.kind,
         parent: parent.map(|parent| parent.id),
@@ -175,6 +192,7 @@ pub fn take(
         checks: serde_json::Value::Null,
         id: id.clone(),
     };
+    backup.checks = checks(&backup)?;
     let record = backup.to_json()?;
     Backup::from_json(&id, &record)?;
     store.put_new(&keys::record(&id), record, tick)?;

@@ -113,6 +113,28 @@ impl WalSum {
     }
 }
 
+/// The system identifier of the cluster that wrote a segment of WAL; none if it does not begin as a segment does.
+///
+/// It stands in the long header of the first page: after magic, flags, timeline, address, remaining length and padding.
+///
+/// # Errors
+/// What the system says.
+pub fn system_identifier_of(path: &Path) -> Result<Option<u64>, BackupError> {
+    const LONG_HEADER: u16 = 2;
+    let mut header = [0; 32];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read.map_err(|error| BackupError::io(path, error))?,
+    }
+    let [magic0, magic1, flags0, flags1, rest @ ..] = header;
+    // The server writes in the byte order of its machine, which is ours.
+    let magic = u16::from_ne_bytes([magic0, magic1]);
+    let flags = u16::from_ne_bytes([flags0, flags1]);
+    let identifier = rest.last_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
+    Ok(identifier.filter(|_| magic >> 8 == 0xD1 && flags & LONG_HEADER != 0))
+}
+
 /// Archives a file of WAL. When the call returns, it is safe in the store.
 ///
 /// # Errors

@@ -207,3 +207,93 @@ fn history(
     TimelineHistory::parse(&String::from_utf8_lossy(&bytes))
         .map_err(|detail| BackupError::corrupt(name.to_string(), detail))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::super::record::Kind;
+    use super::*;
+
+    const SEGMENT: u64 = 16 << 20;
+
+    /// A backup in the segments 4 and 5 of timeline 1.
+    fn backup() -> Backup {
+        let moment = "2026-11-29T08:00:00Z".parse().unwrap();
+        Backup {
+            version: 1,
+            id: "x".to_owned(),
+            kind: Kind::Full,
+            parent: None,
+            label: String::new(),
+            started_at: moment,
+            stopped_at: moment,
+            start_lsn: Lsn(4 * SEGMENT + 40),
+            stop_lsn: Lsn(5 * SEGMENT + 40),
+            timeline: 1,
+            server_version: "17.12".to_owned(),
+            wal_segment_bytes: SEGMENT,
+            system_identifier: "1".to_owned(),
+            includes_wal: false,
+            tablespaces: Vec::new(),
+            compression: "zstd".to_owned(),
+            encryption: None,
+            objects: Vec::new(),
+            checks: serde_json::Value::Null,
+        }
+    }
+
+    fn reach(path: &[(u32, Option<Lsn>)], have: &[(u32, &[u64])]) -> WalReach {
+        let there = have.iter().map(|(timeline, numbers)| {
+            (
+                *timeline,
+                numbers.iter().map(|number| (*number, 1)).collect(),
+            )
+        });
+        along(path, &backup(), &there.collect())
+    }
+
+    fn gaps(reach: &WalReach) -> Vec<(u32, u64, u64)> {
+        let gap = |gap: &WalGap| {
+            let first = gap.first.number(SEGMENT).unwrap();
+            assert_eq!(gap.last.number(SEGMENT).unwrap(), first + gap.segments - 1);
+            (gap.first.timeline(), first, gap.segments)
+        };
+        reach.gaps.iter().map(gap).collect()
+    }
+
+    #[test]
+    fn one_timeline() {
+        let alone = [(1, None)];
+        let whole = reach(&alone, &[(1, &[2, 3, 4, 5, 6, 7])]);
+        assert_eq!((gaps(&whole), whole.covers_backup), (vec![], true));
+        assert_eq!((whole.end, whole.stored_bytes), (Some(Lsn(8 * SEGMENT)), 4));
+        let late = reach(&alone, &[(1, &[4, 5, 7, 10])]);
+        assert_eq!(
+            (gaps(&late), late.covers_backup),
+            (vec![(1, 6, 1), (1, 8, 2)], true)
+        );
+        assert_eq!(late.end, Some(Lsn(6 * SEGMENT)));
+        let short = reach(&alone, &[(1, &[4])]);
+        assert_eq!(
+            (gaps(&short), short.covers_backup),
+            (vec![(1, 5, 1)], false)
+        );
+        let none = reach(&alone, &[]);
+        assert_eq!((gaps(&none), none.covers_backup), (vec![(1, 4, 2)], false));
+        assert_eq!((none.last, none.end), (None, None));
+        let far = reach(&alone, &[(1, &[4, 5, u64::from(u32::MAX)])]);
+        assert_eq!(far.gaps.len(), 1);
+    }
+
+    #[test]
+    fn the_segment_in_which_a_timeline_is_left_is_of_the_next() {
+        let path = [(1, Some(Lsn(7 * SEGMENT + 1))), (3, None)];
+        let whole = reach(&path, &[(1, &[4, 5, 6]), (3, &[7, 8])]);
+        assert_eq!((gaps(&whole), whole.end), (vec![], Some(Lsn(9 * SEGMENT))));
+        assert_eq!(whole.timelines, [1, 3]);
+        let lost = reach(&path, &[(1, &[4, 5, 6, 7, 8, 9]), (3, &[8])]);
+        assert_eq!(gaps(&lost), [(3, 7, 1)]);
+        let before = reach(&path, &[(1, &[4, 5]), (3, &[7])]);
+        assert_eq!(gaps(&before), [(1, 6, 1)]);
+    }
+}

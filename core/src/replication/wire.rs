@@ -259,7 +259,8 @@ fn read_all(socket: Socket, to: &SyncSender<Result<Incoming, ReplicationError>>)
     let mut batch = Batch::default();
     loop {
         match read_one(&mut reader, &mut batch) {
-            Ok(None) if batch.bytes.len() < BATCH_BYTES => {}
+            // What has come is passed on before more is waited for.
+            Ok(None) if batch.bytes.len() < BATCH_BYTES && !reader.buffer().is_empty() => {}
             Ok(message) => {
                 let batch = std::mem::take(&mut batch);
                 if !batch.ends.is_empty() && to.send(Ok(Incoming::Copy(batch))).is_err() {

@@ -1,0 +1,273 @@
+//! Backups of servers that send what no server does, and restores that are cancelled.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod backup_common;
+
+use std::cell::Cell;
+use std::path::Path;
+
+use backup_common::*;
+use varve_core::backup::*;
+use varve_core::store::{Store, StoreConfig};
+use varve_core::wait::{Stopped, never};
+
+const VERSION: &[u8] = b"17\n";
+
+fn store(directory: &Path) -> Store {
+    Store::open(&StoreConfig::from_url(&format!("file://{}", directory.display())).unwrap())
+        .unwrap()
+}
+
+/// Takes a backup of these entries and this manifest, and restores it; the error of either.
+fn around(work: &Path, entries: &[Vec<u8>], manifest: &[u8]) -> Result<Restored, BackupError> {
+    let info = backup_server(work, pieces(entries, manifest));
+    let root = work.join("store");
+    std::fs::create_dir(&root).unwrap();
+    let store = store(&root);
+    let backup = take(
+        &store,
+        &info,
+        &TakeOptions::new(Kind::Full),
+        &mut |_| {},
+        &never,
+    )?;
+    restore(&[&store], &backup.id, &options(work), &mut |_| {}, &never)
+}
+
+fn options(work: &Path) -> RestoreOptions {
+    RestoreOptions {
+        pgdata: work.join("pgdata"),
+        tablespaces: Vec::new(),
+        threads: 2,
+        recovery: Recovery::default(),
+        identities: None,
+        bindir: None,
+    }
+}
+
+#[test]
+fn a_small_backup_there_and_back() {
+    let work = tempfile::tempdir().unwrap();
+    let large: Vec<u8> = (0..20_000_000u32).map(|n| (n / 7) as u8).collect();
+    let files: [(&str, &[u8]); 3] = [
+        ("PG_VERSION", VERSION),
+        ("base/1/2", &large),
+        ("global/pg_control", b"c"),
+    ];
+    let mut entries = vec![header("base", b'5', 0, ""), header("base/1", b'5', 0, "")];
+    entries.extend(files.iter().map(|(path, content)| tar_file(path, content)));
+    let restored = around(work.path(), &entries, &manifest(&files)).unwrap();
+    assert!(!restored.resumed && restored.repaired.is_empty());
+    let pgdata = work.path().join("pgdata");
+    for (path, content) in files {
+        assert_eq!(std::fs::read(pgdata.join(path)).unwrap(), content, "{path}");
+    }
+    assert!(pgdata.join("recovery.signal").exists() && !pgdata.join("varve_restore").exists());
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&pgdata).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn archives_that_lie() {
+    let good = tar_file("PG_VERSION", VERSION);
+    let listed = manifest(&[("PG_VERSION", VERSION)]);
+    let link = |path: &str| header(path, b'2', 0, "/etc");
+    for (name, entries, manifest) in [
+        (
+            "a way out",
+            vec![good.clone(), tar_file("../evil", b"x")],
+            listed.clone(),
+        ),
+        (
+            "a whole path",
+            vec![good.clone(), tar_file("/tmp/varve-evil", b"x")],
+            listed.clone(),
+        ),
+        ("a link", vec![good.clone(), link("base")], listed.clone()),
+        (
+            "a link of no tablespace",
+            vec![good.clone(), link("pg_tblspc/../x")],
+            listed.clone(),
+        ),
+        (
+            "a file that is not listed",
+            vec![good.clone(), tar_file("more", b"x")],
+            listed.clone(),
+        ),
+        (
+            "a file twice",
+            vec![good.clone(), good.clone()],
+            listed.clone(),
+        ),
+        (
+            "a file that is missing",
+            vec![good.clone()],
+            manifest(&[("PG_VERSION", VERSION), ("x", b"")]),
+        ),
+        (
+            "other bytes",
+            vec![tar_file("PG_VERSION", b"16\n")],
+            listed.clone(),
+        ),
+        ("no manifest", vec![good.clone()], b"{}".to_vec()),
+        ("no archive", vec![b"abc".repeat(1000)], listed.clone()),
+    ] {
+        let work = tempfile::tempdir().unwrap();
+        let result = around(work.path(), &entries, &manifest);
+        let error = result.err().unwrap_or_else(|| panic!("{name} was taken"));
+        let expected = matches!(error, BackupError::Corrupt { .. } | BackupError::Io { .. });
+        assert!(expected, "{name}: {error:?}");
+        assert!(!work.path().join("pgdata/global/pg_control").exists());
+        assert!(
+            !work.path().join("pgdata/evil").exists()
+                && !work.path().join("pgdata/varve_restore/evil").exists()
+        );
+    }
+}
+
+#[test]
+fn servers_that_break_off_leave_no_backup() {
+    let whole = pieces(
+        &[tar_file("PG_VERSION", VERSION)],
+        &manifest(&[("PG_VERSION", VERSION)]),
+    );
+    let base = &whole[..1];
+    for broken in [
+        vec![],
+        base.to_vec(),
+        [base, &[b"?".to_vec()]].concat(),
+        [base, &[b"n../../x.tar\0\0".to_vec()]].concat(),
+        vec![b"dx".to_vec()],
+        whole[..whole.len() - 2].to_vec(),
+        [&whole[..], base].concat(),
+    ] {
+        let work = tempfile::tempdir().unwrap();
+        let info = backup_server(work.path(), broken.clone());
+        let store = store(work.path());
+        let taken = take(
+            &store,
+            &info,
+            &TakeOptions::new(Kind::Full),
+            &mut |_| {},
+            &never,
+        );
+        assert!(taken.is_err(), "{broken:?}");
+        assert!(list(&store, &never).unwrap().is_empty());
+        let left: Vec<_> = store.list(BACKUP_PREFIX, &never).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn a_cancelled_restore_is_gone_on_with() {
+    let work = tempfile::tempdir().unwrap();
+    let large = vec![7; 30_000_000];
+    let files: [(&str, &[u8]); 2] = [("PG_VERSION", VERSION), ("base/1", &large)];
+    let entries: Vec<_> = files
+        .iter()
+        .map(|(path, content)| tar_file(path, content))
+        .collect();
+    let info = backup_server(work.path(), pieces(&entries, &manifest(&files)));
+    let root = work.path().join("store");
+    std::fs::create_dir(&root).unwrap();
+    let store = store(&root);
+    let id = take(
+        &store,
+        &info,
+        &TakeOptions::new(Kind::Full),
+        &mut |_| {},
+        &never,
+    )
+    .unwrap()
+    .id;
+    let options = options(work.path());
+    let enough = Cell::new(false);
+    let error = restore(
+        &[&store],
+        &id,
+        &options,
+        &mut |now| enough.set(now.bytes > 10_000_000),
+        &|| match enough.get() {
+            true => Err(Stopped::new("on purpose")),
+            false => Ok(()),
+        },
+    )
+    .unwrap_err();
+    assert!(error.is_cancelled(), "{error:?}");
+    assert!(options.pgdata.join("varve_restore/marker.json").exists());
+    assert!(!options.pgdata.join("PG_VERSION").exists());
+    let mut other = options.clone();
+    other.recovery.immediate = true;
+    let error = restore(&[&store], &id, &other, &mut |_| {}, &never).unwrap_err();
+    assert!(matches!(error, BackupError::Refused { .. }), "{error:?}");
+    let restored = restore(&[&store], &id, &options, &mut |_| {}, &never).unwrap();
+    assert!(restored.resumed);
+    assert_eq!(std::fs::read(options.pgdata.join("base/1")).unwrap(), large);
+}
+
+#[test]
+fn checks_are_in_the_record() {
+    let work = tempfile::tempdir().unwrap();
+    let files: [(&str, &[u8]); 1] = [("PG_VERSION", VERSION)];
+    let entries = [tar_file("PG_VERSION", VERSION)];
+    let info = backup_server(work.path(), pieces(&entries, &manifest(&files)));
+    let store = store(work.path());
+    let options = TakeOptions::new(Kind::Full);
+    let with = |checks: &mut dyn FnMut(&Backup) -> Result<serde_json::Value, BackupError>| {
+        take_with_checks(&store, &info, &options, &mut |_| {}, checks, &never)
+    };
+    let noted = serde_json::json!({"public.prices": {"rows": 3}});
+    let id = with(&mut |so_far| {
+        assert_eq!(so_far.stop_lsn.to_string(), "0/2000120");
+        Ok(noted.clone())
+    })
+    .unwrap()
+    .id;
+    assert_eq!(load(&store, &id, &never).unwrap().checks, noted);
+    let failed = with(&mut |_| {
+        Err(BackupError::Refused {
+            message: "no".to_owned(),
+            hint: String::new(),
+        })
+    });
+    assert!(failed.is_err());
+    assert_eq!(list(&store, &never).unwrap().len(), 1);
+}
+
+#[test]
+fn leftovers_are_swept_and_backups_removed() {
+    let work = tempfile::tempdir().unwrap();
+    let files: [(&str, &[u8]); 1] = [("PG_VERSION", VERSION)];
+    let info = backup_server(
+        work.path(),
+        pieces(&[tar_file("PG_VERSION", VERSION)], &manifest(&files)),
+    );
+    let root = work.path().join("store");
+    std::fs::create_dir(&root).unwrap();
+    let store = store(&root);
+    let id = take(
+        &store,
+        &info,
+        &TakeOptions::new(Kind::Full),
+        &mut |_| {},
+        &never,
+    )
+    .unwrap()
+    .id;
+    let left = "backups/20260101T000000000-full/base.tar.zst";
+    store.put(left, vec![1], &never).unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    assert_eq!(sweep(&store, hour, &never).unwrap(), 0);
+    assert_eq!(sweep(&store, std::time::Duration::ZERO, &never).unwrap(), 1);
+    assert!(store.head(left, &never).is_err());
+    assert_eq!(list(&store, &never).unwrap().len(), 1);
+    remove(&store, &id, &never).unwrap();
+    assert_eq!(store.list(BACKUP_PREFIX, &never).unwrap().count(), 0);
+    assert!(load(&store, &id, &never).unwrap_err().is_not_found());
+    assert!(
+        load(&store, "../../etc", &never)
+            .unwrap_err()
+            .is_not_found()
+    );
+}
