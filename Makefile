@@ -33,7 +33,7 @@ build: setup ## Builds the extension and the tools, optimised
 	cargo build --locked --release --workspace
 
 .PHONY: install
-install: setup ## Builds the extension, optimised, and installs it into PostgreSQL 17
+install: setup ## Builds the extension and the program varve, optimised, and installs them into PostgreSQL 17
 	@tools/install.sh release
 
 .PHONY: demo
@@ -49,7 +49,7 @@ test: setup ## Runs every test: core, inside the server, end to end
 	cargo test --locked --package varve-core --all-features
 	@tools/pgrx_test.sh
 	@tools/install.sh dev
-	cargo test --locked --no-fail-fast --package varve-demo --package varve-tests --package varve-bench \
+	cargo test --locked --no-fail-fast --package varve-demo --package varve-tests --package varve-bench --package varve-cli \
 	    --package varve-example-loader
 
 .PHONY: bench

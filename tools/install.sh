@@ -12,3 +12,12 @@ if [ ! -w "$(dirname "$library")" ]; then
     sudo -- rm -f "$library"
 fi
 cargo pgrx install "${args[@]}"
+
+# The program that works without a server lies beside PostgreSQL's own.
+if [ "$1" = release ]; then
+    cargo build --locked --release --package varve-cli
+    bindir=$("$pg_config" --bindir)
+    as_root=()
+    if [ ! -w "$bindir" ]; then as_root=(sudo --); fi
+    "${as_root[@]}" install -m 755 "${CARGO_TARGET_DIR:-target}/release/varve" "$bindir/varve"
+fi
