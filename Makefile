@@ -50,7 +50,7 @@ test: setup ## Runs every test: core, inside the server, end to end
 	@tools/pgrx_test.sh
 	@tools/install.sh dev
 	cargo test --locked --no-fail-fast --package varve-demo --package varve-tests --package varve-bench \
-	    --package varve-example-loader
+	    --package varve-example-loader --package varve-cli
 
 .PHONY: bench
 bench: install ## Measures frozen chunks beside heap, and ingest, against the targets (ARGS=, see ARGS=--help)
