@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod backup_common;
+mod store_common;
 
 use std::cell::Cell;
 use std::path::Path;
@@ -204,6 +205,77 @@ fn a_cancelled_restore_is_gone_on_with() {
     let restored = restore(&[&store], &id, &options, &mut |_| {}, &never).unwrap();
     assert!(restored.resumed);
     assert_eq!(std::fs::read(options.pgdata.join("base/1")).unwrap(), large);
+}
+
+/// Through a real S3 server: a backup and a file of WAL, and what it has lost comes from a directory.
+#[test]
+fn a_backup_in_s3() {
+    use store_common::s3::Server;
+    let work = tempfile::tempdir().unwrap();
+    let large: Vec<u8> = store_common::noise(1, 20_000_000);
+    let files: [(&str, &[u8]); 2] = [("PG_VERSION", VERSION), ("base/1", &large)];
+    let entries: Vec<_> = files
+        .iter()
+        .map(|(path, content)| tar_file(path, content))
+        .collect();
+    let info = backup_server(work.path(), pieces(&entries, &manifest(&files)));
+    let server = Server::start(&work.path().join("s3"));
+    let s3 = server.store(&[]);
+    let id = take(
+        &s3,
+        &info,
+        &TakeOptions::new(Kind::Full),
+        &mut |_| {},
+        &never,
+    )
+    .unwrap()
+    .id;
+    let mut bad = 0;
+    let backup = load(&s3, &id, &never).unwrap();
+    verify(
+        &s3,
+        &backup,
+        &mut |check| bad += usize::from(!check.ok),
+        &never,
+    )
+    .unwrap();
+    assert_eq!(bad, 0);
+    let segment = work.path().join("segment");
+    std::fs::write(&segment, &large[..1 << 20]).unwrap();
+    let name: WalName = "000000010000000000000002".parse().unwrap();
+    for expected in [Archived::Written, Archived::Same] {
+        let seal = SealOptions::default();
+        assert_eq!(
+            archive(&s3, &segment, &name, &seal, &never).unwrap(),
+            expected
+        );
+    }
+    let to = work.path().join("fetched");
+    fetch(&s3, &name, &to, None, &never).unwrap();
+    assert_eq!(std::fs::read(&to).unwrap(), large[..1 << 20]);
+    let root = work.path().join("copy");
+    std::fs::create_dir(&root).unwrap();
+    let copy = store(&root);
+    for object in s3.list("", &never).unwrap() {
+        let key = object.unwrap().key;
+        let sum = s3.sha256(&key, &never).unwrap().sha256;
+        copy.copy_verified(&s3, &key, &key, &sum, &never).unwrap();
+    }
+    let base = &backup.object(Archive::Base).unwrap().key;
+    s3.delete(base, &never).unwrap();
+    let restored = restore(
+        &[&s3, &copy],
+        &id,
+        &options(work.path()),
+        &mut |_| {},
+        &never,
+    )
+    .unwrap();
+    assert_eq!(restored.repaired.len(), 1);
+    assert_eq!(
+        std::fs::read(work.path().join("pgdata/base/1")).unwrap(),
+        large
+    );
 }
 
 #[test]
