@@ -62,6 +62,7 @@ pub extern "C-unwind" fn _PG_init() {
         hooks::install();
         jobs::init();
         progress::init();
+        backup::destination::init();
         scan::plan::install();
         scan::agg::plan::install();
         PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -15,6 +15,10 @@ thread_local! {
 
 /// Called before a utility statement.
 pub fn before_utility(statement: *mut pg_sys::Node) {
+    if changes_stores(statement) {
+        super::launcher::on_commit();
+        return;
+    }
     // SAFETY: a valid parse tree.
     let name = unsafe {
         if statement.is_null() || (*statement).type_ != pg_sys::NodeTag::T_DropdbStmt {
@@ -44,6 +48,27 @@ pub fn before_utility(statement: *mut pg_sys::Node) {
         // Those that were on their way.
         shared::bar(database).into_iter().for_each(terminate);
     }
+}
+
+/// Whether a statement changes foreign servers or their user mappings: the archiver must know of it.
+fn changes_stores(statement: *mut pg_sys::Node) -> bool {
+    use pg_sys::NodeTag as Tag;
+    if statement.is_null() {
+        return false;
+    }
+    // SAFETY: a valid parse tree.
+    let tag = unsafe { (*statement).type_ };
+    matches!(
+        tag,
+        Tag::T_CreateForeignServerStmt
+            | Tag::T_AlterForeignServerStmt
+            | Tag::T_CreateUserMappingStmt
+            | Tag::T_AlterUserMappingStmt
+            | Tag::T_DropUserMappingStmt
+    ) || tag == Tag::T_DropStmt
+        // SAFETY: as its tag says.
+        && unsafe { (*statement.cast::<pg_sys::DropStmt>()).removeType }
+            == pg_sys::ObjectType::OBJECT_FOREIGN_SERVER
 }
 
 fn terminate(pid: i32) {

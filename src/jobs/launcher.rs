@@ -5,6 +5,7 @@
 
 use super::shared::{self, Assignment, Due, Refused, Task};
 use super::worker;
+use crate::backup::destination;
 use crate::pg::relation::OpenRel;
 use crate::pg::{background, clock, ffi, transaction};
 use crate::settings;
@@ -143,6 +144,7 @@ impl Launcher {
     /// Reads which databases there are.
     fn list(&mut self, now: pg_sys::TimestampTz) {
         let found = databases();
+        destination::keep_only(&found);
         self.databases.retain(|oid, _| found.contains(oid));
         for oid in found {
             self.databases.entry(oid).or_insert(Database {

@@ -2,6 +2,7 @@
 
 use super::shared::{self, Report};
 use super::{catalog, run};
+use crate::backup::destination;
 use crate::pg::{clock, transaction};
 use crate::settings;
 use pgrx::pg_sys;
@@ -20,6 +21,7 @@ pub fn visit(ticket: shared::Ticket, stuck: i64) {
                     run::fail_to_start(stuck);
                 }
                 put_in_order();
+                destination::publish();
             }
             installed
         });

@@ -100,6 +100,11 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::List;
 }
 
+unsafe extern "C" {
+    /// `archive/archive_module.h`: why an archive module is not ready.
+    pub static mut arch_module_check_errdetail_string: *mut ::core::ffi::c_char;
+}
+
 /// Functions called without pgrx's guard: an error jumps over the calling frame, which must hold nothing to drop.
 pub mod raw {
     use pgrx::pg_sys;

@@ -14,3 +14,4 @@ mod validator;
 
 pub use error::raise;
 pub use open::{Opened, all_usable, interrupts, of_role, open};
+pub use validator::pairs;

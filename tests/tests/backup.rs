@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use postgres::Client;
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::PathBuf;
-use varve_tests::cluster::Cluster;
+use std::time::{Duration, Instant};
+use varve_tests::cluster::{Cluster, Stop};
 use varve_tests::session::{Session, simple};
 use varve_tests::wait;
 
@@ -230,5 +232,86 @@ fn cancelled_and_as_a_job() {
             "SELECT r.state, r.bytes = b.stored_bytes FROM varve.job_runs r, varve.backups b"
         ),
         ["succeeded|t"]
+    );
+}
+
+/// WAL goes into the primary store as soon as there is one; while it is away WAL waits, and nothing stands in the way of a shutdown.
+#[test]
+fn wal_is_archived() {
+    let (cluster, mut client, dir) = start(&[
+        "archive_mode = on",
+        "archive_library = 'varve'",
+        "varve.max_workers = 2",
+    ]);
+    let switch = |client: &mut Client| {
+        ok(
+            client,
+            "CREATE TABLE IF NOT EXISTS w (v int); INSERT INTO w VALUES (1)",
+        );
+        let name = ok(
+            client,
+            "SELECT pg_walfile_name(pg_current_wal_insert_lsn())",
+        )
+        .concat();
+        ok(client, "SELECT pg_switch_wal()");
+        name
+    };
+    let object = |name: &str| dir.join(format!("wal/00000001/{name}.zst"));
+    let first = switch(&mut client);
+    wait::until("the first segment in the store", || object(&first).exists());
+    let archived = |client: &mut Client, name: &str| {
+        let sql = format!("SELECT last_archived_wal >= '{name}' FROM pg_stat_archiver");
+        ok(client, &sql) == ["t"]
+    };
+    wait::until("the archiver to know", || archived(&mut client, &first));
+    // The store goes away: WAL waits.
+    let away = dir.with_extension("away");
+    std::fs::rename(&dir, &away).unwrap();
+    let second = switch(&mut client);
+    wait::until("the archiver to fail", || {
+        ok(&mut client, "SELECT failed_count > 0 FROM pg_stat_archiver") == ["t"]
+    });
+    assert!(!archived(&mut client, &second));
+    assert!(!dir.exists(), "a directory was made in the store's place");
+    let waits =
+        format!("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name = '{second}.ready'");
+    assert_eq!(ok(&mut client, &waits), ["1"]);
+    std::fs::rename(&away, &dir).unwrap();
+    let third = switch(&mut client);
+    wait::until("the archiver to catch up", || archived(&mut client, &third));
+    assert!(object(&second).exists() && object(&third).exists());
+    // A backup waits until its WAL is there.
+    ok(&mut client, "SELECT varve.backup('full')");
+    assert_eq!(
+        ok(&mut client, "SELECT includes_wal FROM varve.backups"),
+        ["f"]
+    );
+    // After a restart the store is found again, by itself.
+    cluster.stop(Stop::Fast).unwrap();
+    cluster.start().unwrap();
+    let mut client = cluster.connect().unwrap();
+    let fourth = switch(&mut client);
+    wait::until("a segment after the restart", || object(&fourth).exists());
+    // A store that answers nothing does not hold up a shutdown.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    ok(
+        &mut client,
+        &format!(
+            "DROP SERVER first; CREATE SERVER silent FOREIGN DATA WRAPPER varve_store OPTIONS (url 's3://bucket/x', endpoint 'http://127.0.0.1:{port}', allow_http 'true', timeout '60s');
+             CREATE USER MAPPING FOR CURRENT_USER SERVER silent OPTIONS (access_key_id 'a', secret_access_key 'b')"
+        ),
+    );
+    silent.set_nonblocking(true).unwrap();
+    wait::until("the archiver to come", || {
+        switch(&mut client);
+        silent.accept().is_ok()
+    });
+    let begin = Instant::now();
+    cluster.stop(Stop::Fast).unwrap();
+    let took = begin.elapsed();
+    assert!(
+        took < Duration::from_secs(10),
+        "a fast shutdown took {took:?}"
     );
 }
