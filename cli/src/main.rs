@@ -45,9 +45,22 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let command = Arguments::parse().command;
+    // The server takes most of what this command answers for the end of WAL.
+    let fetches_wal = std::env::args_os().nth(1).is_some_and(|a| a == "wal-get");
+    let command = match Arguments::try_parse() {
+        Ok(arguments) => arguments.command,
+        Err(error) if fetches_wal && error.use_stderr() => {
+            let _ = error.print();
+            return wal::UNKNOWN.into();
+        }
+        Err(error) => error.exit(),
+    };
     if let Err(error) = signals::listen() {
-        return exit::failed(error);
+        let code = exit::failed(error);
+        return match fetches_wal {
+            true => wal::UNKNOWN.into(),
+            false => code,
+        };
     }
     let result = match command {
         Command::Backup(arguments) => backup::run(&arguments),
@@ -56,7 +69,10 @@ fn main() -> ExitCode {
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         // The server takes what a command answers for more than it is: see there.
-        Command::WalGet(arguments) => return wal::get(&arguments),
+        Command::WalGet(arguments) => {
+            let get = std::panic::catch_unwind(|| wal::get(&arguments));
+            return get.unwrap_or_else(|_| wal::UNKNOWN.into());
+        }
         Command::WalPut(arguments) => wal::put(&arguments),
     };
     match result {

@@ -1,11 +1,15 @@
 //! `varve wal-get` and `varve wal-put`.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use varve_core::backup::{Archived, WalName, archive, claim, fetch_from_any, system_identifier_of};
-use varve_core::store::Store;
+use varve_core::backup::{
+    Archived, BackupError, CLUSTER_KEY, WAL_PREFIX, WalName, archive, claim, fetch_from_any,
+    system_identifier_of,
+};
+use varve_core::store::{ErrorKind, Store};
 
 use crate::backup::Seal;
 use crate::common::{From, StoreOptions};
@@ -14,7 +18,7 @@ use crate::signals::tick;
 use crate::stores;
 
 /// What `wal-get` answers where it is not known whether there is more WAL: PostgreSQL ends recovery at anything above 125.
-const UNKNOWN: u8 = 200;
+pub const UNKNOWN: u8 = 200;
 
 /// Fetches a file of WAL.
 #[derive(Args)]
@@ -47,7 +51,8 @@ pub fn get(arguments: &GetArguments) -> ExitCode {
         // Every new server asks for what is not there yet: that is not worth a line in its log.
         Err(failure) if failure.code == exit::NOT_FOUND => failure.code.into(),
         Err(failure) => {
-            eprintln!("{failure}");
+            // Standard error may be a log on a full disk.
+            let _ = writeln!(std::io::stderr(), "{failure}");
             UNKNOWN.into()
         }
     }
@@ -58,9 +63,30 @@ fn fetch(arguments: &GetArguments) -> Result<(), Failure> {
     let stores: Vec<&Store> = stores.iter().collect();
     let identities = arguments.from.identity.open()?;
     let name = &arguments.name;
-    let (_, troubles) = fetch_from_any(&stores, name, &arguments.to, identities.as_ref(), &tick)?;
+    let fetched = fetch_from_any(&stores, name, &arguments.to, identities.as_ref(), &tick);
+    if fetched.as_ref().is_err_and(BackupError::is_not_found) {
+        // A directory that nothing is mounted on has nothing either.
+        for store in &stores {
+            let is_ours = match store.head(CLUSTER_KEY, &tick) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    store.list(WAL_PREFIX, &tick)?.next().transpose()?.is_some()
+                }
+                other => other.map(|_| true)?,
+            };
+            if !is_ours {
+                return Err(Failure::system(format!(
+                    "{} has nothing of varve's: is it mounted?",
+                    store.url()
+                )));
+            }
+        }
+    }
+    let (_, troubles) = fetched?;
     for trouble in troubles {
-        eprintln!("varve: warning: {name} came from another store: {trouble}");
+        let _ = writeln!(
+            std::io::stderr(),
+            "varve: warning: {name} came from another store: {trouble}"
+        );
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::error;
 use crate::am::error::{null_argument, raise};
-use crate::stores::{self, Opened};
+use crate::stores;
 use pgrx::prelude::*;
 use varve_core::backup::{self, Backup};
 
@@ -89,7 +89,14 @@ fn list_backups() -> TableIterator<
 > {
     crate::require_preload();
     let mut rows: Vec<Row> = Vec::new();
-    for Opened { name, store } in stores::all_usable() {
+    for (name, store) in stores::all_usable() {
+        let store = match store {
+            Ok(store) => store,
+            Err(why) => {
+                rows.push(unreadable(&name, None, why));
+                continue;
+            }
+        };
         match backup::list(&store, &stores::interrupts) {
             Ok(listed) => rows.extend(listed.into_iter().map(|one| match one.backup {
                 Ok(backup) => row(&name, &backup),
@@ -121,7 +128,14 @@ fn verify_backup(
     crate::require_preload();
     let id = id.unwrap_or_else(|| null_argument("the backup"));
     let mut rows = Vec::new();
-    for Opened { name, store } in stores::all_usable() {
+    for (name, store) in stores::all_usable() {
+        let store = match store {
+            Ok(store) => store,
+            Err(why) => {
+                rows.push((name, None, false, None, None, Some(why)));
+                continue;
+            }
+        };
         let loaded = match backup::load(&store, id, &stores::interrupts) {
             Ok(loaded) => loaded,
             Err(e) if e.is_not_found() => continue,

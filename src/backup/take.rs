@@ -4,17 +4,17 @@ use super::error;
 use crate::am::error::{null_argument, raise};
 use crate::pg::function::Args;
 use crate::progress::{Operation, Phase, Work};
-use crate::stores::{self, Opened};
+use crate::stores;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
 use std::path::Path;
 use varve_core::backup::{self, Kind, TakeOptions, TakeProgress};
 use varve_core::replication::ConnInfo;
-use varve_core::store::Role;
+use varve_core::store::{Role, Store};
 
 /// The store that is named, or the only one whose role is `primary`.
-fn store(name: Option<String>) -> Opened {
+fn store(name: Option<String>) -> Store {
     if let Some(name) = name {
         return stores::open(&name);
     }
@@ -129,7 +129,7 @@ fn take(args: &Args) -> pg_sys::Datum {
         bytes: 0,
     };
     let taken = backup::take(
-        &store.store,
+        &store,
         &this_server(),
         &options,
         &mut |progress| shown.tell(progress),

@@ -25,7 +25,7 @@ fn check_store(
 > {
     crate::require_preload();
     let name = store.unwrap_or_else(|| null_argument("the store"));
-    let store = open(&name.to_string_lossy()).store;
+    let store = open(&name.to_string_lossy());
     TableIterator::new(steps(&store))
 }
 

@@ -2,10 +2,12 @@
 
 use super::{error, validator};
 use crate::am::error::raise;
+use crate::pg::guard;
 use crate::pg::owner::as_owner;
 use crate::pg::spi::read_all;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::panic::AssertUnwindSafe;
 use varve_core::store::{Role, Scheme, Store, StoreConfig};
 use varve_core::wait::Stopped;
 
@@ -13,14 +15,6 @@ use varve_core::wait::Stopped;
 pub fn interrupts() -> Result<(), Stopped> {
     pgrx::check_for_interrupts!();
     Ok(())
-}
-
-/// A store, and its name.
-pub struct Opened {
-    /// The server's name.
-    pub name: String,
-    /// The store.
-    pub store: Store,
 }
 
 struct Server {
@@ -62,8 +56,20 @@ fn mapping(server: pg_sys::Oid, user: pg_sys::Oid) -> Vec<String> {
     .unwrap_or_default()
 }
 
+/// Whether a user mapping has all that a store of the kind asks for, so that nothing of the environment's is used.
+fn has_credentials(scheme: Scheme, mapping: &[String]) -> bool {
+    let options = validator::pairs(mapping);
+    let has = |name: &str| options.iter().any(|(n, _)| *n == name);
+    match scheme {
+        Scheme::File => true,
+        Scheme::S3 => has("access_key_id") && has("secret_access_key"),
+        Scheme::Gcs => has("service_account_key"),
+        Scheme::Azure => has("account_name") && (has("access_key") || has("sas_token")),
+    }
+}
+
 /// Opens a store of that name for the current user, who needs USAGE on the server. Nothing is asked of it yet.
-pub fn open(name: &str) -> Opened {
+pub fn open(name: &str) -> Store {
     let Some(server) = server(name) else {
         raise(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
@@ -101,7 +107,7 @@ pub fn open(name: &str) -> Opened {
     // Credentials of the server's environment are those of its administrators.
     // SAFETY: a catalogue look-up.
     let trusted = unsafe { pg_sys::superuser_arg(server.owner) };
-    if config.url().scheme() != Scheme::File && credentials.is_empty() && !trusted {
+    if !trusted && !has_credentials(config.url().scheme(), &credentials) {
         raise(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             format!("store \"{name}\" has no credentials"),
@@ -112,15 +118,13 @@ pub fn open(name: &str) -> Opened {
         );
     }
     match Store::open(&config) {
-        Ok(store) => Opened {
-            name: name.to_string(),
-            store,
-        },
+        Ok(store) => store,
         Err(e) => error::raise(&e),
     }
 }
 
-/// Names of the stores that the current user may use, those of a role or all.
+/// Names of the stores that the current user may use, those of a role or all: his own and those of superusers. Others may
+/// have made theirs to get at what he keeps in them; he can name them.
 fn usable(role: Option<Role>) -> Vec<String> {
     // SAFETY: reads a variable of the session.
     let user = unsafe { pg_sys::GetUserId() };
@@ -128,7 +132,9 @@ fn usable(role: Option<Role>) -> Vec<String> {
         read_all(
             "SELECT s.srvname::pg_catalog.text, s.srvoptions FROM pg_catalog.pg_foreign_server s \
              JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid OPERATOR(pg_catalog.=) s.srvfdw \
-             WHERE w.fdwname OPERATOR(pg_catalog.=) 'varve_store' AND pg_catalog.has_server_privilege($1, s.oid, 'USAGE') ORDER BY s.srvname",
+             WHERE w.fdwname OPERATOR(pg_catalog.=) 'varve_store' AND pg_catalog.has_server_privilege($1, s.oid, 'USAGE') \
+               AND (s.srvowner OPERATOR(pg_catalog.=) $1 OR (SELECT a.rolsuper FROM pg_catalog.pg_authid a WHERE a.oid OPERATOR(pg_catalog.=) s.srvowner)) \
+             ORDER BY s.srvname",
             &[user.into()],
             |tuple| {
                 let name: String = tuple.get(1)?.unwrap_or_default();
@@ -150,7 +156,13 @@ pub fn of_role(role: Role) -> Vec<String> {
     usable(Some(role))
 }
 
-/// All stores that the current user may use.
-pub fn all_usable() -> Vec<Opened> {
-    usable(None).iter().map(|name| open(name)).collect()
+/// All stores that the current user may use, and why one cannot be opened.
+pub fn all_usable() -> Vec<(String, Result<Store, String>)> {
+    usable(None)
+        .into_iter()
+        .map(|name| {
+            let opened = guard::attempt(AssertUnwindSafe(|| open(&name)), |_| true);
+            (name, opened)
+        })
+        .collect()
 }

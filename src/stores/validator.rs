@@ -33,20 +33,26 @@ fn store_validator(args: &Args) -> pg_sys::Datum {
     if let Err(e) = StoreConfig::check_options(place, pairs.iter().copied()) {
         error::raise(&e);
     }
+    if pairs
+        .iter()
+        .any(|(name, _)| *name == "service_account_path")
+    {
+        check_files("name a file of the server");
+    }
     if place == Place::Server {
         match StoreConfig::from_options(pairs.iter().copied()) {
-            Ok(config) => check_files(&config),
+            Ok(config) if config.url().scheme() == Scheme::File => {
+                check_files("keep a store in a directory of the server");
+            }
+            Ok(_) => {}
             Err(e) => error::raise(&e),
         }
     }
     pg_sys::Datum::null()
 }
 
-/// A directory of the server's machine is for those who may read and write its files anyway.
-fn check_files(config: &StoreConfig) {
-    if config.url().scheme() != Scheme::File {
-        return;
-    }
+/// Files of the server's machine are for those who may read and write its files anyway.
+fn check_files(what: &str) {
     let may = |role: u32| {
         // SAFETY: a catalogue look-up.
         unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::Oid::from_u32(role)) }
@@ -54,7 +60,7 @@ fn check_files(config: &StoreConfig) {
     if !may(pg_sys::ROLE_PG_READ_SERVER_FILES) || !may(pg_sys::ROLE_PG_WRITE_SERVER_FILES) {
         raise(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "permission denied to keep a store in a directory of the server".into(),
+            format!("permission denied to {what}"),
             None,
             Some("Only roles with the privileges of pg_read_server_files and pg_write_server_files may.".into()),
         );

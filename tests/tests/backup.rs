@@ -311,7 +311,7 @@ fn wal_is_archived() {
     cluster.stop(Stop::Fast).unwrap();
     let took = begin.elapsed();
     assert!(
-        took < Duration::from_secs(10),
+        took < Duration::from_secs(40),
         "a fast shutdown took {took:?}"
     );
 }

@@ -125,6 +125,15 @@ pub fn take_with_checks(
     let system_identifier = identity.system_identifier.to_string();
     let server_version = session.show("server_version", tick)?;
     let wal_segment_bytes = bytes_of(&session.show("wal_segment_size", tick)?)?;
+    if !options.include_wal
+        && options.wait_for_archive
+        && session.show("archive_mode", tick)? == "off"
+    {
+        return Err(BackupError::refused(
+            "archive_mode is off: nothing would have the WAL that the backup needs",
+            "Have the WAL taken into the backup (--include-wal), or set archive_mode = on.",
+        ));
+    }
     claim(store, identity.system_identifier, tick)?;
     let parent = match options.kind {
         Kind::Full => None,
@@ -195,8 +204,17 @@ pub fn take_with_checks(
     backup.checks = checks(&backup)?;
     let record = backup.to_json()?;
     Backup::from_json(&id, &record)?;
-    store.put_new(&keys::record(&id), record, tick)?;
+    // Once it is on its way the record may be there, whatever the answer is: what it lists stays. Without a record it is swept.
     objects.begun.clear();
+    match store.put_new(&keys::record(&id), record, tick) {
+        // The first answer was lost, and it was asked twice.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            if load(store, &id, tick)? != backup {
+                return Err(error.into());
+            }
+        }
+        other => other?,
+    }
     Ok(backup)
 }
 
@@ -278,8 +296,10 @@ fn new_id(store: &Store, at: Timestamp, kind: Kind, tick: Tick<'_>) -> Result<St
     loop {
         match load(store, &id, tick) {
             Err(error) if error.is_not_found() => return Ok(id),
-            Err(error) if !error.is_the_stores() => return Err(error),
-            _ => number += 1,
+            Ok(_) | Err(BackupError::Corrupt { .. } | BackupError::Unsupported { .. }) => {
+                number += 1;
+            }
+            Err(error) => return Err(error),
         }
         id = format!("{base}-{number}");
     }

@@ -20,6 +20,9 @@ use crate::wait::{Outcome, Stopped, Tick, receive, without_signals};
 /// How much is fetched at once, in compressed bytes, if a frame is not larger.
 const GROUP_BYTES: u64 = 4 << 20;
 
+/// Plain bytes of the frames that are fetched together: zeros become next to nothing when they are compressed.
+const GROUP_PLAIN_BYTES: u64 = 32 << 20;
+
 /// Most threads.
 const MAX_THREADS: usize = 32;
 
@@ -226,7 +229,10 @@ fn groups(object: &StoredObject) -> Vec<Group> {
         let end = stored_at + u64::from(*stored);
         let frame = (*stored as usize, plain as usize);
         match groups.last_mut() {
-            Some(group) if end - group.stored.start <= GROUP_BYTES => {
+            Some(group)
+                if end - group.stored.start <= GROUP_BYTES
+                    && group.plain_bytes() + plain <= GROUP_PLAIN_BYTES =>
+            {
                 group.stored.end = end;
                 group.plain.push(frame);
             }
@@ -241,6 +247,11 @@ fn groups(object: &StoredObject) -> Vec<Group> {
 }
 
 impl Group {
+    /// Plain bytes of all.
+    fn plain_bytes(&self) -> u64 {
+        self.plain.iter().map(|(_, plain)| *plain as u64).sum()
+    }
+
     /// Decompresses the frames.
     fn open(&self, bytes: &[u8], name: &str) -> Result<Vec<Vec<u8>>, BackupError> {
         let wrong = |detail: String| BackupError::corrupt(name, detail);

@@ -248,6 +248,17 @@ pub(super) fn done(member: &Path) -> Result<(), BackupError> {
     fs::write(&path, boot()).map_err(|error| BackupError::io(&path, error))
 }
 
+/// Takes [`done`] back.
+pub(super) fn undone(member: &Path) -> Result<(), BackupError> {
+    let path = member.join(DONE);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(BackupError::io(&path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a member of a chain was unpacked.
 pub(super) fn is_done(member: &Path) -> bool {
     let boot = boot();

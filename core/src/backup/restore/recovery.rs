@@ -1,7 +1,7 @@
 //! What the restored server is told of recovery.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use super::super::error::BackupError;
@@ -97,24 +97,63 @@ impl Recovery {
         Ok(())
     }
 
-    /// Writes `recovery.signal`, and the settings to the end of `postgresql.auto.conf`, where they have the last word.
+    /// Writes `recovery.signal`, and the settings to the end of `postgresql.auto.conf`, where they have the last word. What an
+    /// earlier restore has left there goes: it would end this one at its own target. So does `standby.signal`, of a backup
+    /// that was taken of a standby.
     pub(super) fn write(&self, data: &Path) -> Result<(), BackupError> {
         let path = data.join("postgresql.auto.conf");
         let failed = |error| BackupError::io(&path, error);
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(failed)?;
-        let mut text = String::from("\n# Written by varve restore.\n");
-        for (name, value) in self.settings() {
-            text.push_str(&format!("{name} = {}\n", quoted(&value)));
+        let before = match fs::read(&path) {
+            Ok(before) => before,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut text: Vec<u8> = Vec::new();
+        for line in before.split_inclusive(|byte| *byte == b'\n') {
+            if !is_of_recovery(line) {
+                text.extend_from_slice(line);
+            }
         }
-        file.write_all(text.as_bytes()).map_err(failed)?;
+        if text.last().is_some_and(|byte| *byte != b'\n') {
+            text.push(b'\n');
+        }
+        text.extend_from_slice(COMMENT);
+        for (name, value) in self.settings() {
+            text.extend_from_slice(format!("{name} = {}\n", quoted(&value)).as_bytes());
+        }
+        fs::write(&path, text).map_err(failed)?;
+        let standby = data.join("standby.signal");
+        match fs::remove_file(&standby) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(BackupError::io(&standby, error));
+            }
+            _ => {}
+        }
         let signal = data.join("recovery.signal");
         File::create(&signal).map_err(|error| BackupError::io(&signal, error))?;
         Ok(())
     }
+}
+
+/// What stands above the settings.
+const COMMENT: &[u8] = b"# Written by varve restore.\n";
+
+/// Whether a line of a file of settings is about a recovery.
+fn is_of_recovery(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    let end = line
+        .iter()
+        .position(|byte| *byte == b'=' || byte.is_ascii_whitespace());
+    let name = line.get(..end.unwrap_or(line.len())).unwrap_or_default();
+    let name = name.to_ascii_lowercase();
+    let commands: [&[u8]; 3] = [
+        b"restore_command",
+        b"archive_cleanup_command",
+        b"recovery_end_command",
+    ];
+    line == COMMENT.trim_ascii()
+        || commands.contains(&name.as_slice())
+        || name.starts_with(b"recovery_target")
 }
 
 /// A value as a file of settings has it.
@@ -125,6 +164,30 @@ fn quoted(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_earlier_restore_left_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("postgresql.auto.conf");
+        let before = "# Do not edit\nwork_mem = '8MB'\n# Written by varve restore.\nrestore_command = 'old'\nRecovery_Target_Time='x'\n  recovery_target_action = 'promote'\nport=5433";
+        fs::write(&path, before).unwrap();
+        fs::write(directory.path().join("standby.signal"), "").unwrap();
+        let recovery = Recovery {
+            immediate: true,
+            ..Recovery::default()
+        };
+        recovery.write(directory.path()).unwrap();
+        let after = fs::read_to_string(&path).unwrap();
+        let kept = "# Do not edit\nwork_mem = '8MB'\nport=5433\n# Written by varve restore.\n";
+        assert!(after.starts_with(kept), "{after}");
+        assert!(after.contains("recovery_target = 'immediate'"), "{after}");
+        assert!(!after.contains("old") && !after.contains("'x'"), "{after}");
+        assert!(directory.path().join("recovery.signal").exists());
+        assert!(!directory.path().join("standby.signal").exists());
+        // As often as one likes.
+        recovery.write(directory.path()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), after);
+    }
 
     #[test]
     fn values_are_quoted_and_targets_exclude_each_other() {

@@ -14,7 +14,7 @@ use super::super::record::{Archive, Backup, StoredObject};
 use super::super::seal::read_object;
 use super::combine::{combine, combine_program};
 use super::fetch::Source;
-use super::place::{self, Marker, Place, empty, remove};
+use super::place::{self, Marker, Place, empty, remove, undone};
 use super::sync::{Syncing, sync_all};
 use super::unpack::{Unpack, directory};
 use super::{Repaired, RestoreOptions, RestorePhase, RestoreProgress, Restored, TablespaceMove};
@@ -186,7 +186,10 @@ impl Run<'_> {
         let (out, said) = (self.place.out(), work.join("combine.log"));
         combine(program, &members, &mapping, &out, &said, self.tick)?;
         for number in 0..chain.len() {
-            remove(&work.join(number.to_string()))?;
+            let member = work.join(number.to_string());
+            // What is half removed must not be taken for done.
+            undone(&member)?;
+            remove(&member)?;
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ pub(super) struct Call {
 impl Call {
     /// What went wrong, without secrets.
     pub(super) fn failed(&self, error: &object_store::Error) -> StoreError {
-        let (kind, detail) = errors::told(error);
+        let (kind, detail) = errors::told(error, &self.scrubber);
         self.error(kind, &detail)
     }
 

@@ -5,13 +5,15 @@ use std::error::Error;
 use object_store::client::{HttpError, HttpErrorKind};
 
 use crate::store::error::ErrorKind;
+use crate::store::secret::Scrubber;
 
 /// Longest message, in characters: servers send whole documents.
 const MAX_CHARS: usize = 1_500;
 
-/// The kind of an error and its message, which may have secrets in it.
-pub(super) fn told(error: &object_store::Error) -> (ErrorKind, String) {
-    let text = text(error);
+/// The kind of an error and its message, without the secrets that are known: a message is cut only then, since a part of a
+/// secret would not be found.
+pub(super) fn told(error: &object_store::Error, scrubber: &Scrubber) -> (ErrorKind, String) {
+    let text = scrubber.scrub(&text(error));
     let kind = kind(error, &text);
     let mut short: String = text.chars().take(MAX_CHARS).collect();
     if short.len() < text.len() {
