@@ -89,6 +89,7 @@ pub fn backup_server(directory: &Path, pieces: Vec<Vec<u8>>) -> ConnInfo {
             "IDENTIFY_SYSTEM" => row(&[Some("7"), Some("1"), Some("0/3000000"), None]),
             "SHOW server_version" => row(&[Some("17.12")]),
             "SHOW wal_segment_size" => row(&[Some("16MB")]),
+            "SHOW archive_mode" => row(&[Some("on")]),
             text if text.starts_with("BASE_BACKUP") => {
                 let mut all = row(&[Some("0/2000028"), Some("1")]);
                 all.extend(row(&[None, None, Some("1")]));
