@@ -160,6 +160,10 @@ pub fn archive(
     if encrypted && claimed(store, name, &sum, tick)? && exists(store, &key, tick)? {
         return Ok(Archived::Same);
     }
+    // It is asked first: a server that refuses what is there already may do so before it has read all, and break the connection.
+    if !encrypted && exists(store, &key, tick)? && same(store, name, &sum, tick)? {
+        return Ok(Archived::Same);
+    }
     if sum.size <= IN_MEMORY_BYTES {
         let bytes = pack(Vec::new(), file, &sum, &shown, seal, tick)?;
         // Of an encrypted one its sum was claimed above; what is there now is an earlier try.
