@@ -161,7 +161,8 @@ pub fn archive(
         return Ok(Archived::Same);
     }
     // It is asked first: a server that refuses what is there already may do so before it has read all, and break the connection.
-    if !encrypted && exists(store, &key, tick)? && same(store, name, &sum, tick)? {
+    let there = !encrypted && exists(store, &key, tick)?;
+    if there && same(store, name, &sum, tick)? {
         return Ok(Archived::Same);
     }
     if sum.size <= IN_MEMORY_BYTES {
@@ -185,16 +186,12 @@ pub fn archive(
             Err(error) => Err(error.into()),
         };
     }
-    let mut outcome = Archived::Written;
-    if !encrypted && exists(store, &key, tick)? {
-        if same(store, name, &sum, tick)? {
-            return Ok(Archived::Same);
-        }
-        outcome = Archived::Repaired;
-    }
     let writer = store.writer(&key, tick)?;
     pack(writer, file, &sum, &shown, seal, tick)?.finish()?;
-    Ok(outcome)
+    Ok(match there {
+        true => Archived::Repaired,
+        false => Archived::Written,
+    })
 }
 
 fn exists(store: &Store, key: &str, tick: Tick<'_>) -> Result<bool, BackupError> {
