@@ -160,11 +160,6 @@ pub fn archive(
     if encrypted && claimed(store, name, &sum, tick)? && exists(store, &key, tick)? {
         return Ok(Archived::Same);
     }
-    // It is asked first: a server that refuses what is there already may do so before it has read all, and break the connection.
-    let there = !encrypted && exists(store, &key, tick)?;
-    if there && same(store, name, &sum, tick)? {
-        return Ok(Archived::Same);
-    }
     if sum.size <= IN_MEMORY_BYTES {
         let bytes = pack(Vec::new(), file, &sum, &shown, seal, tick)?;
         // Of an encrypted one its sum was claimed above; what is there now is an earlier try.
@@ -185,6 +180,10 @@ pub fn archive(
             }
             Err(error) => Err(error.into()),
         };
+    }
+    let there = !encrypted && exists(store, &key, tick)?;
+    if there && same(store, name, &sum, tick)? {
+        return Ok(Archived::Same);
     }
     let writer = store.writer(&key, tick)?;
     pack(writer, file, &sum, &shown, seal, tick)?.finish()?;
