@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Bench, all, files};
+use postgres::Client;
 use varve_tests::wait::until;
 
 fn hba(bench: &mut Bench, lines: &str) {
@@ -99,6 +100,19 @@ fn passwords() {
     }
 }
 
+/// Sets whether WAL is summarised, and waits until the server has taken it in.
+fn summaries(client: &mut Client, sql: &str, value: &str) {
+    client.batch_execute(sql).unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    until("the setting of summaries", || {
+        client
+            .query_one("SHOW summarize_wal", &[])
+            .unwrap()
+            .get::<_, String>(0)
+            == value
+    });
+}
+
 #[test]
 fn summaries_that_are_off_or_gone() {
     let mut bench = Bench::with(&["min_wal_size = 32MB", "max_wal_size = 32MB"]);
@@ -115,22 +129,11 @@ fn summaries_that_are_off_or_gone() {
         .unwrap();
     bench.archived();
     bench.backup("incremental");
-    bench
-        .client
-        .batch_execute("ALTER SYSTEM SET summarize_wal = off")
-        .unwrap();
-    bench
-        .client
-        .batch_execute("SELECT pg_reload_conf()")
-        .unwrap();
-    let client = &mut bench.client;
-    until("summaries to be off", || {
-        client
-            .query_one("SHOW summarize_wal", &[])
-            .unwrap()
-            .get::<_, String>(0)
-            == "off"
-    });
+    summaries(
+        &mut bench.client,
+        "ALTER SYSTEM SET summarize_wal = off",
+        "off",
+    );
     let (code, said) = bench.fails(&["backup", "--to", &url, "--kind", "incremental"]);
     assert!(
         code == 4 && said.contains("Set summarize_wal = on"),
@@ -154,22 +157,7 @@ fn summaries_that_are_off_or_gone() {
     for summary in files(&bench.cluster.data().join("pg_wal/summaries"), ".summary") {
         std::fs::remove_file(summary).unwrap();
     }
-    bench
-        .client
-        .batch_execute("ALTER SYSTEM RESET summarize_wal")
-        .unwrap();
-    bench
-        .client
-        .batch_execute("SELECT pg_reload_conf()")
-        .unwrap();
-    let client = &mut bench.client;
-    until("summaries to be on", || {
-        client
-            .query_one("SHOW summarize_wal", &[])
-            .unwrap()
-            .get::<_, String>(0)
-            == "on"
-    });
+    summaries(&mut bench.client, "ALTER SYSTEM RESET summarize_wal", "on");
     let (code, said) = bench.fails(&["backup", "--to", &url, "--kind", "incremental"]);
     assert!(code == 5 && said.contains("take a full backup"), "{said}");
     assert_eq!(files(&bench.path("store"), "backup.json").len(), 2);

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use backup_common::*;
 use varve_core::backup::*;
+use varve_core::replication::ConnInfo;
 use varve_core::store::{Store, StoreConfig};
 use varve_core::wait::{Stopped, never};
 
@@ -44,6 +45,14 @@ fn options(work: &Path) -> RestoreOptions {
         identities: None,
         bindir: None,
     }
+}
+
+/// Takes a full backup, and tells its id.
+fn full(store: &Store, server: &ConnInfo) -> String {
+    let options = TakeOptions::new(Kind::Full);
+    take(store, server, &options, &mut |_| {}, &never)
+        .unwrap()
+        .id
 }
 
 #[test]
@@ -173,15 +182,7 @@ fn a_cancelled_restore_is_gone_on_with() {
     let root = work.path().join("store");
     std::fs::create_dir(&root).unwrap();
     let store = store(&root);
-    let id = take(
-        &store,
-        &info,
-        &TakeOptions::new(Kind::Full),
-        &mut |_| {},
-        &never,
-    )
-    .unwrap()
-    .id;
+    let id = full(&store, &info);
     let options = options(work.path());
     let enough = Cell::new(false);
     let error = restore(
@@ -221,15 +222,7 @@ fn a_backup_in_s3() {
     let info = backup_server(work.path(), pieces(&entries, &manifest(&files)));
     let server = Server::start(&work.path().join("s3"));
     let s3 = server.store(&[]);
-    let id = take(
-        &s3,
-        &info,
-        &TakeOptions::new(Kind::Full),
-        &mut |_| {},
-        &never,
-    )
-    .unwrap()
-    .id;
+    let id = full(&s3, &info);
     let mut bad = 0;
     let backup = load(&s3, &id, &never).unwrap();
     verify(
@@ -318,15 +311,7 @@ fn leftovers_are_swept_and_backups_removed() {
     let root = work.path().join("store");
     std::fs::create_dir(&root).unwrap();
     let store = store(&root);
-    let id = take(
-        &store,
-        &info,
-        &TakeOptions::new(Kind::Full),
-        &mut |_| {},
-        &never,
-    )
-    .unwrap()
-    .id;
+    let id = full(&store, &info);
     let left = "backups/20260101T000000000-full/base.tar.zst";
     store.put(left, vec![1], &never).unwrap();
     let hour = std::time::Duration::from_secs(3600);

@@ -10,6 +10,7 @@
 //! - segments: `(segment int4, item int4, data bytea)`; item 0 is the header, item *n* the bytes of attribute *n*;
 //! - tombstones: `(segment int4, row int4, place tid)`, insert-only, with an index on (segment, row).
 
+use crate::pg::catalog;
 use crate::pg::memory;
 use crate::pg::{relation, relation::OpenRel};
 use pgrx::pg_sys;
@@ -473,28 +474,13 @@ pub fn all() -> Vec<(pg_sys::Oid, pg_sys::Oid, pg_sys::FormData_pg_class)> {
     };
     let mut found = Vec::new();
     let classes = OpenRel::table(pg_sys::RelationRelationId, pg_sys::AccessShareLock);
-    // SAFETY: a catalogue scan as the server does it; each form is copied out.
-    unsafe {
-        let scan = pg_sys::systable_beginscan(
-            classes.as_ptr(),
-            pg_sys::InvalidOid,
-            false,
-            std::ptr::null_mut(),
-            0,
-            std::ptr::null_mut(),
-        );
-        loop {
-            let row = pg_sys::systable_getnext(scan);
-            if row.is_null() {
-                break;
-            }
-            let form = *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
-            if form.relam == am {
-                found.push(form);
-            }
+    catalog::each(&classes, |row| {
+        // SAFETY: a row of pg_class, whose fixed part is copied.
+        let form = unsafe { *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>() };
+        if form.relam == am {
+            found.push(form);
         }
-        pg_sys::systable_endscan(scan);
-    }
+    });
     found
         .into_iter()
         .filter_map(|form| Some((form.oid, find_for(&form)?.0, form)))

@@ -128,6 +128,16 @@ pub struct State {
     pub logged_at: Option<pg_sys::TimestampTz>,
 }
 
+impl State {
+    /// What was to be tried again is not.
+    pub fn forget_retry(&mut self) {
+        self.retry_at = None;
+        self.retry_due = None;
+        self.attempt = 1;
+        self.interruptions = 0;
+    }
+}
+
 /// The query of a job and its state.
 macro_rules! with_state {
     () => {

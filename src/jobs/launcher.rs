@@ -7,7 +7,7 @@ use super::shared::{self, Assignment, Due, Refused, Task};
 use super::worker;
 use crate::backup::destination;
 use crate::pg::relation::OpenRel;
-use crate::pg::{background, clock, ffi, transaction};
+use crate::pg::{background, catalog, clock, ffi, transaction};
 use crate::settings;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -333,32 +333,13 @@ fn databases() -> Vec<pg_sys::Oid> {
     transaction::run(|| {
         let mut found = Vec::new();
         let table = OpenRel::table(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock);
-        // SAFETY: a scan of a shared catalogue, whose rows begin with their fixed part.
-        unsafe {
-            let scan = pg_sys::systable_beginscan(
-                table.as_ptr(),
-                pg_sys::InvalidOid,
-                false,
-                std::ptr::null_mut(),
-                0,
-                std::ptr::null_mut(),
-            );
-            loop {
-                let row = pg_sys::systable_getnext(scan);
-                if row.is_null() {
-                    break;
-                }
-                let header = (*row).t_data;
-                let form = header
-                    .cast::<u8>()
-                    .add(usize::from((*header).t_hoff))
-                    .cast::<pg_sys::FormData_pg_database>();
-                if (*form).datallowconn && !(*form).datistemplate && (*form).datconnlimit != -2 {
-                    found.push((*form).oid);
-                }
+        catalog::each(&table, |row| {
+            // SAFETY: a row of pg_database.
+            let form = unsafe { &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_database>() };
+            if form.datallowconn && !form.datistemplate && form.datconnlimit != -2 {
+                found.push(form.oid);
             }
-            pg_sys::systable_endscan(scan);
-        }
+        });
         found
     })
 }

@@ -2,8 +2,9 @@
 //!
 //! It goes past SQL: the command may have made its transaction read only, and its role may have no rights on the table.
 
+use crate::pg::catalog::{self, First};
+use crate::pg::clock;
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::{clock, snapshot};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -50,21 +51,9 @@ pub fn succeeded(run: i64, rows: i64, bytes: Option<i64>) {
             (*v, *n, *r) = (*value, false, true);
         }
     }
-    let latest = snapshot::Registered::latest();
-    let mut key = pg_sys::ScanKeyData::default();
-    // SAFETY: a scan by the primary key, which is the first column, a bigint; nobody but this process changes the row of its
-    // run, and arrays have an entry for each column.
-    unsafe {
-        pg_sys::ScanKeyInit(
-            &mut key,
-            1,
-            pg_sys::BTEqualStrategyNumber as u16,
-            pg_sys::Oid::from_u32(pg_sys::F_INT8EQ),
-            pg_sys::Datum::from(run),
-        );
-        let scan = pg_sys::systable_beginscan(rel, index, true, latest.get(), 1, &mut key);
-        let row = pg_sys::systable_getnext(scan);
-        if !row.is_null() {
+    catalog::each_with(&table, index, First::Number(run), |row| {
+        // SAFETY: the run's row, which nobody but this process changes; arrays have an entry for each column.
+        unsafe {
             let new = pg_sys::heap_modify_tuple(
                 row,
                 desc,
@@ -74,6 +63,5 @@ pub fn succeeded(run: i64, rows: i64, bytes: Option<i64>) {
             );
             pg_sys::CatalogTupleUpdate(rel, &mut (*row).t_self, new);
         }
-        pg_sys::systable_endscan(scan);
-    }
+    });
 }

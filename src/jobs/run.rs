@@ -149,10 +149,7 @@ fn claim(assignment: &Assignment) -> Claimed {
     } else if state.next_run <= now {
         let due = state.next_run;
         state.next_run = next_run(&job, now);
-        state.retry_at = None;
-        state.retry_due = None;
-        state.attempt = 1;
-        state.interruptions = 0;
+        state.forget_retry();
         catalog::set_state(job.id, &state);
         (due, 1)
     } else if let (Some(at), Some(due)) = (state.retry_at, state.retry_due)
@@ -237,9 +234,7 @@ fn decide(claim: &Claim, outcome: &Outcome) {
         Outcome::Succeeded { .. } | Outcome::Cancelled(_) => {
             // A schedule that was altered meanwhile has begun anew.
             if state.retry_due == Some(claim.due) {
-                state.retry_due = None;
-                state.attempt = 1;
-                state.interruptions = 0;
+                state.forget_retry();
             }
             state.logged_error = None;
         }
@@ -335,10 +330,7 @@ fn fail_without_process(id: i64, why: impl FnOnce(&Definition) -> Failure) -> bo
     if state.next_run <= now {
         state.next_run = next_run(&job, now);
     }
-    state.retry_at = None;
-    state.retry_due = None;
-    state.attempt = 1;
-    state.interruptions = 0;
+    state.forget_retry();
     catalog::set_state(job.id, &state);
     true
 }
@@ -374,10 +366,7 @@ fn try_again(
         state.retry_due = Some(due);
         state.attempt = attempt + 1;
     } else {
-        state.retry_at = None;
-        state.retry_due = None;
-        state.attempt = 1;
-        state.interruptions = 0;
+        state.forget_retry();
     }
 }
 

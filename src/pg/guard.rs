@@ -26,28 +26,13 @@ thread_local! {
 /// Runs the body of a function that PostgreSQL called. Errors and panics go on as PostgreSQL errors, complete as they
 /// were raised.
 pub fn entry<R>(body: impl FnOnce() -> R) -> R {
-    // SAFETY: the entry of the context stack lives as long as this frame, and is taken off before the frame ends.
-    let outcome = unsafe {
-        let mut callback = pg_sys::ErrorContextCallback {
-            previous: pg_sys::error_context_stack,
-            callback: Some(remember),
-            arg: ptr::null_mut(),
-        };
-        pg_sys::error_context_stack = &raw mut callback;
-        let outcome = catch_unwind(AssertUnwindSafe(body));
-        pg_sys::error_context_stack = callback.previous;
-        outcome
-    };
-    match outcome {
-        Ok(result) => result,
-        Err(payload) => rethrow(payload),
-    }
+    watched(AssertUnwindSafe(body)).unwrap_or_else(|payload| rethrow(payload))
 }
 
-/// Runs a body; an error in it is returned in its parts, complete as it was raised. The caller ends the transaction.
-pub fn caught<R>(body: AssertUnwindSafe<impl FnOnce() -> R>) -> Result<R, Failure> {
-    // SAFETY: as in `entry`.
-    let outcome = unsafe {
+/// Runs a body; an error that ends it is copied whole while it is raised.
+fn watched<R>(body: AssertUnwindSafe<impl FnOnce() -> R>) -> Result<R, Box<dyn Any + Send>> {
+    // SAFETY: the entry of the context stack lives as long as this frame, and is taken off before the frame ends.
+    unsafe {
         let mut callback = pg_sys::ErrorContextCallback {
             previous: pg_sys::error_context_stack,
             callback: Some(remember),
@@ -57,8 +42,12 @@ pub fn caught<R>(body: AssertUnwindSafe<impl FnOnce() -> R>) -> Result<R, Failur
         let outcome = catch_unwind(body);
         pg_sys::error_context_stack = callback.previous;
         outcome
-    };
-    outcome.map_err(|payload| {
+    }
+}
+
+/// Runs a body; an error in it is returned in its parts, complete as it was raised. The caller ends the transaction.
+pub fn caught<R>(body: AssertUnwindSafe<impl FnOnce() -> R>) -> Result<R, Failure> {
+    watched(body).map_err(|payload| {
         let copy = LAST.replace(ptr::null_mut());
         if is_copy_of(copy, payload.as_ref()) {
             // SAFETY: a live copy, whose texts are NUL-terminated where they are set.

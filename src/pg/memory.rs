@@ -49,15 +49,7 @@ impl Context {
     /// A fresh one.
     pub fn new() -> Self {
         // SAFETY: a child of the running (sub)transaction's context.
-        Context(unsafe {
-            pg_sys::AllocSetContextCreateInternal(
-                pg_sys::CurTransactionContext,
-                c"varve batch".as_ptr(),
-                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
-                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
-                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-            )
-        })
+        Context(unsafe { child(pg_sys::CurTransactionContext, c"varve batch") })
     }
 
     /// Runs `f` with it as the current context.

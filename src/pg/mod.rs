@@ -2,6 +2,7 @@
 //!
 //! - [`background`]: background workers; [`clock`], [`zone`]: times.
 //! - [`cast`]: values brought to a column's type.
+//! - [`catalog`]: rows of catalogues, read past SQL.
 //! - [`compare`]: keys compared as a btree index does.
 //! - [`context`]: the row at hand, told in errors.
 //! - [`expression`]: what expressions call.
@@ -25,6 +26,7 @@
 
 pub mod background;
 pub mod cast;
+pub mod catalog;
 pub mod clock;
 pub mod compare;
 pub mod context;

@@ -2,20 +2,11 @@
 
 use super::level::Tier;
 use super::order::RowOrder;
+use crate::pg::catalog::{self as pg_catalog, First};
 use crate::pg::owner::as_owner;
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::snapshot;
 use crate::pg::spi;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
-use pgrx::spi::SpiError;
-
-fn must<T>(result: Result<T, SpiError>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(e) => pgrx::error!("varve's catalogue: {e}"),
-    }
-}
 
 /// The root of the inheritance tree above a table: hypertable, partitioned table, or the table itself.
 pub fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
@@ -37,7 +28,7 @@ pub fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
 /// Records that a table is managed.
 pub fn manage(root: pg_sys::Oid, segment_by: &[String], order_by: &[String]) {
     as_owner(|| {
-        must(Spi::run_with_args(
+        spi::write(
             "INSERT INTO varve.managed (relation, segment_by, order_by) \
              VALUES ($1::pg_catalog.oid::pg_catalog.regclass, $2::pg_catalog.name[], $3::pg_catalog.name[]) \
              ON CONFLICT (relation) DO UPDATE SET segment_by = excluded.segment_by, order_by = excluded.order_by",
@@ -46,17 +37,17 @@ pub fn manage(root: pg_sys::Oid, segment_by: &[String], order_by: &[String]) {
                 segment_by.to_vec().into(),
                 order_by.to_vec().into(),
             ],
-        ));
+        );
     });
 }
 
 /// Forgets a managed table.
 pub fn unmanage(root: pg_sys::Oid) {
     as_owner(|| {
-        must(Spi::run_with_args(
+        spi::write(
             "DELETE FROM varve.managed WHERE relation OPERATOR(pg_catalog.=) $1",
             &[root.into()],
-        ));
+        );
     });
 }
 
@@ -102,29 +93,11 @@ pub fn forget_relation(oid: pg_sys::Oid) {
         else {
             continue;
         };
-        let latest = snapshot::Registered::latest();
-        let mut key = pg_sys::ScanKeyData::default();
-        // SAFETY: a scan of the primary key, which is the first column of both tables, an OID; nobody else changes the
-        // entry of a table that is locked for its drop.
-        unsafe {
-            pg_sys::ScanKeyInit(
-                &mut key,
-                1,
-                pg_sys::BTEqualStrategyNumber as u16,
-                pg_sys::Oid::from_u32(pg_sys::F_OIDEQ),
-                pg_sys::Datum::from(oid),
-            );
-            let scan =
-                pg_sys::systable_beginscan(table.as_ptr(), index, true, latest.get(), 1, &mut key);
-            loop {
-                let row = pg_sys::systable_getnext(scan);
-                if row.is_null() {
-                    break;
-                }
-                pg_sys::simple_heap_delete(table.as_ptr(), &mut (*row).t_self);
-            }
-            pg_sys::systable_endscan(scan);
-        }
+        // The primary key is the first column of both tables.
+        pg_catalog::each_with(&table, index, First::Oid(oid), |row| {
+            // SAFETY: a row of the table; nobody else changes the entry of a table that is locked for its drop.
+            unsafe { pg_sys::simple_heap_delete(table.as_ptr(), &mut (*row).t_self) };
+        });
     }
 }
 
@@ -132,27 +105,27 @@ pub fn forget_relation(oid: pg_sys::Oid) {
 /// are gone.
 pub fn remember_size(chunk: pg_sys::Oid, bytes: i64, tier: Tier) {
     as_owner(|| {
-        must(Spi::run_with_args(
+        spi::write(
             "DELETE FROM varve.chunk_history h WHERE NOT EXISTS \
              (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) h.chunk)",
             &[],
-        ));
-        must(Spi::run_with_args(
+        );
+        spi::write(
             "INSERT INTO varve.chunk_history (chunk, bytes_before, frozen_at, tier) \
              VALUES ($1, $2, pg_catalog.now(), $3) ON CONFLICT (chunk) DO UPDATE \
              SET frozen_at = excluded.frozen_at, tier = excluded.tier",
             &[chunk.into(), bytes.into(), tier.name().into()],
-        ));
+        );
     });
 }
 
 /// Records which tier a frozen chunk goes to.
 pub fn remember_tier(chunk: pg_sys::Oid, tier: Tier) {
     as_owner(|| {
-        must(Spi::run_with_args(
+        spi::write(
             "UPDATE varve.chunk_history SET tier = $2 WHERE chunk OPERATOR(pg_catalog.=) $1 AND tier OPERATOR(pg_catalog.<>) $2",
             &[chunk.into(), tier.name().into()],
-        ));
+        );
     });
 }
 
@@ -170,20 +143,20 @@ pub fn last_tier(chunk: pg_sys::Oid) -> Option<Tier> {
 /// Forgets a chunk that is hot again.
 pub fn forget_size(chunk: pg_sys::Oid) {
     as_owner(|| {
-        must(Spi::run_with_args(
+        spi::write(
             "DELETE FROM varve.chunk_history WHERE chunk OPERATOR(pg_catalog.=) $1",
             &[chunk.into()],
-        ));
+        );
     });
 }
 
 /// Notes that all segments of a chunk were found whole.
 pub fn remember_verified(chunk: pg_sys::Oid) {
     as_owner(|| {
-        must(Spi::run_with_args(
+        spi::write(
             "UPDATE varve.chunk_history SET verified_at = pg_catalog.now() WHERE chunk OPERATOR(pg_catalog.=) $1",
             &[chunk.into()],
-        ));
+        );
     });
 }
 

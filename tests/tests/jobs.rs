@@ -49,7 +49,7 @@ fn fifty_jobs_two_workers_and_kills() {
     client
         .batch_execute(
             "CREATE TABLE done (job int, pid int DEFAULT pg_backend_pid());
-             SELECT varve.add_job('job ' || i, '1 day', format('INSERT INTO done SELECT %s FROM pg_sleep(%s)', i, (i % 5) * 0.02),
+             SELECT varve.add_job('job ' || i, '1 day', format('INSERT INTO done SELECT %s FROM pg_sleep(%s)', i, 0.2 + (i % 5) * 0.1),
                  first_run => now() + interval '1 second', backoff => '10 ms') FROM generate_series(1, 50) i",
         )
         .unwrap();

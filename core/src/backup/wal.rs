@@ -185,16 +185,16 @@ pub fn archive(
             Err(error) => Err(error.into()),
         };
     }
-    let mut outcome = Archived::Written;
-    if !encrypted && exists(store, &key, tick)? {
-        if same(store, name, &sum, tick)? {
-            return Ok(Archived::Same);
-        }
-        outcome = Archived::Repaired;
+    let there = !encrypted && exists(store, &key, tick)?;
+    if there && same(store, name, &sum, tick)? {
+        return Ok(Archived::Same);
     }
     let writer = store.writer(&key, tick)?;
     pack(writer, file, &sum, &shown, seal, tick)?.finish()?;
-    Ok(outcome)
+    Ok(match there {
+        true => Archived::Repaired,
+        false => Archived::Written,
+    })
 }
 
 fn exists(store: &Store, key: &str, tick: Tick<'_>) -> Result<bool, BackupError> {

@@ -105,7 +105,7 @@ pub struct Chunk<'a> {
     direct: Option<Direct>,
     /// Whether each row is written before the next one is looked at, as in an INSERT: a function of a constraint or a default
     /// may look for it.
-    in_turn: bool,
+    in_turn: OnceCell<bool>,
 }
 
 /// The passes over what a chunk holds, beside a sorted batch.
@@ -207,8 +207,7 @@ impl<'a> Chunk<'a> {
             plan,
             direct,
             natts: relation::natts(desc),
-            in_turn: direct::checks_see_the_statement(writer.rel())
-                || plan.defaults_see_the_statement(),
+            in_turn: OnceCell::new(),
             writer,
             frozen: frozen.then(Stepped::new),
             index,
@@ -407,7 +406,7 @@ impl<'a> Chunk<'a> {
                 Verdict::New => {
                     self.put(waiting.len(), run, row);
                     waiting.push(row);
-                    if self.in_turn
+                    if self.is_in_turn(run)
                         && let Err(taken) = self.insert(&mut waiting)
                     {
                         return taken;
@@ -433,7 +432,7 @@ impl<'a> Chunk<'a> {
                         refuse_to_go_on();
                         return row;
                     }
-                    if self.in_turn {
+                    if self.is_in_turn(run) {
                         self.writer.finish_updates();
                     }
                 }
@@ -443,6 +442,15 @@ impl<'a> Chunk<'a> {
             Ok(()) => from + verdicts.len(),
             Err(taken) => taken,
         }
+    }
+
+    /// Whether each row of a run is written before the next one is looked at. Expressions are looked at once there are two.
+    fn is_in_turn(&self, run: &Run) -> bool {
+        run.len() > 1
+            && *self.in_turn.get_or_init(|| {
+                direct::checks_see_the_statement(self.writer.rel())
+                    || self.plan.defaults_see_the_statement()
+            })
     }
 
     /// Prepares a row to be the `n`-th of those inserted next.

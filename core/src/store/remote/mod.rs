@@ -82,7 +82,15 @@ impl RemoteStore {
             // Not tried again from here: a second answer would not be about this request alone.
             let options = PutOptions::from(PutMode::Create);
             let put = call.client.put_opts(&call.path, payload, options).await;
-            put.map(drop).map_err(|error| call.failed(&error))
+            let Err(error) = put.map_err(|error| call.failed(&error)) else {
+                return Ok(());
+            };
+            // A server that refuses what is there already may do so before it has read all, and break the connection.
+            let broken = error.kind() == ErrorKind::Unreachable;
+            if broken && call.client.head(&call.path).await.is_ok() {
+                return Err(call.error(ErrorKind::AlreadyExists, error.detail()));
+            }
+            Err(error)
         })
     }
 
