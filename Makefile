@@ -53,7 +53,8 @@ test: setup ## Runs every test: core, inside the server, end to end
 	    --package varve-example-loader
 
 .PHONY: bench
-bench: install ## Measures frozen chunks beside heap, and ingest, against the targets (ARGS=, see ARGS=--help)
+bench: install ## Measures frozen chunks beside heap, ingest, and backups, against the targets (ARGS=, see ARGS=--help)
+	@tools/setup.sh bench
 	@cargo run --locked --release --quiet --package varve-bench -- $(ARGS)
 
 .PHONY: soak

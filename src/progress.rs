@@ -21,6 +21,8 @@ pub enum Operation {
     Verify,
     /// A base backup goes into a store.
     Backup,
+    /// Backups and WAL go from one store to another.
+    Copy,
 }
 
 impl Operation {
@@ -30,6 +32,7 @@ impl Operation {
             Operation::Thaw => "thaw",
             Operation::Verify => "verify",
             Operation::Backup => "backup",
+            Operation::Copy => "copy",
         }
     }
 }

@@ -160,6 +160,7 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    crate::backup::settings::register();
     // SAFETY: reserves the prefix once the settings are defined.
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"varve".as_ptr()) };
 }

@@ -14,10 +14,10 @@ fi
 cargo pgrx install "${args[@]}"
 
 # The program that works without a server lies beside PostgreSQL's own.
-if [ "$1" = release ]; then
-    cargo build --locked --release --package varve-cli
-    bindir=$("$pg_config" --bindir)
-    as_root=()
-    if [ ! -w "$bindir" ]; then as_root=(sudo --); fi
-    "${as_root[@]}" install -m 755 "${CARGO_TARGET_DIR:-target}/release/varve" "$bindir/varve"
-fi
+cargo build --locked --profile "$1" --package varve-cli
+directory=$1
+if [ "$1" = dev ]; then directory=debug; fi
+bindir=$("$pg_config" --bindir)
+as_root=()
+if [ ! -w "$bindir" ]; then as_root=(sudo --); fi
+"${as_root[@]}" install -m 755 "${CARGO_TARGET_DIR:-target}/$directory/varve" "$bindir/varve"

@@ -43,6 +43,11 @@ missing() {
     python_has_asyncpg || echo python3-asyncpg
 }
 
+# What else the command needs that called: "bench" has pgBackRest to compare with.
+missing_for() {
+    if [ "${1:-}" = bench ]; then have pgbackrest || echo pgbackrest; fi
+}
+
 # Whether one of the interpreters that the test of the examples tries has asyncpg.
 python_has_asyncpg() {
     local python
@@ -155,10 +160,10 @@ install_cargo_pgrx() {
 }
 
 have cargo || fail "no Rust toolchain: 'cargo' is not on the PATH. Rust 1.95 or newer is needed."
-mapfile -t packages < <(missing)
+mapfile -t packages < <(missing; missing_for "$@")
 if [ "${#packages[@]}" -gt 0 ]; then
     install_packages "${packages[@]}"
-    mapfile -t packages < <(missing)
+    mapfile -t packages < <(missing; missing_for "$@")
     [ "${#packages[@]}" -eq 0 ] || fail "still missing after the installation: ${packages[*]}"
 fi
 install_cargo_pgrx

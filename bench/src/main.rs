@@ -1,5 +1,5 @@
-//! `varve-bench`: frozen chunks beside the same hypertables on heap, and varve's ingest beside PostgreSQL's own, measured
-//! in one run on a private server.
+//! `varve-bench`: frozen chunks beside the same hypertables on heap, varve's ingest beside PostgreSQL's own, and backups beside
+//! pgBackRest's, measured in one run on private servers.
 //!
 //! Data and queries are those of the figures to beat; every query runs on heap and on varve in turn, and what counts is
 //! the ratio of the two. The program ends with an error only where something fails or answers otherwise than heap: a
@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod answer;
+mod backup;
 mod data;
 mod ingest;
 mod load;
@@ -73,6 +74,22 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn run(options: &Options) -> Result<()> {
+    let mut failures = Vec::new();
+    if options.has(Section::Frozen) || options.has(Section::Ingest) {
+        failures.extend(beside_heap(options)?);
+    }
+    if options.has(Section::Backup) {
+        failures.extend(backup::run(options)?);
+    }
+    println!();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(format!("not as it should be:\n  {}", failures.join("\n  ")).into())
+}
+
+/// Frozen chunks and ingest, on one server; what was not as on heap.
+fn beside_heap(options: &Options) -> Result<Vec<String>> {
     show::heading(1, "A private server");
     show::say(&format!(
         "Data lies {}.",
@@ -91,11 +108,7 @@ fn run(options: &Options) -> Result<()> {
         failures.extend(ingest::run(&server, options)?);
     }
     server.end()?;
-    println!();
-    if failures.is_empty() {
-        return Ok(());
-    }
-    Err(format!("not as on heap:\n  {}", failures.join("\n  ")).into())
+    Ok(failures)
 }
 
 /// The same rows on heap and frozen; what was not as on heap.

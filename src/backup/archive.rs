@@ -12,7 +12,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use varve_core::backup::{self, BackupError, SealOptions, WalName};
+use varve_core::backup::{self, BackupError, WalName};
 use varve_core::store::{Store, StoreConfig};
 use varve_core::wait::Stopped;
 
@@ -164,7 +164,7 @@ fn put(file: &str, path: &Path) -> Result<(), BackupError> {
             backup::claim(&open.store, unsafe { pg_sys::GetSystemIdentifier() }, &tick)?;
             open.claimed = true;
         }
-        backup::archive(&open.store, path, &name, &SealOptions::default(), &tick)?;
+        backup::archive(&open.store, path, &name, &super::keys::seal()?, &tick)?;
         Ok(())
     })
 }

@@ -2,10 +2,21 @@
 //!
 //! - [`take`] is `varve.backup`; [`look`] are `list_backups` and `verify_backup`.
 //! - [`archive`]: the archive module; [`destination`]: where it archives to.
+//! - [`copies`]: other stores are brought into step; [`expire`]: what is not kept is removed; [`scrub`]: all is read again.
+//! - [`policy`] has all that done by jobs; [`status`]: what the stores have; [`turn`]: one after the other.
+//! - [`keys`]: encryption; [`settings`].
 //! - [`error`]: errors of backups as those of PostgreSQL.
 
 mod archive;
+mod copies;
 pub mod destination;
 mod error;
+mod expire;
+mod keys;
 mod look;
+mod policy;
+mod scrub;
+pub mod settings;
+mod status;
 mod take;
+mod turn;

@@ -1,6 +1,6 @@
 //! `varve.backup`: a base backup into a store.
 
-use super::error;
+use super::{error, keys};
 use crate::am::error::{null_argument, raise};
 use crate::pg::function::Args;
 use crate::progress::{Operation, Phase, Work};
@@ -14,7 +14,7 @@ use varve_core::replication::ConnInfo;
 use varve_core::store::{Role, Store};
 
 /// The store that is named, or the only one whose role is `primary`.
-fn store(name: Option<String>) -> Store {
+pub fn store(name: Option<String>) -> Store {
     if let Some(name) = name {
         return stores::open(&name);
     }
@@ -120,6 +120,8 @@ fn take(args: &Args) -> pg_sys::Datum {
     if let Some(label) = args.get::<String>(1) {
         options.label = label;
     }
+    let keys = keys::seal().and_then(|seal| Ok((seal, keys::identities()?)));
+    (options.seal, options.identities) = keys.unwrap_or_else(|e| error::raise(&e));
     // Where WAL is not archived, nothing else would have what the backup needs.
     // SAFETY: a setting of the server.
     options.include_wal = unsafe { pg_sys::XLogArchiveMode } == 0;

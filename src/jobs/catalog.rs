@@ -465,9 +465,9 @@ pub fn add(job: &NewJob) -> i64 {
     .unwrap_or(0)
 }
 
-/// Makes a job a policy of varve's own: `kind` says which, `subject` is the table that it is of, and `{job}` in its command
-/// becomes its number.
-pub fn make_policy(id: i64, kind: &str, subject: pg_sys::Oid, settings: &str) {
+/// Makes a job a policy of varve's own: `kind` says which, `subject` is the table that it is of, if it is of one, and `{job}`
+/// in its command becomes its number.
+pub fn make_policy(id: i64, kind: &str, subject: Option<pg_sys::Oid>, settings: &str) {
     as_owner(|| {
         write(
             "UPDATE varve.job SET kind = $2, subject = $3::pg_catalog.oid::pg_catalog.regclass, settings = $4::pg_catalog.jsonb, \
@@ -477,11 +477,11 @@ pub fn make_policy(id: i64, kind: &str, subject: pg_sys::Oid, settings: &str) {
     });
 }
 
-/// The policies of a kind that a table has.
-pub fn policies_of(kind: &str, subject: pg_sys::Oid) -> Vec<i64> {
+/// The policies of a kind that a table has, or the database where they are of no table.
+pub fn policies_of(kind: &str, subject: Option<pg_sys::Oid>) -> Vec<i64> {
     as_owner(|| {
         read_all(
-            "SELECT id FROM varve.job WHERE kind OPERATOR(pg_catalog.=) $1 AND subject::pg_catalog.oid OPERATOR(pg_catalog.=) $2 ORDER BY id",
+            "SELECT id FROM varve.job WHERE kind OPERATOR(pg_catalog.=) $1 AND subject::pg_catalog.oid IS NOT DISTINCT FROM $2 ORDER BY id",
             &[kind.into(), subject.into()],
             |tuple| tuple.get(1),
         )

@@ -71,7 +71,8 @@ fn check_command(command: &str) {
     }
 }
 
-fn check_not_negative(args: &Args, index: usize, what: &str) {
+/// Raises an error where an argument that is an interval is negative, or longer than a century.
+pub fn check_not_negative(args: &Args, index: usize, what: &str) {
     let Some(datum) = args.datum(index) else {
         return;
     };
@@ -166,11 +167,13 @@ pub fn warn_without_workers() {
     }
 }
 
-/// A job that the current user may change and run: his own, or one of a role that he is in.
 fn owned(args: &Args) -> Definition {
-    let id = args
-        .get::<i64>(0)
-        .unwrap_or_else(|| null_argument("the job's number"));
+    let id = args.get::<i64>(0);
+    check_owned(id.unwrap_or_else(|| null_argument("the job's number")))
+}
+
+/// A job that the current user may change and run: his own, or one of a role that he is in.
+pub fn check_owned(id: i64) -> Definition {
     let Some(job) = catalog::get(id) else {
         raise(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,

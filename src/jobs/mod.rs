@@ -22,7 +22,7 @@ mod worker;
 
 pub use catalog::{NewJob, add, make_policy, policies_of, remove};
 pub use dropping::before_utility;
-pub use functions::{first_run, warn_without_workers};
+pub use functions::{check_not_negative, check_owned, first_run, warn_without_workers};
 pub use run::note_done;
 pub use shared::MOST_WORKERS;
 

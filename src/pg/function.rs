@@ -20,6 +20,25 @@ impl Args {
         unsafe { pgrx::fcinfo::pg_getarg_datum(self.0, index) }
     }
 
+    /// Argument `index`, of whatever type it is, as text.
+    pub fn text(&self, index: usize) -> Option<String> {
+        let datum = self.datum(index)?;
+        let typ = self.type_of(index);
+        // SAFETY: a value of its type; literals without one are C strings.
+        unsafe {
+            let text = if typ == pg_sys::UNKNOWNOID {
+                datum.cast_mut_ptr::<std::ffi::c_char>()
+            } else {
+                let mut function = pg_sys::InvalidOid;
+                let mut varlena = false;
+                pg_sys::getTypeOutputInfo(typ, &mut function, &mut varlena);
+                pg_sys::OidOutputFunctionCall(function, datum)
+            };
+            let text = std::ffi::CStr::from_ptr(text).to_string_lossy();
+            Some(text.into_owned())
+        }
+    }
+
     /// Argument `index`, a name.
     pub fn name(&self, index: usize) -> Option<String> {
         let datum = self.datum(index)?;

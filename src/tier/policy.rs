@@ -10,7 +10,6 @@ use crate::pg::spi;
 use crate::pg::zone::Zone;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::ffi::CStr;
 
 const KIND: &str = "tiering";
 
@@ -21,24 +20,6 @@ const AGES: [(usize, &str); 4] = [
     (3, "archive_after"),
     (4, "drop_after"),
 ];
-
-/// An age, of whatever type it was given in, as text.
-fn age(args: &Args, index: usize) -> Option<String> {
-    let datum = args.datum(index)?;
-    let typ = args.type_of(index);
-    // SAFETY: a value of its type; literals without one are C strings.
-    unsafe {
-        let text = if typ == pg_sys::UNKNOWNOID {
-            datum.cast_mut_ptr::<std::ffi::c_char>()
-        } else {
-            let mut function = pg_sys::InvalidOid;
-            let mut varlena = false;
-            pg_sys::getTypeOutputInfo(typ, &mut function, &mut varlena);
-            pg_sys::OidOutputFunctionCall(function, datum)
-        };
-        Some(CStr::from_ptr(text).to_string_lossy().into_owned())
-    }
-}
 
 fn refuse(code: PgSqlErrorCode, message: String, hint: &str) -> ! {
     raise(code, message, None, Some(hint.into()))
@@ -79,7 +60,7 @@ fn add_tiering_policy(args: &Args) -> pg_sys::Datum {
     }
     let ages: Vec<(&str, String)> = AGES
         .iter()
-        .filter_map(|(index, what)| Some((*what, age(args, *index)?)))
+        .filter_map(|(index, what)| Some((*what, args.text(*index)?)))
         .collect();
     let of = |what: &str| ages.iter().find(|a| a.0 == what).map(|a| a.1.as_str());
     if of("archive_after").is_some() || args.get::<String>(5).is_some() {
@@ -122,7 +103,7 @@ fn add_tiering_policy(args: &Args) -> pg_sys::Datum {
             "SELECT varve.enable(…) says in which order its rows are frozen.",
         );
     }
-    if !jobs::policies_of(KIND, oid).is_empty() {
+    if !jobs::policies_of(KIND, Some(oid)).is_empty() {
         refuse(
             PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
             format!("{name} has a tiering policy already"),
@@ -155,7 +136,7 @@ fn add_tiering_policy(args: &Args) -> pg_sys::Datum {
         first_run,
     });
     let settings = serde_json::Value::Object(settings).to_string();
-    jobs::make_policy(id, KIND, oid, &settings);
+    jobs::make_policy(id, KIND, Some(oid), &settings);
     jobs::warn_without_workers();
     pg_sys::Datum::from(id)
 }
@@ -166,7 +147,7 @@ fn remove_tiering_policy(args: &Args) -> pg_sys::Datum {
         .get::<pg_sys::Oid>(0)
         .unwrap_or_else(|| null_argument("the table"));
     set_tier::check_table(oid);
-    let found = jobs::policies_of(KIND, oid);
+    let found = jobs::policies_of(KIND, Some(oid));
     if found.is_empty() {
         refuse(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,

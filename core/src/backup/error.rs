@@ -110,7 +110,8 @@ impl BackupError {
         }
     }
 
-    pub(super) fn of_seal(object: &str, error: SealError) -> Self {
+    /// What sealing or opening an object, or the keys for it, has met.
+    pub fn of_seal(object: &str, error: SealError) -> Self {
         match error {
             SealError::Cancelled(stopped) => Self::Cancelled(stopped),
             SealError::Io(error) => match StoreError::from_io(error) {

@@ -13,6 +13,7 @@ mod manifest;
 mod record;
 mod restore;
 mod seal;
+mod state;
 mod take;
 mod tar;
 mod timeline;
@@ -33,6 +34,7 @@ pub use restore::{
     combine_program, restore,
 };
 pub use seal::SealOptions;
+pub use state::{StoreState, state};
 pub use take::{Phase, TakeOptions, TakeProgress, claim, take, take_with_checks};
 pub use timeline::TimelineHistory;
 pub use timestamp::Timestamp;

@@ -3,6 +3,7 @@
 pub mod again;
 pub mod correct;
 pub mod damage;
+pub mod disaster;
 pub mod freeze;
 pub mod load;
 pub mod queries;

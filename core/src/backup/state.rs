@@ -1,0 +1,238 @@
+//! What a store has, as far as its listings and records tell: nothing but records is read.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::error::BackupError;
+use super::keys::BACKUP_PREFIX;
+use super::list::list;
+use super::record::Backup;
+use super::wal_list::{WalFile, wal_list};
+use super::wal_name::WalName;
+use crate::store::Store;
+use crate::wait::Tick;
+
+/// What a store has.
+#[derive(Debug)]
+pub struct StoreState {
+    /// Backups whose records can be read, by their age.
+    pub backups: Vec<Backup>,
+    /// What has the name of a backup and a record that cannot be read, and why.
+    pub unreadable: Vec<(String, String)>,
+    /// Backups that cannot be restored from this store, and what is missing.
+    pub incomplete: Vec<(String, String)>,
+    /// Files of WAL that are not known to be damaged, in order of their names.
+    pub wal: Vec<WalFile>,
+}
+
+/// Looks into a store. `damaged` are keys of objects that are known to be, and what is wrong with them: they count as missing.
+///
+/// # Errors
+/// What the store answers.
+pub fn state(
+    store: &Store,
+    damaged: &BTreeMap<String, String>,
+    tick: Tick<'_>,
+) -> Result<StoreState, BackupError> {
+    let mut found = HashMap::new();
+    for object in store.list(BACKUP_PREFIX, tick)? {
+        let object = object?;
+        let what = match damaged.get(&object.key) {
+            None => Ok(object.size),
+            Some(detail) => Err(detail.clone()),
+        };
+        found.insert(object.key, what);
+    }
+    let (mut backups, mut unreadable) = (Vec::new(), Vec::new());
+    for listed in list(store, tick)? {
+        match listed.backup {
+            Ok(backup) => backups.push(backup),
+            Err(error) => unreadable.push((listed.id, error.to_string())),
+        }
+    }
+    backups.sort_by(|a, b| (a.stopped_at, &a.id).cmp(&(b.stopped_at, &b.id)));
+    let mut wal = wal_list(store, tick)?;
+    wal.retain(|file| !damaged.contains_key(&file.key));
+    let incomplete = incomplete(&backups, &found, &wal);
+    Ok(StoreState {
+        backups,
+        unreadable,
+        incomplete,
+        wal,
+    })
+}
+
+/// Backups of which something is missing: an object, the backup that they are based on, WAL that they need.
+fn incomplete(
+    backups: &[Backup],
+    found: &HashMap<String, Result<u64, String>>,
+    wal: &[WalFile],
+) -> Vec<(String, String)> {
+    let there: BTreeSet<&WalName> = wal.iter().map(|file| &file.name).collect();
+    // Of each backup, whether its chain has all its objects.
+    let mut files: HashMap<&str, Result<(), String>> = HashMap::new();
+    let mut incomplete = Vec::new();
+    for backup in backups {
+        let missing = backup
+            .objects
+            .iter()
+            .find_map(|object| match found.get(&object.key) {
+                None => Some(format!("{} is missing", object.key)),
+                Some(Err(detail)) => Some(format!("{} is damaged: {detail}", object.key)),
+                Some(Ok(size)) if *size != object.stored_bytes => Some(format!(
+                    "{} has {size} bytes and should have {}",
+                    object.key, object.stored_bytes
+                )),
+                Some(Ok(_)) => None,
+            });
+        let whole = match (missing, &backup.parent) {
+            (Some(missing), _) => Err(missing),
+            (None, None) => Ok(()),
+            // A parent is older, so it was looked at before.
+            (None, Some(parent)) => match files.get(parent.as_str()) {
+                Some(Ok(())) => Ok(()),
+                Some(Err(missing)) => Err(missing.clone()),
+                None => Err(format!("backup {parent} is missing")),
+            },
+        };
+        let wal = wal_that_is_missing(backup, &there);
+        if let Some(missing) = whole.clone().err().or(wal) {
+            incomplete.push((backup.id.clone(), missing));
+        }
+        files.insert(&backup.id, whole);
+    }
+    incomplete
+}
+
+/// The first file of WAL that a backup needs and that is not there.
+fn wal_that_is_missing(backup: &Backup, there: &BTreeSet<&WalName>) -> Option<String> {
+    if backup.includes_wal {
+        return None;
+    }
+    let segment = backup.wal_segment_bytes;
+    let first = backup.start_lsn.0 / segment;
+    let last = backup.stop_lsn.0.saturating_sub(1) / segment;
+    (first..=last)
+        .map(|number| WalName::of_number(backup.timeline, number, segment))
+        .find(|name| !there.contains(name))
+        .map(|name| format!("WAL {name} is missing"))
+}
+
+impl StoreState {
+    /// The newest backup that can be restored from this store alone.
+    pub fn newest_good(&self) -> Option<&Backup> {
+        let lacks = |backup: &&Backup| self.incomplete.iter().any(|(id, _)| *id == backup.id);
+        self.backups.iter().rev().find(|backup| !lacks(backup))
+    }
+
+    /// The newest whole segment of WAL, on the newest timeline.
+    pub fn newest_segment(&self) -> Option<&WalFile> {
+        let whole = |file: &&WalFile| matches!(file.name, WalName::Segment { partial: false, .. });
+        self.wal.iter().rev().find(whole)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::super::lsn::Lsn;
+    use super::super::record::{Archive, Kind, StoredObject};
+    use super::*;
+
+    const SEGMENT: u64 = 16 << 20;
+
+    fn backup(id: &str, parent: Option<&str>, segments: (u64, u64)) -> Backup {
+        let moment = "2026-11-29T08:00:00Z".parse().unwrap();
+        Backup {
+            version: 1,
+            id: id.to_owned(),
+            kind: match parent {
+                None => Kind::Full,
+                Some(_) => Kind::Incremental,
+            },
+            parent: parent.map(str::to_owned),
+            label: String::new(),
+            started_at: moment,
+            stopped_at: moment,
+            start_lsn: Lsn(segments.0 * SEGMENT + 40),
+            stop_lsn: Lsn(segments.1 * SEGMENT + 40),
+            timeline: 1,
+            server_version: "17.12".to_owned(),
+            wal_segment_bytes: SEGMENT,
+            system_identifier: "1".to_owned(),
+            includes_wal: false,
+            tablespaces: Vec::new(),
+            compression: "zstd".to_owned(),
+            encryption: None,
+            objects: vec![StoredObject {
+                key: format!("backups/{id}/base.tar.zst"),
+                archive: Archive::Base,
+                stored_bytes: 7,
+                raw_bytes: 9,
+                sha256: String::new(),
+                frame_bytes: 9,
+                frames: vec![7],
+            }],
+            checks: serde_json::Value::Null,
+        }
+    }
+
+    fn wal(numbers: &[u64]) -> Vec<WalFile> {
+        let file = |number: &u64| WalFile {
+            name: WalName::of_number(1, *number, SEGMENT),
+            key: String::new(),
+            stored_bytes: 1,
+            encrypted: false,
+        };
+        numbers.iter().map(file).collect()
+    }
+
+    fn of(backups: Vec<Backup>, sizes: &[(&str, u64)], numbers: &[u64]) -> StoreState {
+        let sizes = sizes
+            .iter()
+            .map(|(id, size)| (format!("backups/{id}/base.tar.zst"), Ok(*size)))
+            .collect();
+        let wal = wal(numbers);
+        StoreState {
+            incomplete: incomplete(&backups, &sizes, &wal),
+            backups,
+            unreadable: Vec::new(),
+            wal,
+        }
+    }
+
+    fn three() -> Vec<Backup> {
+        vec![
+            backup("a", None, (1, 1)),
+            backup("b", Some("a"), (2, 3)),
+            backup("c", Some("b"), (5, 5)),
+        ]
+    }
+
+    #[test]
+    fn what_is_whole_is_good() {
+        let all = [("a", 7), ("b", 7), ("c", 7)];
+        let whole = of(three(), &all, &[1, 2, 3, 4, 5]);
+        assert!(whole.incomplete.is_empty());
+        assert_eq!(whole.newest_good().unwrap().id, "c");
+        let name = WalName::of_number(1, 5, SEGMENT);
+        assert_eq!(whole.newest_segment().unwrap().name, name);
+        assert!(of(Vec::new(), &[], &[]).newest_good().is_none());
+    }
+
+    #[test]
+    fn what_lacks_something_is_not() {
+        let all = [("a", 7), ("b", 7), ("c", 7)];
+        // WAL of the parents is not needed.
+        let state = of(three(), &all, &[5]);
+        assert_eq!(state.newest_good().unwrap().id, "c");
+        let state = of(three(), &all, &[1, 2, 3]);
+        assert_eq!(state.newest_good().unwrap().id, "b");
+        let state = of(three(), &all, &[1, 2]);
+        assert_eq!(state.newest_good().unwrap().id, "a");
+        let state = of(three(), &[("a", 7), ("b", 6), ("c", 7)], &[1, 2, 3, 5]);
+        assert_eq!(state.newest_good().unwrap().id, "a");
+        assert!(state.incomplete.iter().all(|(_, why)| why.contains("/b/")));
+        let orphans = three().split_off(1);
+        assert!(of(orphans, &all, &[2, 3, 5]).newest_good().is_none());
+    }
+}

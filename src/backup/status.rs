@@ -1,0 +1,278 @@
+//! `varve.store_state`: what each store has, and what of it is behind the primary store. `varve.recovery_status` is made of it.
+
+use super::error;
+use crate::pg::owner::as_owner;
+use crate::pg::spi::{read_all, write};
+use crate::stores;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
+use varve_core::backup::{self, BackupError, Lag, StoreState};
+use varve_core::store::{Role, Scheme, Store, StoreUrl};
+
+/// What verification found damaged in a store when it last looked: keys, and what is wrong with them.
+pub fn damaged(store: &str) -> BTreeMap<String, String> {
+    let found: Vec<(String, String)> = as_owner(|| {
+        read_all(
+            "SELECT p.object, p.detail FROM varve.verification v, \
+             pg_catalog.jsonb_to_recordset(v.problems) AS p (object pg_catalog.text, detail pg_catalog.text) \
+             WHERE v.store OPERATOR(pg_catalog.=) $1 AND p.object IS NOT NULL",
+            &[store.into()],
+            |tuple| {
+                let key: String = tuple.get(1)?.unwrap_or_default();
+                let detail: String = tuple.get(2)?.unwrap_or_default();
+                Ok(Some((key, detail)))
+            },
+        )
+    });
+    found.into_iter().collect()
+}
+
+/// Objects of a store that are whole again are forgotten as damaged.
+pub fn forget_damaged(store: &str, keys: &[String]) {
+    if keys.is_empty() {
+        return;
+    }
+    as_owner(|| {
+        write(
+            "UPDATE varve.verification v SET problems = coalesce((SELECT pg_catalog.jsonb_agg(p) \
+             FROM pg_catalog.jsonb_array_elements(v.problems) p WHERE NOT coalesce(p ->> 'object' OPERATOR(pg_catalog.=) ANY ($2), false)), '[]') \
+             WHERE v.store OPERATOR(pg_catalog.=) $1",
+            &[store.into(), keys.to_vec().into()],
+        );
+    });
+}
+
+/// A moment as PostgreSQL has it.
+fn moment(time: SystemTime) -> Option<TimestampWithTimeZone> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(pgrx::datum::to_timestamp(since.as_secs_f64()))
+}
+
+/// On what a store lies: what fails together is one medium.
+fn medium(store: &Store) -> String {
+    match StoreUrl::parse(store.url()) {
+        Ok(url) if url.scheme() == Scheme::File => {
+            let directory = store.url().trim_start_matches("file://");
+            device(std::path::Path::new(directory))
+        }
+        Ok(url) => {
+            let text = url.to_string();
+            let end = text
+                .find("://")
+                .and_then(|at| text.get(at + 3..)?.find('/').map(|more| at + 3 + more))
+                .unwrap_or(text.len());
+            text.get(..end).unwrap_or(&text).to_string()
+        }
+        Err(_) => store.url().to_string(),
+    }
+}
+
+/// The file system that a directory is on.
+fn device(directory: &std::path::Path) -> String {
+    match std::fs::metadata(directory) {
+        Ok(metadata) => format!("file system {}", metadata.dev()),
+        Err(_) => "a file system that is not there".to_string(),
+    }
+}
+
+/// What was found in a store.
+struct Found {
+    name: String,
+    role: Role,
+    medium: String,
+    state: Result<StoreState, String>,
+    lag: Option<Result<Lag, String>>,
+    wal_end_at: Option<TimestampWithTimeZone>,
+}
+
+fn told<T>(result: Result<T, BackupError>) -> Result<T, String> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(e) if e.is_cancelled() => error::raise(&e),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+fn look(name: &str, store: &Store, primary: Option<&Store>) -> Found {
+    let state = told(backup::state(store, &damaged(name), &stores::interrupts));
+    let newest = state.as_ref().ok().and_then(StoreState::newest_segment);
+    let wal_end_at = newest.and_then(|file| {
+        let head = store.head(&file.key, &stores::interrupts).ok()?;
+        moment(head.modified)
+    });
+    let lag = match (&state, primary) {
+        (Ok(_), Some(primary)) => {
+            Some(told(backup::compare(primary, store, &stores::interrupts)))
+        }
+        _ => None,
+    };
+    Found {
+        name: name.to_string(),
+        role: store.role(),
+        medium: medium(store),
+        state,
+        lag,
+        wal_end_at,
+    }
+}
+
+type Row = (
+    String,
+    Option<&'static str>,
+    bool,
+    Option<String>,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<TimestampWithTimeZone>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+);
+
+fn row(found: Found) -> Row {
+    let mut row: Row = (
+        found.name,
+        Some(found.role.name()),
+        true,
+        None,
+        None,
+        None,
+        None,
+        None,
+        found.wal_end_at,
+        None,
+        None,
+        None,
+        Some(found.medium),
+    );
+    let state = match found.state {
+        Ok(state) => state,
+        Err(why) => {
+            (row.2, row.3) = (false, Some(why));
+            return row;
+        }
+    };
+    let mut details: Vec<String> = Vec::new();
+    for (id, why) in &state.unreadable {
+        details.push(format!("{id}: {why}"));
+    }
+    for (id, why) in &state.incomplete {
+        details.push(format!("{id}: {why}"));
+    }
+    row.4 = Some(state.backups.len() as i64);
+    if let Some(good) = state.newest_good() {
+        row.5 = Some(good.id.clone());
+        row.6 = Some(good.stopped_at.for_postgresql());
+    }
+    // SAFETY: a variable of the server.
+    let segment = unsafe { pg_sys::wal_segment_size } as u64;
+    row.7 = state.newest_segment().and_then(|file| {
+        let number = file.name.number(segment)?;
+        Some(backup::Lsn((number + 1).saturating_mul(segment)).to_string())
+    });
+    match found.lag {
+        Some(Ok(lag)) => {
+            row.9 = Some(lag.backups.len() as i64);
+            row.10 = Some(lag.wal_files as i64);
+            row.11 = Some(lag.bytes as i64);
+        }
+        Some(Err(why)) => details.push(why),
+        None => {}
+    }
+    row.3 = Some(details.join("; ")).filter(|d| !d.is_empty());
+    row
+}
+
+/// One row for each store.
+#[allow(clippy::type_complexity)] // The macro reads the columns' names from the type itself.
+#[pg_extern(sql = false)]
+fn store_state() -> TableIterator<
+    'static,
+    (
+        name!(store, String),
+        name!(role, Option<&'static str>),
+        name!(reachable, bool),
+        name!(detail, Option<String>),
+        name!(backups, Option<i64>),
+        name!(newest_backup, Option<String>),
+        name!(newest_backup_at, Option<String>),
+        name!(wal_end, Option<String>),
+        name!(wal_end_at, Option<TimestampWithTimeZone>),
+        name!(missing_backups, Option<i64>),
+        name!(missing_wal, Option<i64>),
+        name!(missing_bytes, Option<i64>),
+        name!(medium, Option<String>),
+    ),
+> {
+    crate::require_preload();
+    let all = stores::all_usable();
+    let primary = all.iter().find_map(|(name, store)| match store {
+        Ok(store) if store.role() == Role::Primary => Some((name.as_str(), store)),
+        _ => None,
+    });
+    let rows: Vec<Row> = all
+        .iter()
+        .map(|(name, store)| match store {
+            Ok(store) => {
+                let other = primary.filter(|(p, _)| p != name).map(|(_, store)| store);
+                row(look(name, store, other))
+            }
+            Err(why) => {
+                let (name, why) = (name.clone(), Some(why.clone()));
+                (
+                    name, None, false, why, None, None, None, None, None, None, None, None, None,
+                )
+            }
+        })
+        .collect();
+    TableIterator::new(rows)
+}
+
+/// What the server itself knows: where its last WAL that matters ends, files of WAL that wait to be archived, and the medium
+/// that the data directory is on.
+#[allow(clippy::type_complexity)] // As above.
+#[pg_extern(sql = false)]
+fn archive_state() -> TableIterator<
+    'static,
+    (
+        name!(important, Option<String>),
+        name!(waiting, i64),
+        name!(waiting_since, Option<TimestampWithTimeZone>),
+        name!(medium, String),
+    ),
+> {
+    crate::require_preload();
+    // SAFETY: reads the server's state; outside of recovery only.
+    let important = unsafe {
+        (!pg_sys::RecoveryInProgress()).then(|| backup::Lsn(pg_sys::GetLastImportantRecPtr()))
+    };
+    let mut waiting = 0;
+    let mut since: Option<SystemTime> = None;
+    // The server's working directory is the data directory.
+    for entry in std::fs::read_dir("pg_wal/archive_status")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if entry.path().extension().is_some_and(|e| e == "ready") {
+            waiting += 1;
+            let modified = entry.metadata().and_then(|m| m.modified()).ok();
+            since = match (since, modified) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+    }
+    TableIterator::once((
+        important.map(|lsn| lsn.to_string()),
+        waiting,
+        since.and_then(moment),
+        device(std::path::Path::new(".")),
+    ))
+}
