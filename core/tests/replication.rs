@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod backup_common;
+mod store_common;
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};

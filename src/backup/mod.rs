@@ -11,7 +11,7 @@ mod archive;
 mod copies;
 pub mod destination;
 mod error;
-mod expire;
+// mod expire;
 mod keys;
 mod look;
 mod policy;

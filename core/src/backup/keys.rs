@@ -14,6 +14,9 @@ pub const WAL_PREFIX: &str = "wal";
 /// The object whose being there makes a backup exist.
 pub(super) const RECORD_NAME: &str = "backup.json";
 
+/// The object that says that a backup is being taken, or copied here.
+pub(super) const RUNNING_NAME: &str = "running";
+
 /// What is behind the name of an object.
 pub(super) fn extension(encrypted: bool) -> &'static str {
     match encrypted {
@@ -56,4 +59,35 @@ pub(super) fn wal(name: &WalName, encrypted: bool) -> String {
 /// What was written under the name of an encrypted file of WAL: its SHA-256, for him who cannot decrypt it.
 pub(super) fn wal_sum(name: &WalName) -> String {
     format!("{WAL_PREFIX}/{:08X}/{name}.sha256", name.timeline())
+}
+
+/// What an object of WAL holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WalPart {
+    /// The file.
+    Plain,
+    /// The file, encrypted.
+    Encrypted,
+    /// The SHA-256 of a file that is encrypted.
+    Sum,
+}
+
+/// The file of WAL that an object belongs to, and what it holds of it.
+pub(super) fn wal_object(key: &str) -> Option<(WalName, WalPart)> {
+    let name = key.rsplit('/').next()?;
+    let ends = [
+        (".zst.age", WalPart::Encrypted),
+        (".zst", WalPart::Plain),
+        (".sha256", WalPart::Sum),
+    ];
+    let (bare, part) = ends
+        .into_iter()
+        .find_map(|(end, part)| Some((name.strip_suffix(end)?, part)))?;
+    let name: WalName = bare.parse().ok()?;
+    let mine = match part {
+        WalPart::Plain => wal(&name, false),
+        WalPart::Encrypted => wal(&name, true),
+        WalPart::Sum => wal_sum(&name),
+    };
+    (key == mine).then_some((name, part))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::error::BackupError;
-use super::keys::{self, BACKUP_PREFIX, RECORD_NAME};
+use super::keys::{self, BACKUP_PREFIX, RECORD_NAME, RUNNING_NAME};
 use super::record::{Backup, MAX_RECORD_BYTES};
 use crate::store::{ErrorKind, Store};
 use crate::wait::Tick;
@@ -108,7 +108,8 @@ pub fn remove(store: &Store, id: &str, tick: Tick<'_>) -> Result<(), BackupError
 }
 
 /// Removes what backups that failed have left behind: objects without a record, none of which was written in the last while.
-/// How many objects those were. A backup that is being taken must write more often than that: let it be a day.
+/// How many objects those were. A backup that is being taken rewrites a small object every few minutes, so that it is never
+/// taken for one that failed: let it be hours, or a day.
 ///
 /// # Errors
 /// What the store answers.
@@ -117,6 +118,8 @@ pub fn sweep(store: &Store, older_than: Duration, tick: Tick<'_>) -> Result<u64,
     struct Found {
         exists: bool,
         fresh: bool,
+        /// The sign of life of who ended without removing it.
+        silent: Option<String>,
         keys: Vec<String>,
     }
     let before = SystemTime::now()
@@ -128,13 +131,20 @@ pub fn sweep(store: &Store, older_than: Duration, tick: Tick<'_>) -> Result<u64,
         if let Some((id, name)) = keys::split(&object.key) {
             let entry = found.entry(id.to_owned()).or_default();
             entry.exists |= name == RECORD_NAME;
-            entry.fresh |= object.modified > before;
-            entry.keys.push(object.key);
+            let fresh = object.modified > before;
+            entry.fresh |= fresh;
+            if name == RUNNING_NAME && !fresh {
+                entry.silent = Some(object.key);
+            } else {
+                entry.keys.push(object.key);
+            }
         }
     }
     let mut removed = 0;
-    for left in found.into_values().filter(|f| !f.exists && !f.fresh) {
-        for key in left.keys {
+    for left in found.into_values() {
+        let failed = !left.exists && !left.fresh;
+        let keys = left.keys.into_iter().filter(|_| failed);
+        for key in keys.chain(left.silent) {
             store.delete(&key, tick)?;
             removed += 1;
         }

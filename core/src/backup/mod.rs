@@ -5,6 +5,7 @@
 //! [`Tick`](crate::wait::Tick) while they wait; their threads handle no signals.
 
 mod chain;
+mod copy;
 mod error;
 mod keys;
 mod list;
@@ -12,6 +13,7 @@ mod lsn;
 mod manifest;
 mod record;
 mod restore;
+mod running;
 mod seal;
 mod state;
 mod take;
@@ -24,6 +26,7 @@ mod wal_list;
 mod wal_name;
 
 pub use chain::{Target, chain_of, choose};
+pub use copy::{Copied, CopyEvent, CopyFailure, CopyOptions, Lag, compare, copy};
 pub use error::BackupError;
 pub use keys::{BACKUP_PREFIX, CLUSTER_KEY, WAL_PREFIX};
 pub use list::{Listed, list, load, load_from_any, remove, sweep};
@@ -35,7 +38,7 @@ pub use restore::{
 };
 pub use seal::SealOptions;
 pub use state::{StoreState, state};
-pub use take::{Phase, TakeOptions, TakeProgress, claim, take, take_with_checks};
+pub use take::{Phase, TakeOptions, TakeProgress, claim, cluster_of, take, take_with_checks};
 pub use timeline::TimelineHistory;
 pub use timestamp::Timestamp;
 pub use verify::{ObjectCheck, verify, verify_wal};

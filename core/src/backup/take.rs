@@ -227,29 +227,21 @@ pub fn claim(store: &Store, system_identifier: u64, tick: Tick<'_>) -> Result<()
         version: VERSION,
         system_identifier: system_identifier.to_string(),
     };
-    let corrupt = |error: serde_json::Error| {
-        BackupError::corrupt(super::seal::at(store, CLUSTER_KEY), error.to_string())
-    };
     // It is read first: most of the time it is there, and the read costs a remote store less.
-    let found = match store.get(CLUSTER_KEY, MAX_CLUSTER_BYTES, tick) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let bytes = serde_json::to_vec(&mine).map_err(corrupt)?;
+    let found = match cluster_of(store, tick)? {
+        Some(found) => found,
+        None => {
+            let bytes = serde_json::to_vec(&mine).map_err(|error| {
+                BackupError::corrupt(super::seal::at(store, CLUSTER_KEY), error.to_string())
+            })?;
             match store.put_new(CLUSTER_KEY, bytes, tick) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    store.get(CLUSTER_KEY, MAX_CLUSTER_BYTES, tick)?
+                    cluster_of(store, tick)?.ok_or(error)?
                 }
                 answer => return Ok(answer?),
             }
         }
-        answer => answer?,
     };
-    let found: Cluster = serde_json::from_slice(&found).map_err(corrupt)?;
-    if found.version != VERSION {
-        return Err(BackupError::Unsupported {
-            object: super::seal::at(store, CLUSTER_KEY),
-            detail: format!("it is of version {}, known is {VERSION}", found.version),
-        });
-    }
     match found.system_identifier == mine.system_identifier {
         true => Ok(()),
         false => Err(BackupError::refused(
@@ -261,6 +253,27 @@ pub fn claim(store: &Store, system_identifier: u64, tick: Tick<'_>) -> Result<()
             ),
             "Give each cluster a store of its own, say another directory or prefix.",
         )),
+    }
+}
+
+/// Whose store it is; none if it is nobody's.
+///
+/// # Errors
+/// [`BackupError::Corrupt`], [`BackupError::Unsupported`], or what the store answers.
+pub fn cluster_of(store: &Store, tick: Tick<'_>) -> Result<Option<Cluster>, BackupError> {
+    let name = || super::seal::at(store, CLUSTER_KEY);
+    let bytes = match store.get(CLUSTER_KEY, MAX_CLUSTER_BYTES, tick) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        answer => answer?,
+    };
+    let found: Cluster = serde_json::from_slice(&bytes)
+        .map_err(|error| BackupError::corrupt(name(), error.to_string()))?;
+    match found.version == VERSION {
+        true => Ok(Some(found)),
+        false => Err(BackupError::Unsupported {
+            object: name(),
+            detail: format!("it is of version {}, known is {VERSION}", found.version),
+        }),
     }
 }
 

@@ -409,17 +409,35 @@ fn unpack(
     identities: Option<&Identities>,
     tick: Tick<'_>,
 ) -> Result<WalSum, BackupError> {
-    let name = at(store, &file.key);
-    let of_stream = |error: io::Error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => BackupError::corrupt(&name, "it is cut short"),
-        _ => BackupError::of_stream(&name, error),
-    };
     let stored = store.get_stream(&file.key, tick)?;
-    let mut plain: Box<dyn Read + '_> = match (file.encrypted, identities) {
+    unpack_from(
+        stored,
+        &at(store, &file.key),
+        file.encrypted,
+        to,
+        identities,
+        tick,
+    )
+}
+
+/// Writes out what the object of a file holds, and checks it; `name` is the object's in messages.
+pub(super) fn unpack_from(
+    stored: impl Read,
+    name: &str,
+    encrypted: bool,
+    to: &mut dyn Write,
+    identities: Option<&Identities>,
+    tick: Tick<'_>,
+) -> Result<WalSum, BackupError> {
+    let of_stream = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => BackupError::corrupt(name, "it is cut short"),
+        _ => BackupError::of_stream(name, error),
+    };
+    let mut plain: Box<dyn Read + '_> = match (encrypted, identities) {
         (false, _) => Box::new(stored),
         (true, Some(identities)) => Box::new(
             Decryptor::new(stored, identities, tick)
-                .map_err(|error| BackupError::of_seal(&name, error))?,
+                .map_err(|error| BackupError::of_seal(name, error))?,
         ),
         (true, None) => {
             return Err(BackupError::refused(
@@ -430,7 +448,7 @@ fn unpack(
     };
     let mut header = [0; HEADER_BYTES];
     plain.read_exact(&mut header).map_err(of_stream)?;
-    let sum = WalSum::from_header(&header).map_err(|detail| BackupError::corrupt(&name, detail))?;
+    let sum = WalSum::from_header(&header).map_err(|detail| BackupError::corrupt(name, detail))?;
     let options = DecompressOptions {
         expected: Some(sum.size),
         ..DecompressOptions::default()
@@ -440,7 +458,7 @@ fn unpack(
     match from.sha256() == sum.sha256 {
         true => Ok(sum),
         false => Err(BackupError::corrupt(
-            &name,
+            name,
             format!(
                 "the SHA-256 of what it holds should be {} and is {}",
                 hex(&sum.sha256),

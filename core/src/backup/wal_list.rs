@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::BackupError;
-use super::keys::WAL_PREFIX;
+use super::keys::{self, WAL_PREFIX, WalPart};
 use super::lsn::Lsn;
 use super::record::Backup;
 use super::timeline::TimelineHistory;
@@ -67,21 +67,14 @@ pub fn wal_list(store: &Store, tick: Tick<'_>) -> Result<Vec<WalFile>, BackupErr
     let mut files = Vec::new();
     for object in store.list(WAL_PREFIX, tick)? {
         let object = object?;
-        let name = object.key.rsplit('/').next().unwrap_or_default();
-        let (bare, encrypted) = match name.strip_suffix(".zst.age") {
-            Some(bare) => (bare, true),
-            None => match name.strip_suffix(".zst") {
-                Some(bare) => (bare, false),
-                None => continue,
-            },
+        let Some((name, part)) = keys::wal_object(&object.key) else {
+            continue;
         };
-        if let Ok(name) = bare.parse::<WalName>()
-            && object.key == super::keys::wal(&name, encrypted)
-        {
+        if part != WalPart::Sum {
             files.push(WalFile {
                 name,
                 stored_bytes: object.size,
-                encrypted,
+                encrypted: part == WalPart::Encrypted,
                 key: object.key,
             });
         }
@@ -196,7 +189,8 @@ impl WalReach {
     }
 }
 
-fn history(
+/// Reads the history of a timeline.
+pub(super) fn history(
     store: &Store,
     timeline: u32,
     identities: Option<&Identities>,

@@ -56,13 +56,15 @@ impl WalName {
 
     /// Which segment from the beginning of WAL it is; none for what is no whole segment.
     pub fn number(&self, segment_bytes: u64) -> Option<u64> {
-        let Self::Segment {
-            high,
-            low,
-            partial: false,
-            ..
-        } = self
-        else {
+        match self {
+            Self::Segment { partial: false, .. } => self.segment_number(segment_bytes),
+            _ => None,
+        }
+    }
+
+    /// Which segment it is, is a part of, or is the label of a backup that begins in; none for a history.
+    pub fn segment_number(&self, segment_bytes: u64) -> Option<u64> {
+        let (Self::Segment { high, low, .. } | Self::Label { high, low, .. }) = self else {
             return None;
         };
         let per_high = segments_per_high(segment_bytes);

@@ -254,7 +254,9 @@ impl Store {
         })
     }
 
-    /// Copies an object of another store here, and reads the copy back.
+    /// Copies an object of another store here, unless the same is here already, and reads the copy back.
+    ///
+    /// What is here under that key is replaced only by bytes with the expected SHA-256, in one step.
     ///
     /// # Errors
     /// [`Corrupt`](ErrorKind::Corrupt) if the object there does not have the expected SHA-256: then nothing is written here.
@@ -267,6 +269,13 @@ impl Store {
         expected: &[u8; 32],
         tick: Tick<'_>,
     ) -> Result<Written, StoreError> {
+        match self.sha256(to_key, tick) {
+            Ok(found) if found.sha256 == *expected => return Ok(found),
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                return Err(error);
+            }
+            _ => {}
+        }
         let mut reader = from.get_stream(from_key, tick)?;
         let mut writer = self.writer(to_key, tick)?;
         writer.write_from(&mut reader)?;

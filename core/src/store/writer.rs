@@ -155,7 +155,7 @@ impl<'t> ObjectWriter<'t> {
     }
 
     /// SHA-256 of what was written until now.
-    pub(super) fn sha256(&self) -> [u8; 32] {
+    pub fn sha256(&self) -> [u8; 32] {
         self.hash.clone().finalize().into()
     }
 

@@ -1,0 +1,165 @@
+//! What one store has and another has not.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use super::super::error::BackupError;
+use super::super::keys::{self, BACKUP_PREFIX, RECORD_NAME, RUNNING_NAME, WAL_PREFIX, WalPart};
+use crate::store::Store;
+use crate::wait::Tick;
+
+/// What a copy lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lag {
+    /// Ids of backups, oldest first.
+    pub backups: Vec<String>,
+    /// How many files of WAL.
+    pub wal_files: u64,
+    /// Bytes of all objects that are missing or of another size.
+    pub bytes: u64,
+    /// When the oldest of them was written to the store that has it, by its clock; none if nothing is missing.
+    pub since: Option<SystemTime>,
+}
+
+impl Lag {
+    /// Whether nothing is missing.
+    pub fn is_none(&self) -> bool {
+        self.since.is_none()
+    }
+
+    fn add(&mut self, object: &Stored) {
+        self.bytes += object.size;
+        let since = self.since.unwrap_or(object.modified);
+        self.since = Some(since.min(object.modified));
+    }
+}
+
+/// What `to` has not of what `from` has. Only listings are read, so that damage is not noticed.
+///
+/// # Errors
+/// What the stores answer.
+pub fn compare(from: &Store, to: &Store, tick: Tick<'_>) -> Result<Lag, BackupError> {
+    let there = Contents::of(to, tick)?;
+    Ok(Contents::of(from, tick)?.lacking_in(&there))
+}
+
+/// An object in a listing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stored {
+    pub(super) size: u64,
+    modified: SystemTime,
+}
+
+/// The objects of a store by their keys.
+pub(super) type Objects = BTreeMap<String, Stored>;
+
+/// What a store has.
+pub(super) struct Contents {
+    /// By their ids; some have no record.
+    pub(super) backups: BTreeMap<String, Objects>,
+    pub(super) wal: Objects,
+}
+
+impl Contents {
+    pub(super) fn of(store: &Store, tick: Tick<'_>) -> Result<Self, BackupError> {
+        let mut backups: BTreeMap<String, Objects> = BTreeMap::new();
+        for object in store.list(BACKUP_PREFIX, tick)? {
+            let object = object?;
+            let stored = Stored {
+                size: object.size,
+                modified: object.modified,
+            };
+            if let Some((id, name)) = keys::split(&object.key)
+                && keys::is_id(id)
+                && name != RUNNING_NAME
+            {
+                let entry = backups.entry(id.to_owned()).or_default();
+                entry.insert(object.key, stored);
+            }
+        }
+        let wal = wal_of(store, tick)?;
+        Ok(Self { backups, wal })
+    }
+
+    /// Notes an object that was written.
+    pub(super) fn add(&mut self, key: &str, size: u64) {
+        let modified = SystemTime::now();
+        let stored = Stored { size, modified };
+        let objects = match keys::split(key) {
+            Some((id, _)) => self.backups.entry(id.to_owned()).or_default(),
+            None => &mut self.wal,
+        };
+        objects.insert(key.to_owned(), stored);
+    }
+
+    /// Notes an object that was deleted.
+    pub(super) fn forget(&mut self, key: &str) {
+        match keys::split(key).and_then(|(id, _)| self.backups.get_mut(id)) {
+            Some(objects) => objects.remove(key),
+            None => self.wal.remove(key),
+        };
+    }
+
+    pub(super) fn size_in_backup(&self, id: &str, key: &str) -> Option<u64> {
+        Some(self.backups.get(id)?.get(key)?.size)
+    }
+
+    pub(super) fn has_record(&self, id: &str) -> bool {
+        self.size_in_backup(id, &keys::in_backup(id, RECORD_NAME))
+            .is_some()
+    }
+
+    /// Whether a backup exists elsewhere, with these objects, and not whole here.
+    pub(super) fn lacks_backup(&self, id: &str, objects: &Objects) -> bool {
+        objects.contains_key(&keys::in_backup(id, RECORD_NAME))
+            && missing(objects, self.backups.get(id)).next().is_some()
+    }
+
+    /// What another store lacks of what is here.
+    pub(super) fn lacking_in(&self, there: &Self) -> Lag {
+        let mut lag = Lag::default();
+        for (id, objects) in &self.backups {
+            if there.lacks_backup(id, objects) {
+                lag.backups.push(id.clone());
+                for (_, object) in missing(objects, there.backups.get(id)) {
+                    lag.add(object);
+                }
+            }
+        }
+        for (key, object) in missing(&self.wal, Some(&there.wal)) {
+            let is_sum = keys::wal_object(key).is_some_and(|(_, part)| part == WalPart::Sum);
+            lag.wal_files += u64::from(!is_sum);
+            lag.add(object);
+        }
+        lag
+    }
+}
+
+/// The objects of WAL in a store.
+pub(super) fn wal_of(store: &Store, tick: Tick<'_>) -> Result<Objects, BackupError> {
+    let mut wal = Objects::new();
+    for object in store.list(WAL_PREFIX, tick)? {
+        let object = object?;
+        if keys::wal_object(&object.key).is_some() {
+            let stored = Stored {
+                size: object.size,
+                modified: object.modified,
+            };
+            wal.insert(object.key, stored);
+        }
+    }
+    Ok(wal)
+}
+
+/// What is not there, or has another size.
+pub(super) fn missing<'o>(
+    here: &'o Objects,
+    there: Option<&'o Objects>,
+) -> impl Iterator<Item = (&'o str, &'o Stored)> {
+    here.iter()
+        .filter(move |(key, object)| {
+            let found = there.and_then(|there| there.get(key.as_str()));
+            found.is_none_or(|found| found.size != object.size)
+        })
+        .map(|(key, object)| (key.as_str(), object))
+}
