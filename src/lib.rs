@@ -48,7 +48,8 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["ingest"]);
 pgrx::extension_sql_file!("../sql/policy.sql", name = "policy", requires = ["jobs"]);
 pgrx::extension_sql_file!("../sql/stores.sql", name = "stores", requires = ["policy"]);
-pgrx::extension_sql_file!("../sql/backup.sql", name = "backup", finalize);
+pgrx::extension_sql_file!("../sql/backup.sql", name = "backup", requires = ["stores"]);
+pgrx::extension_sql_file!("../sql/drill.sql", name = "drill", finalize);
 
 /// Called when the library is loaded, by `shared_preload_libraries` or by the first function that is called.
 #[pg_guard]

@@ -21,6 +21,8 @@ pub enum Operation {
     Verify,
     /// A base backup goes into a store.
     Backup,
+    /// A backup is restored beside the running server, to see whether it can be.
+    Drill,
 }
 
 impl Operation {
@@ -30,6 +32,7 @@ impl Operation {
             Operation::Thaw => "thaw",
             Operation::Verify => "verify",
             Operation::Backup => "backup",
+            Operation::Drill => "drill",
         }
     }
 }
@@ -53,6 +56,18 @@ pub enum Phase {
     Files,
     /// The last is written; the server may wait until WAL is archived.
     Finishing,
+    /// Rows of all tables are counted.
+    Counting,
+    /// Files come from a store.
+    Restoring,
+    /// Backups of a chain become one.
+    Combining,
+    /// What was written is made to reach the disk.
+    Syncing,
+    /// A restored server starts, and replays WAL.
+    Replaying,
+    /// A restored server verifies the segments of its tables.
+    Verifying,
 }
 
 impl Phase {
@@ -66,6 +81,12 @@ impl Phase {
             Phase::Checkpoint => ("waiting for a checkpoint", "bytes"),
             Phase::Files => ("files", "bytes"),
             Phase::Finishing => ("finishing", "bytes"),
+            Phase::Counting => ("counting", "tables"),
+            Phase::Restoring => ("restoring", "bytes"),
+            Phase::Combining => ("combining", "bytes"),
+            Phase::Syncing => ("syncing", "bytes"),
+            Phase::Replaying => ("replaying", "bytes"),
+            Phase::Verifying => ("verifying", "tables"),
         }
     }
 }
@@ -177,6 +198,11 @@ impl Work {
             (entry.phase, entry.total) = (phase, total);
             (entry.done, entry.phase_at) = (0, now);
         });
+    }
+
+    /// So much is done in all.
+    pub fn reach(&mut self, done: u64) {
+        self.add(done.saturating_sub(self.done));
     }
 
     /// So much more is done.
