@@ -192,15 +192,13 @@ BEGIN
     task := policy.settings ->> 'task';
     target := policy.settings ->> 'store';
     IF task OPERATOR(pg_catalog.=) ANY (ARRAY['full', 'differential', 'incremental']) THEN
-        -- One backup at a time: the next is taken against it.
-        PERFORM varve.backup_turn();
         IF task OPERATOR(pg_catalog.<>) 'full' AND NOT EXISTS (
             SELECT FROM varve.list_backups() b
             WHERE b.kind OPERATOR(pg_catalog.=) 'full' AND b.detail IS NULL AND (target IS NULL OR b.store OPERATOR(pg_catalog.=) target::text))
         THEN
             task := 'full';
         END IF;
-        PERFORM varve.backup(task, 'policy', target);
+        CALL varve.take_backup(task, 'policy', target);
         COMMIT;
         IF task OPERATOR(pg_catalog.=) 'full' THEN
             PERFORM FROM varve.expire((policy.settings ->> 'keep_full')::int, (policy.settings ->> 'keep_for')::interval, true);
@@ -222,7 +220,7 @@ BEGIN
                 USING ERRCODE = 'data_corrupted', HINT = 'SELECT store, problems FROM varve.verification lists them.';
         END IF;
     ELSIF task OPERATOR(pg_catalog.=) 'drill' THEN
-        PERFORM FROM varve.recovery_drill();
+        CALL varve.run_recovery_drill();
     ELSE
         CALL varve.watch_backups();
     END IF;
@@ -230,8 +228,3 @@ END
 $$;
 COMMENT ON PROCEDURE varve.run_backup_policy(bigint) IS 'The command of the backup policy''s jobs';
 REVOKE ALL ON PROCEDURE varve.run_backup_policy(bigint) FROM PUBLIC;
-
-CREATE FUNCTION varve.backup_turn()
-    RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_backup_turn';
-COMMENT ON FUNCTION varve.backup_turn() IS 'Internal: waits until no other job of the backup policy takes a backup; held to the end of the transaction';
-REVOKE ALL ON FUNCTION varve.backup_turn() FROM PUBLIC;

@@ -49,6 +49,7 @@ pgrx::extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["ingest"
 pgrx::extension_sql_file!("../sql/policy.sql", name = "policy", requires = ["jobs"]);
 pgrx::extension_sql_file!("../sql/stores.sql", name = "stores", requires = ["policy"]);
 pgrx::extension_sql_file!("../sql/backup.sql", name = "backup", requires = ["stores"]);
+pgrx::extension_sql_file!("../sql/drill.sql", name = "drill", requires = ["backup"]);
 pgrx::extension_sql_file!("../sql/backup_policy.sql", name = "backup_policy", finalize);
 
 /// Called when the library is loaded, by `shared_preload_libraries` or by the first function that is called.

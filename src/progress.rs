@@ -23,6 +23,8 @@ pub enum Operation {
     Backup,
     /// Backups and WAL go from one store to another.
     Copy,
+    /// A backup is restored beside the running server, to see whether it can be.
+    Drill,
 }
 
 impl Operation {
@@ -33,6 +35,7 @@ impl Operation {
             Operation::Verify => "verify",
             Operation::Backup => "backup",
             Operation::Copy => "copy",
+            Operation::Drill => "drill",
         }
     }
 }
@@ -56,6 +59,18 @@ pub enum Phase {
     Files,
     /// The last is written; the server may wait until WAL is archived.
     Finishing,
+    /// Rows of all tables are counted.
+    Counting,
+    /// Files come from a store.
+    Restoring,
+    /// Backups of a chain become one.
+    Combining,
+    /// What was written is made to reach the disk.
+    Syncing,
+    /// A restored server starts, and replays WAL.
+    Replaying,
+    /// A restored server verifies the segments of its tables.
+    Verifying,
 }
 
 impl Phase {
@@ -69,6 +84,12 @@ impl Phase {
             Phase::Checkpoint => ("waiting for a checkpoint", "bytes"),
             Phase::Files => ("files", "bytes"),
             Phase::Finishing => ("finishing", "bytes"),
+            Phase::Counting => ("counting", "tables"),
+            Phase::Restoring => ("restoring", "bytes"),
+            Phase::Combining => ("combining", "bytes"),
+            Phase::Syncing => ("syncing", "bytes"),
+            Phase::Replaying => ("replaying", "bytes"),
+            Phase::Verifying => ("verifying", "tables"),
         }
     }
 }
@@ -180,6 +201,11 @@ impl Work {
             (entry.phase, entry.total) = (phase, total);
             (entry.done, entry.phase_at) = (0, now);
         });
+    }
+
+    /// So much is done in all.
+    pub fn reach(&mut self, done: u64) {
+        self.add(done.saturating_sub(self.done));
     }
 
     /// So much more is done.

@@ -1,6 +1,9 @@
 //! Backups, as SQL knows them. How they are taken and what lies where in a store is in `varve_core::backup`.
 //!
 //! - [`take`] is `varve.backup`; [`look`] are `list_backups` and `verify_backup`.
+//! - [`checks`]: what a record says of tables, and counting them again; [`checksum`]: the aggregate for that.
+//! - [`drill`] is `varve.recovery_drill`; [`choice`]: which backup it begins with.
+//! - [`scratch`]: a restored server beside the running one, and [`wal_feed`] its WAL.
 //! - [`archive`]: the archive module; [`destination`]: where it archives to.
 //! - [`copies`]: other stores are brought into step; [`expire`]: what is not kept is removed; [`scrub`]: all is read again.
 //! - [`policy`] has all that done by jobs; [`status`]: what the stores have; [`turn`]: one after the other.
@@ -8,15 +11,20 @@
 //! - [`error`]: errors of backups as those of PostgreSQL.
 
 mod archive;
+mod checks;
+mod checksum;
+mod choice;
 mod copies;
 pub mod destination;
+mod drill;
 mod error;
-// mod expire;
 mod keys;
 mod look;
 mod policy;
+pub mod scratch;
 mod scrub;
 pub mod settings;
 mod status;
 mod take;
 mod turn;
+mod wal_feed;

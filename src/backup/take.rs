@@ -1,15 +1,18 @@
 //! `varve.backup`: a base backup into a store.
 
-use super::{error, keys};
+use super::turn::{self, Turn};
+use super::{checks, error, keys};
 use crate::am::error::{null_argument, raise};
 use crate::pg::function::Args;
+use crate::pg::transaction;
 use crate::progress::{Operation, Phase, Work};
 use crate::stores;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::path::Path;
-use varve_core::backup::{self, Kind, TakeOptions, TakeProgress};
+use varve_core::backup::{self, Backup, Kind, TakeOptions, TakeProgress};
 use varve_core::replication::ConnInfo;
 use varve_core::store::{Role, Store};
 
@@ -77,6 +80,25 @@ fn this_server() -> ConnInfo {
     }
 }
 
+/// Whether WAL is archived.
+pub fn archiving() -> bool {
+    // SAFETY: a setting of the server.
+    unsafe { pg_sys::XLogArchiveMode != 0 }
+}
+
+/// The name of the role that a cluster is made with, a superuser.
+pub fn superuser() -> String {
+    let role = pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID);
+    // SAFETY: a look-up of a role; the name is copied at once.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        match name.is_null() {
+            true => String::new(),
+            false => CStr::from_ptr(name).to_string_lossy().into_owned(),
+        }
+    }
+}
+
 /// Shows how far a backup is.
 struct Shown {
     work: Work,
@@ -100,9 +122,18 @@ impl Shown {
         self.work.add(progress.bytes.saturating_sub(self.bytes));
         self.bytes = progress.bytes.max(self.bytes);
     }
+
+    /// So many of so many tables are counted.
+    fn count(&mut self, done: u64, all: u64) {
+        if done == 0 {
+            self.work.phase(Phase::Counting, all);
+        }
+        self.work.reach(done);
+    }
 }
 
-fn take(args: &Args) -> pg_sys::Datum {
+/// The store and the options that the arguments kind, label and store ask for.
+fn asked(args: &Args) -> (Store, TakeOptions) {
     crate::tier::check_writable(c"varve.backup()");
     let kind = args
         .get::<String>(0)
@@ -123,27 +154,53 @@ fn take(args: &Args) -> pg_sys::Datum {
     let keys = keys::seal().and_then(|seal| Ok((seal, keys::identities()?)));
     (options.seal, options.identities) = keys.unwrap_or_else(|e| error::raise(&e));
     // Where WAL is not archived, nothing else would have what the backup needs.
-    // SAFETY: a setting of the server.
-    options.include_wal = unsafe { pg_sys::XLogArchiveMode } == 0;
-    let mut shown = Shown {
+    options.include_wal = !archiving();
+    (store, options)
+}
+
+/// Takes a backup.
+fn take(store: &Store, options: &TakeOptions) -> Backup {
+    let shown = RefCell::new(Shown {
         work: Work::begin(Operation::Backup, pg_sys::InvalidOid),
         phase: None,
         bytes: 0,
-    };
-    let taken = backup::take(
-        &store,
+    });
+    let taken = backup::take_with_checks(
+        store,
         &this_server(),
-        &options,
-        &mut |progress| shown.tell(progress),
+        options,
+        &mut |progress| shown.borrow_mut().tell(progress),
+        &mut |backup| {
+            Ok(checks::take(backup, &mut |done, all| {
+                shown.borrow_mut().count(done, all)
+            }))
+        },
         &stores::interrupts,
     );
     match taken {
         Ok(backup) => {
             crate::jobs::note_done(0, backup.stored_bytes() as i64);
-            backup.id.into_datum().unwrap_or_else(|| args.null())
+            backup
         }
         Err(e) => error::raise(&e),
     }
 }
 
-crate::sql_function!(varve_backup, pg_finfo_varve_backup, take);
+fn function(args: &Args) -> pg_sys::Datum {
+    let (store, options) = asked(args);
+    let backup = take(&store, &options);
+    backup.id.into_datum().unwrap_or_else(|| args.null())
+}
+
+/// Takes a backup after all others that are taken so, in a transaction without a snapshot: VACUUM is not held up for as long
+/// as it takes. So it is a procedure, and ends the transaction that it is called in.
+fn procedure(args: &Args) -> pg_sys::Datum {
+    let (store, options) = asked(args);
+    transaction::begin_anew(args);
+    turn::wait_for(Turn::Backup);
+    take(&store, &options);
+    args.null()
+}
+
+crate::sql_function!(varve_backup, pg_finfo_varve_backup, function);
+crate::sql_function!(varve_take_backup, pg_finfo_varve_take_backup, procedure);

@@ -24,14 +24,3 @@ pub fn wait_for(turn: Turn) {
         );
     }
 }
-
-fn backup_turn(args: &crate::pg::function::Args) -> pg_sys::Datum {
-    wait_for(Turn::Backup);
-    args.null()
-}
-
-crate::sql_function!(
-    varve_backup_turn,
-    pg_finfo_varve_backup_turn,
-    backup_turn
-);

@@ -40,6 +40,30 @@ impl Drop for Limits {
     }
 }
 
+/// Commits the transaction that a procedure was called in, and begins another, without a snapshot: as COMMIT in one of
+/// PL/pgSQL does. An error where the procedure is called in a transaction block, or by a function.
+pub fn begin_anew(args: &super::function::Args) {
+    // SAFETY: a call of a procedure, whose context says whether it may end transactions; the connection to SPI is ended before
+    // anything else is done with it.
+    unsafe {
+        let context = (*args.0).context;
+        let may = !context.is_null()
+            && (*context).type_ == pg_sys::NodeTag::T_CallContext
+            && !(*context.cast::<pg_sys::CallContext>()).atomic;
+        if !may {
+            crate::am::error::raise(
+                pgrx::PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_TERMINATION,
+                "the procedure cannot run in a transaction block or function".into(),
+                None,
+                Some("CALL it by itself.".into()),
+            );
+        }
+        pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32);
+        pg_sys::SPI_commit();
+        pg_sys::SPI_finish();
+    }
+}
+
 /// Runs `f` while nobody can cancel it; to terminate the process still works.
 pub fn without_cancels<T>(f: impl FnOnce() -> T) -> T {
     struct Held;
