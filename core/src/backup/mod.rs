@@ -13,6 +13,7 @@ mod lsn;
 mod manifest;
 mod record;
 mod restore;
+mod retain;
 mod running;
 mod seal;
 mod take;
@@ -35,6 +36,7 @@ pub use restore::{
     Recovery, Repaired, RestoreOptions, RestorePhase, RestoreProgress, Restored, TablespaceMove,
     combine_program, restore,
 };
+pub use retain::{ExpiredBackup, ExpiredWal, Expiry, Removed, Retention, expire, plan_expiry};
 pub use seal::SealOptions;
 pub use take::{Phase, TakeOptions, TakeProgress, claim, cluster_of, take, take_with_checks};
 pub use timeline::TimelineHistory;
