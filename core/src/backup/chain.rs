@@ -51,17 +51,25 @@ pub fn chain_of(
             return Err(broken(parent, "the chain that leads to it has no end"));
         }
         let parent = load(parent)?;
-        if parent.started_at >= child.started_at || parent.start_lsn > child.start_lsn {
-            return Err(broken(&child.id, "its parent is not older than it is"));
-        }
-        if parent.system_identifier != child.system_identifier {
-            return Err(broken(&child.id, "its parent is of another cluster"));
-        }
-        if child.kind == Kind::Differential && parent.kind != Kind::Full {
-            return Err(broken(&child.id, "its parent is no full backup"));
+        if let Some(fault) = link_fault(child, &parent) {
+            return Err(broken(&child.id, fault));
         }
         chain.push(parent);
     }
     chain.reverse();
     Ok(chain)
+}
+
+/// Why a backup cannot be the parent of another, whose record says that it is; none if it can.
+pub(super) fn link_fault(child: &Backup, parent: &Backup) -> Option<&'static str> {
+    if parent.started_at >= child.started_at || parent.start_lsn > child.start_lsn {
+        return Some("its parent is not older than it is");
+    }
+    if parent.system_identifier != child.system_identifier {
+        return Some("its parent is of another cluster");
+    }
+    if child.kind == Kind::Differential && parent.kind != Kind::Full {
+        return Some("its parent is no full backup");
+    }
+    None
 }

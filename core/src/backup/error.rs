@@ -137,11 +137,11 @@ impl BackupError {
         }
     }
 
-    /// Whether another store may do better: the object is damaged or not there, or its store is away.
+    /// Whether another store may do better: the object is damaged, not there, or not understood, or its store is away.
     pub(super) fn is_the_stores(&self) -> bool {
         match self {
             Self::Store(error) => !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Config),
-            Self::Corrupt { .. } | Self::NotFound { .. } => true,
+            Self::Corrupt { .. } | Self::NotFound { .. } | Self::Unsupported { .. } => true,
             Self::Seal { error, .. } => {
                 matches!(
                     error,

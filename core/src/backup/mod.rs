@@ -13,6 +13,7 @@ mod lsn;
 mod manifest;
 mod record;
 mod restore;
+mod retain;
 mod running;
 mod seal;
 mod state;
@@ -36,6 +37,7 @@ pub use restore::{
     Recovery, Repaired, RestoreOptions, RestorePhase, RestoreProgress, Restored, TablespaceMove,
     combine_program, restore,
 };
+pub use retain::{ExpiredBackup, ExpiredWal, Expiry, Removed, Retention, expire, plan_expiry};
 pub use seal::SealOptions;
 pub use state::{StoreState, state};
 pub use take::{Phase, TakeOptions, TakeProgress, claim, cluster_of, take, take_with_checks};

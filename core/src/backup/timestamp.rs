@@ -26,6 +26,14 @@ impl Timestamp {
         (self.0 - earlier.0).as_seconds_f64()
     }
 
+    /// So long before this one; the earliest that there is, if there is none so early.
+    pub fn before(self, time: std::time::Duration) -> Self {
+        let earlier = chrono::Duration::from_std(time)
+            .ok()
+            .and_then(|time| self.0.checked_sub_signed(time));
+        Self(earlier.unwrap_or(DateTime::<Utc>::MIN_UTC))
+    }
+
     /// As PostgreSQL takes it: `2026-11-29 08:00:00.000000+00`.
     pub fn for_postgresql(self) -> String {
         self.0.format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()

@@ -1,0 +1,332 @@
+//! Which backups stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::chain::link_fault;
+use super::super::lsn::Lsn;
+use super::super::record::{Backup, Kind};
+use super::super::timestamp::Timestamp;
+use super::Retention;
+
+/// A backup whose record can be read.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) id: String,
+    pub(super) parent: Option<String>,
+    pub(super) timeline: u32,
+    pub(super) start_lsn: Lsn,
+    pub(super) segment_bytes: u64,
+    /// Without its objects: their frames are many.
+    pub(super) backup: Backup,
+}
+
+impl Known {
+    pub(super) fn of(mut backup: Backup) -> Self {
+        backup.objects = Vec::new();
+        backup.checks = serde_json::Value::Null;
+        Self {
+            id: backup.id.clone(),
+            parent: backup.parent.clone(),
+            timeline: backup.timeline,
+            start_lsn: backup.start_lsn,
+            segment_bytes: backup.wal_segment_bytes,
+            backup,
+        }
+    }
+}
+
+/// A backup whose record cannot be read.
+#[derive(Debug, Clone)]
+pub(super) struct Unknown {
+    pub(super) id: String,
+    pub(super) why: String,
+}
+
+/// A backup that is under way.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) id: String,
+    pub(super) parent: Option<String>,
+}
+
+/// All that is known of a store.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Situation {
+    pub(super) known: Vec<Known>,
+    pub(super) unknown: Vec<Unknown>,
+    pub(super) running: Vec<Running>,
+    /// The timelines of which there is something, and where each begins at the latest, if that is known.
+    pub(super) begins: BTreeMap<u32, Option<Lsn>>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Decision {
+    /// Ids and reasons, in the order of removal.
+    pub(super) remove: Vec<(String, String)>,
+    pub(super) notes: Vec<String>,
+    /// Size of a segment, and the number of the first that is needed; none if all WAL stays.
+    pub(super) wal_before: Option<(u64, u64)>,
+}
+
+pub(super) fn decide(situation: &Situation, retention: &Retention, now: Timestamp) -> Decision {
+    let mut decision = Decision::default();
+    if *retention == Retention::default() {
+        return decision;
+    }
+    let roots = roots(&situation.known);
+    let mut kept = Kept {
+        situation,
+        roots: &roots,
+        fulls: BTreeSet::new(),
+        notes: Vec::new(),
+    };
+    if kept.wanted(retention, now) {
+        kept.needed();
+    }
+    let Kept { fulls, notes, .. } = kept;
+    decision.notes = notes;
+    let stays = |known: &&Known| match roots.get(known.id.as_str()) {
+        Some(Ok(root)) => fulls.contains(root),
+        _ => true,
+    };
+    let mut going: Vec<&Known> = situation.known.iter().filter(|k| !stays(k)).collect();
+    going.sort_by_key(|known| std::cmp::Reverse((known.backup.started_at, &known.id)));
+    for known in going {
+        let reason = match roots.get(known.id.as_str()) {
+            Some(Ok(root)) if *root != known.id => format!("it needs {root}, which is removed"),
+            _ => reason(retention),
+        };
+        decision.remove.push((known.id.clone(), reason));
+    }
+    let staying: Vec<&Known> = situation.known.iter().filter(stays).collect();
+    match wal_before(situation, &staying) {
+        Ok(before) => decision.wal_before = Some(before),
+        Err(note) => decision.notes.push(note),
+    }
+    decision
+}
+
+fn reason(retention: &Retention) -> String {
+    let newest = retention.keep_full.map(|n| match n {
+        0 | 1 => "it is not the newest full backup".to_owned(),
+        n => format!("it is not among the newest {n} full backups"),
+    });
+    let window = retention
+        .keep_for
+        .map(|time| format!("nothing of the last {} needs it", days(time)));
+    [newest, window]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(", and ")
+}
+
+fn days(time: std::time::Duration) -> String {
+    match time.as_secs() {
+        86_400 => "day".to_owned(),
+        seconds if seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
+        seconds => format!("{seconds} seconds"),
+    }
+}
+
+/// The full backup that each one leads back to, or why that cannot be followed.
+fn roots(known: &[Known]) -> BTreeMap<&str, Result<&str, String>> {
+    let by_id: BTreeMap<&str, &Known> = known.iter().map(|k| (k.id.as_str(), k)).collect();
+    let mut order: Vec<&Known> = known.iter().collect();
+    // A parent begins before its children.
+    order.sort_by_key(|known| (known.backup.started_at, &known.id));
+    let mut roots: BTreeMap<&str, Result<&str, String>> = BTreeMap::new();
+    for child in order {
+        let root = match child.parent.as_deref() {
+            None => Ok(child.id.as_str()),
+            Some(parent) => match (by_id.get(parent), roots.get(parent)) {
+                (Some(parent), Some(root)) => match link_fault(&child.backup, &parent.backup) {
+                    None => root.clone(),
+                    Some(fault) => Err(fault.to_owned()),
+                },
+                (Some(_), None) => Err("its parent is not older than it is".to_owned()),
+                (None, _) => Err(format!("its parent {parent} is missing or cannot be read")),
+            },
+        };
+        roots.insert(&child.id, root);
+    }
+    roots
+}
+
+/// The full backups that stay.
+struct Kept<'k> {
+    situation: &'k Situation,
+    roots: &'k BTreeMap<&'k str, Result<&'k str, String>>,
+    fulls: BTreeSet<&'k str>,
+    notes: Vec<String>,
+}
+
+impl<'k> Kept<'k> {
+    /// Full backups, the newest first.
+    fn newest_first(&self) -> Vec<&'k Known> {
+        let known = self.situation.known.iter();
+        let mut fulls: Vec<&Known> = known.filter(|k| k.backup.kind == Kind::Full).collect();
+        fulls.sort_by_key(|full| std::cmp::Reverse((full.backup.stopped_at, &full.id)));
+        fulls
+    }
+
+    /// Keeps what the retention wants; whether there is anything that may go.
+    fn wanted(&mut self, retention: &Retention, now: Timestamp) -> bool {
+        let fulls = self.newest_first();
+        let newest = retention.keep_full.unwrap_or(0).max(1) as usize;
+        self.fulls
+            .extend(fulls.iter().take(newest).map(|full| full.id.as_str()));
+        let begin = retention.keep_for.map(|time| now.before(time));
+        if let Some(begin) = begin {
+            let (within, before): (Vec<&Known>, Vec<&Known>) = fulls
+                .iter()
+                .partition(|full| full.backup.stopped_at >= begin);
+            self.fulls
+                .extend(within.iter().map(|full| full.id.as_str()));
+            if let Some(last) = before.first()
+                && self.fulls.insert(&last.id)
+            {
+                self.notes.push(format!(
+                    "backup {} is kept: moments before the next full backup need it",
+                    last.id
+                ));
+            }
+        }
+        self.timelines(&fulls, begin)
+    }
+
+    /// Keeps what is needed to reach the newest timeline, and those that were in use in the time that counts. A backup may
+    /// be the newest and have ended after the next timeline had left its own: it does not lead there.
+    fn timelines(&mut self, fulls: &[&'k Known], begin: Option<Timestamp>) -> bool {
+        let Some(newest) = self.situation.begins.keys().next_back().copied() else {
+            return true;
+        };
+        let mut wanted = vec![(newest, None)];
+        if let Some(begin) = begin {
+            wanted.push((newest, Some(begin)));
+            let in_use = self.situation.known.iter();
+            let in_use = in_use.filter(|known| known.backup.stopped_at >= begin);
+            wanted.extend(in_use.map(|known| (known.timeline, Some(begin))));
+        }
+        for (timeline, before) in wanted {
+            let old = |full: &&&Known| before.is_none_or(|at| full.backup.stopped_at < at);
+            let mut of = |other: u32, until: Option<Lsn>| {
+                let full = fulls.iter().filter(old).find(|full| {
+                    full.timeline == other && until.is_none_or(|at| full.backup.stop_lsn <= at)
+                });
+                if let Some(full) = full {
+                    self.fulls.insert(&full.id);
+                }
+                full.is_some()
+            };
+            if of(timeline, None) {
+                continue;
+            }
+            match self.situation.begins.get(&timeline).copied().flatten() {
+                // From which of the older ones it came is not asked: one more backup stays for a while.
+                Some(at) => {
+                    for other in self.situation.begins.range(..timeline).map(|(t, _)| *t) {
+                        of(other, Some(at));
+                    }
+                }
+                None if timeline == 1 => {}
+                None => {
+                    self.fulls.extend(fulls.iter().map(|full| full.id.as_str()));
+                    self.notes.push(format!(
+                        "no backup is removed: where timeline {timeline} begins is not known before WAL of it is there"
+                    ));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Keeps what others need.
+    fn needed(&mut self) {
+        let situation = self.situation;
+        for unknown in &situation.unknown {
+            // A full backup needs none.
+            let rest = match unknown.id.ends_with("-full") {
+                true => String::new(),
+                false => {
+                    let dated = is_dated(&unknown.id);
+                    self.keep_older(&|known| !dated || known.id < unknown.id);
+                    ", and so is all that is older, since nobody knows what it needs".to_owned()
+                }
+            };
+            self.notes.push(format!(
+                "backup {} is kept{rest}: {}; remove it if it is not wanted",
+                unknown.id, unknown.why
+            ));
+        }
+        for known in &situation.known {
+            let Some(Err(why)) = self.roots.get(known.id.as_str()) else {
+                continue;
+            };
+            let rest = match known.backup.kind {
+                Kind::Incremental => {
+                    let begun = known.backup.started_at;
+                    self.keep_older(&|other| other.backup.started_at <= begun);
+                    ", and so is all that is older, since nobody knows what it needs"
+                }
+                _ => "",
+            };
+            self.notes.push(format!(
+                "backup {} is kept{rest}: {why}; remove it if it is not wanted",
+                known.id
+            ));
+        }
+        for running in &situation.running {
+            if let Some(parent) = &running.parent
+                && let Some(Ok(root)) = self.roots.get(parent.as_str())
+                && self.fulls.insert(root)
+            {
+                self.notes.push(format!(
+                    "backup {root} is kept: {} is being taken against it",
+                    running.id
+                ));
+            }
+        }
+    }
+
+    fn keep_older(&mut self, older: &dyn Fn(&Known) -> bool) {
+        for known in self.situation.known.iter().filter(|known| older(known)) {
+            if let Some(Ok(root)) = self.roots.get(known.id.as_str()) {
+                self.fulls.insert(root);
+            }
+        }
+    }
+}
+
+/// Whether an id begins as those of backups do, with the time: they are in order then.
+fn is_dated(id: &str) -> bool {
+    let date = id.split('T').next().unwrap_or_default();
+    date.len() == 8 && date.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Size of a segment, and the number of the first that one of these backups needs, or why all WAL stays.
+fn wal_before(situation: &Situation, staying: &[&Known]) -> Result<(u64, u64), String> {
+    if let Some(unknown) = situation.unknown.first() {
+        return Err(format!(
+            "WAL is kept: nobody knows what backup {} needs",
+            unknown.id
+        ));
+    }
+    if let Some(running) = situation.running.first() {
+        return Err(format!(
+            "WAL is kept: backup {} is being written",
+            running.id
+        ));
+    }
+    let segment = match staying.first() {
+        Some(known) => known.segment_bytes,
+        None => return Err("WAL is kept: there is no backup".to_owned()),
+    };
+    if staying.iter().any(|known| known.segment_bytes != segment) {
+        return Err("WAL is kept: the backups have segments of different sizes".to_owned());
+    }
+    let starts = staying.iter().map(|known| known.start_lsn.0 / segment);
+    Ok((segment, starts.min().unwrap_or_default()))
+}

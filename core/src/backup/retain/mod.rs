@@ -1,0 +1,306 @@
+//! Removing backups that are old, and WAL that nobody needs any more.
+
+mod keep;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use self::keep::{Decision, Known, Running, Situation, Unknown, decide};
+use super::error::BackupError;
+use super::keys::{self, BACKUP_PREFIX, RECORD_NAME, WAL_PREFIX, WalPart};
+use super::list::{list, remove};
+use super::lsn::Lsn;
+use super::running::{SILENT, is_alive};
+use super::timestamp::Timestamp;
+use super::wal_list::history;
+use super::wal_name::WalName;
+use crate::store::{ErrorKind, Store};
+use crate::wait::Tick;
+
+/// Longest sign of life, in bytes: it holds an id.
+const MAX_SIGN_BYTES: u64 = 64;
+
+/// How long backups are kept. A full backup stays if one of the two says so; with neither nothing is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// So many of the newest full backups.
+    pub keep_full: Option<u32>,
+    /// Full backups that ended within that time, and the newest one before, so that every moment in it can be reached.
+    pub keep_for: Option<Duration>,
+}
+
+/// A backup that shall go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpiredBackup {
+    /// Its id.
+    pub id: String,
+    /// Why.
+    pub reason: String,
+    /// Bytes of its objects, its record included.
+    pub bytes: u64,
+}
+
+/// An object of WAL that shall go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpiredWal {
+    /// Its key.
+    pub key: String,
+    /// Its size, in bytes.
+    pub bytes: u64,
+}
+
+/// What is removed from a store by a retention.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Expiry {
+    /// Backups, in the order in which they are removed: none before those that need it.
+    pub backups: Vec<ExpiredBackup>,
+    /// Objects of WAL, oldest first.
+    pub wal: Vec<ExpiredWal>,
+    /// What stays although one might expect it to go, and why.
+    pub notes: Vec<String>,
+}
+
+impl Expiry {
+    /// Whether nothing is removed.
+    pub fn is_empty(&self) -> bool {
+        self.backups.is_empty() && self.wal.is_empty()
+    }
+
+    /// Bytes of the backups.
+    pub fn backup_bytes(&self) -> u64 {
+        self.backups.iter().map(|backup| backup.bytes).sum()
+    }
+
+    /// Bytes of the WAL.
+    pub fn wal_bytes(&self) -> u64 {
+        self.wal.iter().map(|wal| wal.bytes).sum()
+    }
+}
+
+/// What has been removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// A backup.
+    Backup(ExpiredBackup),
+    /// An object of WAL.
+    Wal(ExpiredWal),
+}
+
+/// Says what a retention would remove, and why the rest stays. Nothing is changed.
+///
+/// With a full backup go those that need it, and with the last backup that needs it WAL; histories of timelines stay. Never
+/// removed are the newest full backup and what leads on from it, what a backup that stays needs, and backups whose chain
+/// cannot be followed, for nobody knows what these need: until they are gone nothing older goes either.
+///
+/// # Errors
+/// What the store answers.
+pub fn plan_expiry(
+    store: &Store,
+    retention: &Retention,
+    now: Timestamp,
+    tick: Tick<'_>,
+) -> Result<Expiry, BackupError> {
+    let mut expiry = Expiry::default();
+    if *retention == Retention::default() {
+        return Ok(expiry);
+    }
+    let found = Found::of(store, tick)?;
+    let Decision {
+        remove,
+        notes,
+        wal_before,
+    } = decide(&found.situation, retention, now);
+    expiry.notes = notes;
+    for (id, reason) in remove {
+        expiry.backups.push(ExpiredBackup {
+            bytes: found.bytes.get(&id).copied().unwrap_or_default(),
+            id,
+            reason,
+        });
+    }
+    let Some((segment, first)) = wal_before else {
+        return Ok(expiry);
+    };
+    let old = |name: &WalName| name.segment_number(segment).is_some_and(|n| n < first);
+    let mut wal: Vec<_> = found.wal.into_iter().filter(|w| old(&w.name)).collect();
+    // By their position, and what was written first goes last.
+    wal.sort_by_cached_key(|w| (w.name.segment_number(segment), w.key.clone()));
+    wal.sort_by_key(|w| (w.name.segment_number(segment), w.part == WalPart::Sum));
+    expiry.wal = wal
+        .into_iter()
+        .map(|wal| ExpiredWal {
+            key: wal.key,
+            bytes: wal.bytes,
+        })
+        .collect();
+    Ok(expiry)
+}
+
+/// Removes what was planned: of each backup the record first, then WAL. `progress` is called on the calling thread for all
+/// that has gone.
+///
+/// # Errors
+/// [`BackupError::Refused`], before anything is removed, if there is a backup now that needs one of those; what the store
+/// answers: what was not removed then is planned again the next time, or is swept where its record has gone.
+pub fn expire(
+    store: &Store,
+    expiry: &Expiry,
+    progress: &mut dyn FnMut(&Removed),
+    tick: Tick<'_>,
+) -> Result<(), BackupError> {
+    if expiry.is_empty() {
+        return Ok(());
+    }
+    still_unneeded(store, expiry, tick)?;
+    for backup in &expiry.backups {
+        remove(store, &backup.id, tick)?;
+        progress(&Removed::Backup(backup.clone()));
+    }
+    for wal in &expiry.wal {
+        store.delete(&wal.key, tick)?;
+        progress(&Removed::Wal(wal.clone()));
+    }
+    Ok(())
+}
+
+/// Whether no backup was begun meanwhile that needs what shall go.
+fn still_unneeded(store: &Store, expiry: &Expiry, tick: Tick<'_>) -> Result<(), BackupError> {
+    let going: BTreeSet<&str> = expiry.backups.iter().map(|b| b.id.as_str()).collect();
+    let Situation { known, running, .. } = Found::of(store, tick)?.situation;
+    let known = known.iter().map(|known| (&known.id, &known.parent));
+    let running = running.iter().map(|running| (&running.id, &running.parent));
+    for (id, parent) in known.chain(running) {
+        if let Some(parent) = parent
+            && going.contains(parent.as_str())
+            && !going.contains(id.as_str())
+        {
+            return Err(BackupError::refused(
+                format!("backup {id} needs backup {parent}, which should be removed"),
+                "It was begun meanwhile: plan again.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// An object of WAL.
+struct WalObject {
+    name: WalName,
+    part: WalPart,
+    key: String,
+    bytes: u64,
+}
+
+/// What a store has.
+struct Found {
+    situation: Situation,
+    /// Bytes of each backup's objects.
+    bytes: BTreeMap<String, u64>,
+    wal: Vec<WalObject>,
+}
+
+impl Found {
+    fn of(store: &Store, tick: Tick<'_>) -> Result<Self, BackupError> {
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for listed in list(store, tick)? {
+            match listed.backup {
+                Ok(backup) => known.push(Known::of(backup)),
+                Err(error) => unknown.push(Unknown {
+                    id: listed.id,
+                    why: error.to_string(),
+                }),
+            }
+        }
+        let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
+        let (mut alive, mut exists) = (Vec::new(), BTreeSet::new());
+        for object in store.list(BACKUP_PREFIX, tick)? {
+            let object = object?;
+            let Some((id, name)) = keys::split(&object.key) else {
+                continue;
+            };
+            *bytes.entry(id.to_owned()).or_default() += object.size;
+            if name == RECORD_NAME {
+                exists.insert(id.to_owned());
+            } else if is_alive(&object, SILENT) {
+                alive.push((id.to_owned(), object.key));
+            }
+        }
+        let mut running = Vec::new();
+        for (id, key) in alive {
+            if exists.contains(&id) {
+                continue;
+            }
+            match store.get(&key, MAX_SIGN_BYTES, tick) {
+                Ok(text) => running.push(Running {
+                    id,
+                    parent: String::from_utf8(text).ok().filter(|id| keys::is_id(id)),
+                }),
+                // It has ended meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut wal = Vec::new();
+        for object in store.list(WAL_PREFIX, tick)? {
+            let object = object?;
+            if let Some((name, part)) = keys::wal_object(&object.key) {
+                wal.push(WalObject {
+                    name,
+                    part,
+                    key: object.key,
+                    bytes: object.size,
+                });
+            }
+        }
+        let begins = begins(store, &known, &wal, tick)?;
+        Ok(Self {
+            situation: Situation {
+                known,
+                unknown,
+                running,
+                begins,
+            },
+            bytes,
+            wal,
+        })
+    }
+}
+
+/// Where each timeline begins: no later than its first segment, or the first backup on it; where it has neither, its history
+/// says it, if it can be read without keys.
+fn begins(
+    store: &Store,
+    known: &[Known],
+    wal: &[WalObject],
+    tick: Tick<'_>,
+) -> Result<BTreeMap<u32, Option<Lsn>>, BackupError> {
+    let mut begins: BTreeMap<u32, Option<Lsn>> = BTreeMap::new();
+    let mut note = |timeline: u32, at: Option<Lsn>| {
+        let known = begins.entry(timeline).or_default();
+        *known = match (*known, at) {
+            (Some(before), Some(at)) => Some(before.min(at)),
+            (before, at) => before.or(at),
+        };
+    };
+    for backup in known {
+        note(backup.timeline, Some(backup.start_lsn));
+    }
+    let segment = known.first().map(|backup| backup.segment_bytes);
+    for object in wal {
+        let number = segment.and_then(|segment| object.name.number(segment));
+        let at = number.zip(segment).map(|(n, segment)| Lsn(n * segment));
+        note(object.name.timeline(), at);
+    }
+    for (timeline, begin) in &mut begins {
+        if begin.is_none() {
+            *begin = match history(store, *timeline, None, tick) {
+                Ok(history) => history.left.last().map(|(_, at)| *at),
+                Err(error) if error.is_cancelled() || error.is_unreachable() => return Err(error),
+                Err(_) => None,
+            };
+        }
+    }
+    Ok(begins)
+}
