@@ -18,6 +18,7 @@ mod copies;
 pub mod destination;
 mod drill;
 mod error;
+mod expire;
 mod keys;
 mod look;
 mod policy;
