@@ -18,7 +18,7 @@ CREATE TABLE varve.backup_alert (
 );
 COMMENT ON TABLE varve.backup_alert IS 'Alerts of varve.recovery_status that go on, and when the log was last told';
 
-CREATE FUNCTION varve.verify_stores(only name DEFAULT NULL, OUT store text, OUT ok boolean, OUT object text, OUT detail text,
+CREATE FUNCTION varve.verify_stores(in_store name DEFAULT NULL, OUT store text, OUT ok boolean, OUT object text, OUT detail text,
         OUT backups bigint, OUT wal_files bigint, OUT bytes bigint)
     RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_stores_wrapper';
 COMMENT ON FUNCTION varve.verify_stores(name) IS

@@ -9,6 +9,7 @@ mod plan;
 mod progress;
 mod restore;
 mod signals;
+mod start;
 mod stores;
 mod text;
 mod verify;

@@ -1,7 +1,7 @@
 //! `varve restore`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::Args;
 use varve_core::backup::{
@@ -15,6 +15,7 @@ use crate::exit::{self, Failure};
 use crate::list::{self, Found};
 use crate::progress::Progress;
 use crate::signals::tick;
+use crate::start::Server;
 use crate::text::shell;
 use crate::{stores, text};
 
@@ -270,40 +271,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             arguments.goal.describe()
         );
     }
+    let server = Server {
+        pg_ctl,
+        pgdata,
+        action: arguments.target_action.clone(),
+    };
     if arguments.start {
-        return start(&pg_ctl, &pgdata);
+        return server.start();
     }
     if !arguments.quiet {
-        println!("Start it with: {}", start_command(&pg_ctl, &pgdata));
+        println!("Start it with: {}", server.command());
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn start_command(pg_ctl: &Path, pgdata: &Path) -> String {
-    format!(
-        "{} -D {} -l {} -t 86400 start",
-        shell(&pg_ctl.to_string_lossy()),
-        shell(&pgdata.to_string_lossy()),
-        shell(&pgdata.join("startup.log").to_string_lossy())
-    )
-}
-
-fn start(pg_ctl: &Path, pgdata: &Path) -> Result<ExitCode, Failure> {
-    let log = pgdata.join("startup.log");
-    let status = Command::new(pg_ctl)
-        .args(["-w", "-t", "86400", "-D"])
-        .arg(pgdata)
-        .arg("-l")
-        .arg(&log)
-        .arg("start")
-        .status()
-        .map_err(|error| Failure::system(format!("{}: {error}", pg_ctl.display())))?;
-    match status.success() {
-        true => Ok(ExitCode::SUCCESS),
-        false => Err(Failure {
-            code: exit::FAILED,
-            message: format!("the server did not start; {} says why", log.display()),
-            hint: Some(format!("Try again with: {}", start_command(pg_ctl, pgdata))),
-        }),
-    }
 }

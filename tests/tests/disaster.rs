@@ -255,7 +255,7 @@ fn the_server_and_the_stores_beside_it_are_lost() {
         "{}{}\n{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
-        std::fs::read_to_string(pgdata.join("varve_start.log")).unwrap_or_default(),
+        std::fs::read_to_string(pgdata.join("startup.log")).unwrap_or_default(),
     );
     println!("recovered in {:?}", begin.elapsed());
     let mut client = Config::new()
@@ -276,7 +276,12 @@ fn the_server_and_the_stores_beside_it_are_lost() {
     assert_eq!((parts[0], parts[2]), (parts[1], "t"), "{rows}");
     let sure = commits.iter().filter(|(_, at)| *at <= safe).count();
     println!("{found} transactions, {sure} were safe, {} committed", commits.len());
-    assert!(sure > 0 && found >= sure, "{found} of {sure}");
+    assert!(
+        sure > 0 && found >= sure,
+        "{found} of {sure}\n{:?}\n{}",
+        files(&wal),
+        std::fs::read_to_string(pgdata.join("startup.log")).unwrap_or_default()
+    );
     // Of the last one the client was not told.
     assert!(found <= commits.len() + 1);
     assert_eq!(
