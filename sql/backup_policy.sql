@@ -149,14 +149,14 @@ CREATE PROCEDURE varve.watch_backups()
     LANGUAGE plpgsql
 AS $$
 DECLARE
-    found jsonb;
+    alerts jsonb;
     alert record;
     known record;
     present timestamptz;
 BEGIN
-    SELECT r.alerts INTO found FROM varve.recovery_status r;
+    SELECT r.alerts INTO alerts FROM varve.recovery_status r;
     present := pg_catalog.clock_timestamp();
-    FOR alert IN SELECT e.key AS kind, e.value AS message FROM pg_catalog.jsonb_each_text(found) e ORDER BY e.key LOOP
+    FOR alert IN SELECT e.key AS kind, e.value AS message FROM pg_catalog.jsonb_each_text(alerts) e ORDER BY e.key LOOP
         SELECT * INTO known FROM varve.backup_alert k WHERE k.kind OPERATOR(pg_catalog.=) alert.kind;
         -- Told when it begins, and once an hour while it goes on.
         IF NOT FOUND OR known.logged_at OPERATOR(pg_catalog.<) present OPERATOR(pg_catalog.-) interval '1 hour' THEN
@@ -166,7 +166,7 @@ BEGIN
                 ON CONFLICT (kind) DO UPDATE SET logged_at = excluded.logged_at;
         END IF;
     END LOOP;
-    FOR known IN DELETE FROM varve.backup_alert k WHERE NOT found OPERATOR(pg_catalog.?) k.kind RETURNING k.kind, k.since LOOP
+    FOR known IN DELETE FROM varve.backup_alert k WHERE NOT (alerts OPERATOR(pg_catalog.?) k.kind) RETURNING k.kind, k.since LOOP
         RAISE LOG 'backups are well again (%), since % they were not', known.kind, known.since;
     END LOOP;
 END

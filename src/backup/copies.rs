@@ -60,6 +60,14 @@ fn copy_backups(
     let targets = match name(target) {
         Some(name) => {
             let store = stores::open(&name);
+            if store.url() == from.url() {
+                crate::am::error::raise(
+                    PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                    format!("store \"{name}\" cannot be copied to itself"),
+                    None,
+                    Some("Name another target, or none for all others.".into()),
+                );
+            }
             vec![(name, Ok(store))]
         }
         None => stores::all_usable()

@@ -5,6 +5,7 @@ use crate::pg::transaction::Failure;
 use crate::stores;
 use varve_core::backup::BackupError;
 use varve_core::replication::ReplicationError;
+use varve_core::seal::SealError;
 
 /// Raises an error of a backup.
 pub fn raise(error: &BackupError) -> ! {
@@ -22,6 +23,10 @@ pub fn raise(error: &BackupError) -> ! {
             let code = error.sqlstate().unwrap_or(code);
             (code.to_string(), error.to_string(), None)
         }
+        BackupError::Seal {
+            error: SealError::Key { .. },
+            ..
+        } => ("22023".into(), error.to_string(), None),
         BackupError::Seal { .. } | BackupError::Corrupt { .. } => {
             ("XX001".into(), error.to_string(), None)
         }

@@ -198,6 +198,7 @@ fn procedure(args: &Args) -> pg_sys::Datum {
     let (store, options) = asked(args);
     transaction::begin_anew(args);
     turn::wait_for(Turn::Backup);
+    transaction::release_snapshot();
     take(&store, &options);
     args.null()
 }

@@ -64,6 +64,12 @@ pub fn begin_anew(args: &super::function::Args) {
     }
 }
 
+/// Lets go of what look-ups in catalogues have left, so that the transaction has no snapshot.
+pub fn release_snapshot() {
+    // SAFETY: the snapshot is taken anew when it is needed again.
+    unsafe { pg_sys::InvalidateCatalogSnapshot() };
+}
+
 /// Runs `f` while nobody can cancel it; to terminate the process still works.
 pub fn without_cancels<T>(f: impl FnOnce() -> T) -> T {
     struct Held;

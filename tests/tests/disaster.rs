@@ -187,8 +187,11 @@ fn the_server_and_the_stores_beside_it_are_lost() {
          CREATE TABLE old (ts timestamptz NOT NULL, id bigint NOT NULL, v float8, PRIMARY KEY (ts, id)); \
          SELECT create_hypertable('old', 'ts', chunk_time_interval => interval '1 day'); \
          INSERT INTO old SELECT '2026-01-01'::timestamptz + i * interval '1 s', i % 10, i FROM generate_series(1, 200000) i; \
-         SELECT varve.enable('old', order_by => ARRAY['ts'], segment_by => ARRAY['id']); \
-         SELECT varve.set_tier(c, 'warm') FROM show_chunks('old') c",
+         SELECT varve.enable('old', order_by => ARRAY['ts'], segment_by => ARRAY['id'])",
+    );
+    ok(
+        &mut client,
+        "SELECT varve.set_tier(c, 'warm') FROM show_chunks('old') c",
     );
     let ids = one(
         &mut client,
@@ -329,8 +332,9 @@ const FAULTS: [Fault; 7] = [
 ];
 
 /// Limits the size of files that a process writes: a full disk, for what it writes only, and no right is needed for it.
-fn limit_files(pid: &str, bytes: &str) {
-    let status = Command::new("prlimit")
+fn limit_files(cluster: &Cluster, pid: &str, bytes: &str) {
+    let status = cluster
+        .tool("/usr/bin/prlimit")
         .args(["--pid", pid, &format!("--fsize={bytes}:")])
         .status()
         .unwrap();
@@ -545,7 +549,7 @@ fn kills_full_disks_and_flipped_bytes() {
             }
             Fault::FullDiskOfBackup => {
                 // WAL segments can still be written.
-                limit_files(&session.pid().to_string(), "17000000");
+                limit_files(&cluster, &session.pid().to_string(), "17000000");
                 let error = {
                     session.start("SELECT varve.backup('full')");
                     session.finish().unwrap_err()
@@ -554,12 +558,12 @@ fn kills_full_disks_and_flipped_bytes() {
             }
             Fault::FullDiskOfArchiver => {
                 let pid = archiver(&mut client);
-                limit_files(&pid, "1000");
+                limit_files(&cluster, &pid, "1000");
                 ok(&mut client, "SELECT pg_create_restore_point('full'), pg_switch_wal()");
                 until("the archiver to fail", || {
                     one(&mut client, "SELECT last_failed_time > coalesce(last_archived_time, '-infinity') FROM pg_stat_archiver") == "t"
                 });
-                limit_files(&pid, "unlimited");
+                limit_files(&cluster, &pid, "unlimited");
                 sound.push(session.ok(&take).concat());
             }
             Fault::FlippedByte => {

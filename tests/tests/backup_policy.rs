@@ -1,0 +1,343 @@
+//! Policies of backups: what they do, what is kept, what is found damaged, what the log is told, what is encrypted.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use postgres::Client;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::PathBuf;
+use varve_tests::cluster::Cluster;
+use varve_tests::session::simple;
+use varve_tests::wait::until;
+
+/// A key that serves here alone.
+const SECRET: &str = "AGE-SECRET-KEY-1N8ZCTQVZF3528V2AYEX8P9EUJQNHANF2RN30U0QE5JKWTLPHTYHQ8JSC8K";
+const PUBLIC: &str = "age1h5n6rq84h9zmycxvqzukyqug08j78ccp0z7npgtlhc00tvv2a4sqyfxxpr";
+
+fn ok(client: &mut Client, sql: &str) -> Vec<String> {
+    simple(client, sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"))
+}
+
+fn one(client: &mut Client, sql: &str) -> String {
+    ok(client, sql).concat()
+}
+
+fn code(client: &mut Client, sql: &str) -> String {
+    match simple(client, sql) {
+        Ok(rows) => panic!("{sql} gave {rows:?}"),
+        Err(e) => e.code,
+    }
+}
+
+/// A server with two stores, `first` and `second`.
+fn start(settings: &[&str]) -> (Cluster, Client, [PathBuf; 2]) {
+    let fixed = [
+        "fsync = off",
+        "summarize_wal = on",
+        "archive_mode = on",
+        "archive_library = 'varve'",
+        "varve.max_workers = 4",
+    ];
+    let cluster = Cluster::start_new(&[&fixed, settings].concat()).unwrap();
+    let mut client = cluster.connect_with_varve().unwrap();
+    let above = std::fs::metadata(cluster.dir()).unwrap();
+    let stores = [("first", "primary"), ("second", "secondary")].map(|(name, role)| {
+        let path = cluster.dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        chown(&path, Some(above.uid()), Some(above.gid())).unwrap();
+        ok(
+            &mut client,
+            &format!(
+                "CREATE SERVER {name} FOREIGN DATA WRAPPER varve_store OPTIONS (url 'file://{}', role '{role}')",
+                path.display()
+            ),
+        );
+        path
+    });
+    (cluster, client, stores)
+}
+
+/// Sets what is read anew at a reload, and waits until this session has it.
+fn set(client: &mut Client, setting: &str, value: &str) {
+    ok(client, &format!("ALTER SYSTEM SET {setting} = '{value}'"));
+    ok(client, "SELECT pg_reload_conf()");
+    until("the setting to be read", || {
+        one(
+            client,
+            &format!("SELECT setting = '{value}' FROM pg_settings WHERE name = '{setting}'"),
+        ) == "t"
+    });
+}
+
+fn archived(client: &mut Client) {
+    ok(client, "SELECT pg_create_restore_point('here')");
+    let name = one(client, "SELECT pg_walfile_name(pg_switch_wal())");
+    until("WAL to be archived", || {
+        one(
+            client,
+            &format!("SELECT coalesce(last_archived_wal >= '{name}', false) FROM pg_stat_archiver"),
+        ) == "t"
+    });
+}
+
+fn run(client: &mut Client, task: &str) {
+    ok(
+        client,
+        &format!(
+            "SELECT varve.run_job(id) FROM varve.jobs WHERE kind = 'backup' AND settings ->> 'task' = '{task}'"
+        ),
+    );
+}
+
+fn wal_files(store: &std::path::Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(store.join("wal/00000001"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_policy_takes_copies_and_removes() {
+    let (_cluster, mut client, [first, second]) = start(&[]);
+    let add = |more: &str| format!("SELECT varve.add_backup_policy({more})");
+    assert_eq!(code(&mut client, &add("NULL")), "22004");
+    assert_eq!(code(&mut client, &add("'no schedule'")), "22023");
+    assert_eq!(code(&mut client, &add("'0 2 * * 0', keep_full => 0")), "22023");
+    assert_eq!(code(&mut client, &add("'0 2 * * 0', keep_for => '-1 day'")), "22023");
+    assert_eq!(code(&mut client, &add("'0 2 * * 0', store => 'none'")), "42704");
+    assert_eq!(code(&mut client, &add("'0 2 * * 0', time_zone => 'Nowhere'")), "22023");
+    assert_eq!(code(&mut client, "SELECT varve.remove_backup_policy()"), "42704");
+    ok(&mut client, "CREATE ROLE joe; SET ROLE joe");
+    for call in [
+        add("'0 2 * * 0'"),
+        "SELECT varve.remove_backup_policy()".into(),
+        "SELECT * FROM varve.expire()".into(),
+        "SELECT * FROM varve.copy_backups()".into(),
+        "SELECT * FROM varve.verify_stores()".into(),
+        "SELECT * FROM varve.recovery_status".into(),
+        "CALL varve.take_backup()".into(),
+        "CALL varve.watch_backups()".into(),
+    ] {
+        assert_eq!(code(&mut client, &call), "42501", "{call}");
+    }
+    ok(&mut client, "RESET ROLE");
+    // Times that do not come by themselves here.
+    let policy = add(
+        "'0 2 1 1 *', '0 3 1 1 *', '0 4 1 1 *', keep_full => 1, copy_schedule => '0 5 1 1 *', watch_schedule => '0 6 1 1 *', time_zone => 'UTC'",
+    );
+    ok(&mut client, &policy);
+    assert_eq!(code(&mut client, &policy), "42710");
+    assert_eq!(
+        ok(
+            &mut client,
+            "SELECT name, schedule, settings ->> 'task' FROM varve.jobs WHERE kind = 'backup' ORDER BY id"
+        ),
+        [
+            "full backup|0 2 1 1 *|full",
+            "differential backup|0 3 1 1 *|differential",
+            "incremental backup|0 4 1 1 *|incremental",
+            "copies of backups|0 5 1 1 *|copy",
+            "watch over backups|0 6 1 1 *|watch",
+        ]
+    );
+    // There is nothing yet that an incremental backup could be based on.
+    run(&mut client, "incremental");
+    let kinds = "SELECT kind, label FROM varve.backups ORDER BY started_at";
+    assert_eq!(ok(&mut client, kinds), ["full|policy"]);
+    run(&mut client, "incremental");
+    archived(&mut client);
+    run(&mut client, "copy");
+    let both = "SELECT kind, stores FROM varve.backups ORDER BY started_at";
+    assert_eq!(
+        ok(&mut client, both),
+        ["full|{first,second}", "incremental|{first,second}"]
+    );
+    // The next full backup takes the place of both, and of their WAL.
+    let before = wal_files(&second);
+    run(&mut client, "full");
+    assert_eq!(
+        ok(&mut client, both),
+        ["full|{second}", "incremental|{second}", "full|{first}"]
+    );
+    assert_eq!(wal_files(&second), before);
+    run(&mut client, "copy");
+    let shown = "SELECT store, kind, count(*) FROM varve.expire(1) GROUP BY 1, 2 ORDER BY 1, 2";
+    assert_eq!(ok(&mut client, shown), ["second|backup|2", "second|wal|1"]);
+    // Shown is not removed, and what is to be kept longer is not shown.
+    assert_eq!(ok(&mut client, shown), ["second|backup|2", "second|wal|1"]);
+    assert_eq!(one(&mut client, "SELECT count(*) FROM varve.expire(1, '1 hour')"), "0");
+    let removed = "SELECT count(*) FROM varve.expire(remove => true) WHERE kind = 'backup'";
+    assert_eq!(one(&mut client, removed), "2");
+    assert_eq!(ok(&mut client, both), ["full|{first,second}"]);
+    assert_eq!(wal_files(&first)[0], wal_files(&second)[0]);
+    assert!(wal_files(&first)[0] > before[0]);
+    let bad = "SELECT * FROM varve.verify_stores() WHERE NOT ok";
+    assert_eq!(ok(&mut client, bad), Vec::<String>::new());
+    // A backup that begins anew commits what was before it: not in a transaction of somebody else's.
+    assert_eq!(code(&mut client, "BEGIN; CALL varve.take_backup()"), "2D000");
+    ok(&mut client, "ROLLBACK");
+    ok(&mut client, "SELECT varve.remove_backup_policy()");
+    assert_eq!(one(&mut client, "SELECT count(*) FROM varve.jobs"), "0");
+    assert_eq!(one(&mut client, "SELECT count(*) FROM varve.backups"), "1");
+}
+
+#[test]
+fn a_backup_of_the_policy_holds_no_snapshot() {
+    let (cluster, mut client, _) = start(&[]);
+    ok(
+        &mut client,
+        "CREATE TABLE noise AS SELECT string_agg(md5(random()::text), '') AS v FROM generate_series(1, 1000000) i GROUP BY i % 20000",
+    );
+    let mut session = varve_tests::session::Session::new(&cluster).unwrap();
+    session.start("CALL varve.take_backup()");
+    let pid = session.pid();
+    let sql = format!(
+        "SELECT a.backend_xmin IS NULL FROM pg_stat_activity a, varve.progress p \
+         WHERE a.pid = {pid} AND p.pid = a.pid AND p.phase IN ('files', 'waiting for a checkpoint') AND a.state = 'active'"
+    );
+    until("the backup to be under way", || {
+        let found = one(&mut client, &sql);
+        assert_ne!(found, "f", "a snapshot is held");
+        found == "t" || session.done()
+    });
+    session.finish().unwrap();
+    assert_eq!(one(&mut client, "SELECT count(*) FROM varve.backups"), "1");
+}
+
+#[test]
+fn the_log_warns_when_it_begins() {
+    let (cluster, mut client, [first, _]) = start(&["log_min_messages = warning"]);
+    let alerts = "SELECT string_agg(key, ',' ORDER BY key) FROM varve.recovery_status, jsonb_each_text(alerts)";
+    assert_eq!(one(&mut client, alerts), "backup,drill");
+    let warned = |what: &str| cluster.log().matches(&format!("backups need attention ({what})")).count();
+    ok(&mut client, "CALL varve.watch_backups()");
+    ok(&mut client, "CALL varve.watch_backups()");
+    assert_eq!((warned("backup"), warned("drill"), warned("wal")), (1, 1, 0));
+    ok(&mut client, "SELECT varve.backup('full')");
+    set(&mut client, "varve.drill_max_age", "0");
+    assert_eq!(one(&mut client, alerts), "∅");
+    ok(&mut client, "CALL varve.watch_backups()");
+    assert_eq!(one(&mut client, "SELECT count(*) FROM varve.backup_alert"), "0");
+    // It is over, and begins again.
+    set(&mut client, "varve.backup_max_age", "1");
+    until("the backup to be older than a second", || {
+        one(&mut client, alerts) == "backup"
+    });
+    ok(&mut client, "CALL varve.watch_backups()");
+    assert_eq!(warned("backup"), 2);
+    set(&mut client, "varve.backup_max_age", "0");
+    // WAL that cannot be archived grows old.
+    archived(&mut client);
+    assert_eq!(
+        one(&mut client, "SELECT rpo_now FROM varve.recovery_status"),
+        "00:00:00"
+    );
+    std::fs::rename(&first, first.with_extension("away")).unwrap();
+    ok(&mut client, "CREATE TABLE t AS SELECT 1 AS i; SELECT pg_switch_wal()");
+    let stores = one(&mut client, "SELECT stores FROM varve.recovery_status");
+    assert!(stores.contains("first: cannot be reached"), "{stores}");
+    assert_eq!(one(&mut client, alerts), "store first");
+    std::fs::rename(first.with_extension("away"), &first).unwrap();
+    set(&mut client, "varve.wal_max_age", "1");
+    until("the archiver to catch up", || {
+        one(&mut client, "SELECT wal_waiting FROM varve.recovery_status") == "0"
+    });
+    ok(&mut client, "INSERT INTO t VALUES (2)");
+    until("WAL that is not archived to be older than a second", || {
+        one(&mut client, alerts) == "wal"
+    });
+    let text = one(&mut client, "SELECT alerts ->> 'wal' FROM varve.recovery_status");
+    assert!(text.contains("the limit is 00:00:01"), "{text}");
+}
+
+#[test]
+fn what_is_damaged_is_known_and_replaced() {
+    let (_cluster, mut client, [first, second]) = start(&[]);
+    let id = one(&mut client, "SELECT varve.backup('full')");
+    archived(&mut client);
+    ok(&mut client, "SELECT * FROM varve.copy_backups()");
+    let good = "SELECT string_agg(store || ' ' || coalesce(newest_backup, 'none'), ', ' ORDER BY store) FROM varve.store_state()";
+    assert_eq!(one(&mut client, good), format!("first {id}, second {id}"));
+    let key = format!("backups/{id}/base.tar.zst");
+    let path = second.join(&key);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(
+        ok(&mut client, "SELECT store, object FROM varve.verify_stores() WHERE object IS NOT NULL"),
+        [format!("second|{key}")]
+    );
+    assert_eq!(one(&mut client, good), format!("first {id}, second none"));
+    let alert = one(&mut client, "SELECT alerts ? 'verification' FROM varve.recovery_status");
+    assert_eq!(alert, "t");
+    // The next copy makes it good, and it is known that it did.
+    assert_eq!(
+        ok(&mut client, "SELECT store, ok, objects FROM varve.copy_backups()"),
+        ["second|t|2"]
+    );
+    assert_eq!(std::fs::read(first.join(&key)).unwrap(), std::fs::read(&path).unwrap());
+    assert_eq!(one(&mut client, good), format!("first {id}, second {id}"));
+    let bad = "SELECT * FROM varve.verify_stores('second') WHERE NOT ok";
+    assert_eq!(ok(&mut client, bad), Vec::<String>::new());
+    // WAL in the middle is gone.
+    let names = wal_files(&first);
+    let lost = names.iter().filter(|n| n.len() == 28).nth_back(0).unwrap();
+    archived(&mut client);
+    std::fs::remove_file(first.join("wal/00000001").join(lost)).unwrap();
+    let gap = one(
+        &mut client,
+        "SELECT detail FROM varve.verify_stores('first') WHERE NOT ok AND detail IS NOT NULL",
+    );
+    assert!(gap.contains(lost.trim_end_matches(".zst")), "{gap}");
+    // Other names than stores have.
+    assert_eq!(code(&mut client, "SELECT * FROM varve.verify_stores('none')"), "42704");
+    assert_eq!(code(&mut client, "SELECT * FROM varve.copy_backups('first', 'first')"), "22023");
+}
+
+#[test]
+fn encrypted_everywhere() {
+    let (cluster, mut client, [first, second]) = start(&[&format!("varve.backup_recipients = '{PUBLIC}'")]);
+    let full = one(&mut client, "SELECT varve.backup('full')");
+    // The manifest of the one before cannot be read without the secret.
+    assert_eq!(code(&mut client, "SELECT varve.backup('incremental')"), "55000");
+    let keys = cluster.dir().join("keys");
+    std::fs::write(&keys, format!("{SECRET}\n")).unwrap();
+    let above = std::fs::metadata(cluster.dir()).unwrap();
+    chown(&keys, Some(above.uid()), Some(above.gid())).unwrap();
+    std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o600)).unwrap();
+    set(&mut client, "varve.backup_identity_file", &keys.display().to_string());
+    ok(&mut client, "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i");
+    let incremental = one(&mut client, "SELECT varve.backup('incremental')");
+    archived(&mut client);
+    ok(&mut client, "SELECT * FROM varve.copy_backups()");
+    assert_eq!(
+        ok(&mut client, "SELECT id, encrypted, stores FROM varve.backups ORDER BY started_at"),
+        [
+            format!("{full}|t|{{first,second}}"),
+            format!("{incremental}|t|{{first,second}}")
+        ]
+    );
+    for store in [&first, &second] {
+        assert!(wal_files(store).iter().all(|n| n.ends_with(".age") || n.ends_with(".sha256")));
+    }
+    let bad = "SELECT * FROM varve.verify_stores() WHERE NOT ok OR detail IS NOT NULL";
+    assert_eq!(ok(&mut client, bad), Vec::<String>::new());
+    set(&mut client, "varve.backup_identity_file", "");
+    let note = one(&mut client, "SELECT detail FROM varve.verify_stores('first')");
+    assert!(note.contains("were not read"), "{note}");
+    set(&mut client, "varve.backup_recipients", "age1nonsense");
+    assert_eq!(code(&mut client, "SELECT varve.backup('full')"), "22023");
+    // Restored by who has the secret.
+    let pgdata = cluster.dir().join("restored");
+    let restored = cluster
+        .tool("varve")
+        .args(["restore", "--quiet", "--from", &format!("file://{}", second.display()), "--identity"])
+        .arg(&keys)
+        .arg("--pgdata")
+        .arg(&pgdata)
+        .output()
+        .unwrap();
+    assert!(restored.status.success(), "{restored:?}");
+    assert!(pgdata.join("PG_VERSION").exists());
+}
