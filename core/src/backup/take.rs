@@ -7,7 +7,8 @@ use super::keys::{self, CLUSTER_KEY};
 use super::list::{list, load};
 use super::lsn::Lsn;
 use super::record::{Archive, Backup, BackupTablespace, Cluster, Kind, StoredObject, VERSION};
-use super::seal::{SealOptions, SealedWriter, object_name, read_object};
+use super::running::while_running;
+use super::seal::{SealOptions, SealedWriter, object_name, read_manifest};
 use super::timestamp::Timestamp;
 use crate::replication::{ArchiveEvent, BaseBackup, BaseBackupOptions, ConnInfo, Session};
 use crate::seal::Identities;
@@ -153,69 +154,108 @@ pub fn take_with_checks(
             BackupError::corrupt(format!("backup {}", parent.id), "it has no manifest")
         })?;
         let identities = options.identities.as_ref();
-        let manifest = read_object(store, object, parent.encrypted(), identities, tick)?;
+        let manifest = read_manifest(store, object, parent.encrypted(), identities, tick)?;
         session.upload_manifest(&mut manifest.as_slice(), tick)?;
     }
     let started_at = Timestamp::now();
     let id = new_id(store, started_at, options.kind, tick)?;
-    let mut objects = Objects {
+    let begun = Begun {
         store,
-        id: &id,
         options,
-        written: Vec::new(),
-        begun: Vec::new(),
-    };
-    let base = BaseBackupOptions {
-        label: options.label.clone(),
-        fast_checkpoint: options.fast_checkpoint,
-        include_wal: options.include_wal,
-        wait_for_archive: options.wait_for_archive,
-        incremental: parent.is_some(),
-        max_rate: options.max_rate,
-    };
-    progress(&TakeProgress {
-        phase: Phase::Checkpoint,
-        bytes: 0,
-        estimated: None,
-    });
-    let base = session.base_backup(&base, tick)?;
-    let taken = objects.receive(base, progress, tick)?;
-    let mut backup = Backup {
-        version: VERSION,
-        kind: options.kind,
-        parent: parent.map(|parent| parent.id),
-        label: options.label.clone(),
+        id: &id,
         started_at,
-        stopped_at: Timestamp::now(),
-        start_lsn: taken.start,
-        stop_lsn: taken.stop,
-        timeline: taken.timeline,
+        parent: parent.map(|parent| parent.id),
         server_version,
         wal_segment_bytes,
         system_identifier,
-        includes_wal: options.include_wal,
-        tablespaces: taken.tablespaces,
-        compression: "zstd".to_owned(),
-        encryption: options.seal.recipients.is_some().then(|| "age".to_owned()),
-        objects: std::mem::take(&mut objects.written),
-        checks: serde_json::Value::Null,
-        id: id.clone(),
     };
-    backup.checks = checks(&backup)?;
-    let record = backup.to_json()?;
-    Backup::from_json(&id, &record)?;
-    // Once it is on its way the record may be there, whatever the answer is: what it lists stays. Without a record it is swept.
-    objects.begun.clear();
-    match store.put_new(&keys::record(&id), record, tick) {
-        // The first answer was lost, and it was asked twice.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            if load(store, &id, tick)? != backup {
-                return Err(error.into());
+    // The parent must not be removed meanwhile, nor what is written be taken for leftovers.
+    while_running(store, &id, begun.parent.as_deref(), tick, || {
+        begun.write(session, progress, checks, tick)
+    })
+}
+
+/// A backup that has a name, and nothing else yet.
+struct Begun<'b> {
+    store: &'b Store,
+    options: &'b TakeOptions,
+    id: &'b str,
+    started_at: Timestamp,
+    parent: Option<String>,
+    server_version: String,
+    wal_segment_bytes: u64,
+    system_identifier: String,
+}
+
+impl Begun<'_> {
+    /// Lets the server send it, and writes all of it and its record.
+    fn write(
+        &self,
+        mut session: Session,
+        progress: &mut dyn FnMut(&TakeProgress),
+        checks: &mut dyn FnMut(&Backup) -> Result<serde_json::Value, BackupError>,
+        tick: Tick<'_>,
+    ) -> Result<Backup, BackupError> {
+        let (store, options, id) = (self.store, self.options, self.id);
+        let mut objects = Objects {
+            store,
+            id,
+            options,
+            written: Vec::new(),
+            begun: Vec::new(),
+        };
+        let base = BaseBackupOptions {
+            label: options.label.clone(),
+            fast_checkpoint: options.fast_checkpoint,
+            include_wal: options.include_wal,
+            wait_for_archive: options.wait_for_archive,
+            incremental: self.parent.is_some(),
+            max_rate: options.max_rate,
+        };
+        progress(&TakeProgress {
+            phase: Phase::Checkpoint,
+            bytes: 0,
+            estimated: None,
+        });
+        let base = session.base_backup(&base, tick)?;
+        let taken = objects.receive(base, progress, tick)?;
+        let mut backup = Backup {
+            version: VERSION,
+            kind: options.kind,
+            parent: self.parent.clone(),
+            label: options.label.clone(),
+            started_at: self.started_at,
+            stopped_at: Timestamp::now(),
+            start_lsn: taken.start,
+            stop_lsn: taken.stop,
+            timeline: taken.timeline,
+            server_version: self.server_version.clone(),
+            wal_segment_bytes: self.wal_segment_bytes,
+            system_identifier: self.system_identifier.clone(),
+            includes_wal: options.include_wal,
+            tablespaces: taken.tablespaces,
+            compression: "zstd".to_owned(),
+            encryption: options.seal.recipients.is_some().then(|| "age".to_owned()),
+            objects: std::mem::take(&mut objects.written),
+            checks: serde_json::Value::Null,
+            id: id.to_owned(),
+        };
+        backup.checks = checks(&backup)?;
+        let record = backup.to_json()?;
+        Backup::from_json(id, &record)?;
+        // Once it is on its way the record may be there, whatever the answer is: what it lists stays. Without a record it is swept.
+        objects.begun.clear();
+        match store.put_new(&keys::record(id), record, tick) {
+            // The first answer was lost, and it was asked twice.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                if load(store, id, tick)? != backup {
+                    return Err(error.into());
+                }
             }
+            other => other?,
         }
-        other => other?,
+        Ok(backup)
     }
-    Ok(backup)
 }
 
 /// Makes a store that of a cluster, if it is nobody's.
@@ -339,13 +379,14 @@ impl Objects<'_> {
     fn begin<'t>(
         &mut self,
         archive: Archive,
+        expected: Option<u64>,
         tick: Tick<'t>,
     ) -> Result<SealedWriter<'t>, BackupError> {
         let seal = &self.options.seal;
         let name = object_name(archive, seal.recipients.is_some());
         let key = keys::in_backup(self.id, &name);
         self.begun.push(key.clone());
-        SealedWriter::new(self.store, &key, archive, seal, tick)
+        SealedWriter::new(self.store, &key, archive, seal, expected, tick)
     }
 
     /// Writes all that comes.
@@ -361,6 +402,12 @@ impl Objects<'_> {
             estimated: base.tablespaces.iter().map(|t| t.size).sum(),
         };
         progress(&now);
+        // Of the plain archives: what is stored is hardly ever more.
+        let estimates: Vec<(Archive, Option<u64>)> = base
+            .tablespaces
+            .iter()
+            .map(|t| (t.oid.map_or(Archive::Base, Archive::Tablespace), t.size))
+            .collect();
         let mut told = Instant::now();
         let mut writer: Option<SealedWriter<'_>> = None;
         loop {
@@ -375,11 +422,13 @@ impl Objects<'_> {
                 ArchiveEvent::Archive { name, .. } => {
                     let archive = archive_of(name)?;
                     self.end(writer.take())?;
-                    writer = Some(self.begin(archive, tick)?);
+                    let expected = estimates.iter().find(|(oid, _)| *oid == archive);
+                    let expected = expected.and_then(|(_, size)| *size);
+                    writer = Some(self.begin(archive, expected, tick)?);
                 }
                 ArchiveEvent::Manifest => {
                     self.end(writer.take())?;
-                    writer = Some(self.begin(Archive::Manifest, tick)?);
+                    writer = Some(self.begin(Archive::Manifest, None, tick)?);
                 }
                 ArchiveEvent::Progress(_) => {}
                 ArchiveEvent::End => break,
