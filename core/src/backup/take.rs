@@ -271,6 +271,7 @@ pub fn claim(store: &Store, system_identifier: u64, tick: Tick<'_>) -> Result<()
     let found = match cluster_of(store, tick)? {
         Some(found) => found,
         None => {
+            writes_once(store, tick)?;
             let bytes = serde_json::to_vec(&mine).map_err(|error| {
                 BackupError::corrupt(super::seal::at(store, CLUSTER_KEY), error.to_string())
             })?;
@@ -292,6 +293,34 @@ pub fn claim(store: &Store, system_identifier: u64, tick: Tick<'_>) -> Result<()
                 mine.system_identifier
             ),
             "Give each cluster a store of its own, say another directory or prefix.",
+        )),
+    }
+}
+
+/// Whether a store refuses to write what is there already: two clusters, or two of one, would overwrite each other otherwise.
+fn writes_once(store: &Store, tick: Tick<'_>) -> Result<(), BackupError> {
+    let key = format!(
+        "check/once-{}-{}",
+        std::process::id(),
+        Timestamp::now().for_id()
+    );
+    let answers = [0, 1].map(|_| store.put_new(&key, Vec::new(), tick));
+    let removed = store.delete(&key, tick);
+    let [first, second] = answers;
+    match first {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        first => first?,
+    }
+    removed?;
+    match second {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(()) => Err(BackupError::refused(
+            format!(
+                "{} writes a new object although there is one of that name: it does not know If-None-Match",
+                store.url()
+            ),
+            "Use a server that knows conditional writes; docs/stores.md says which do.",
         )),
     }
 }

@@ -5,6 +5,7 @@ mod client;
 mod download;
 mod errors;
 mod http;
+mod listing;
 mod runtime;
 mod upload;
 
