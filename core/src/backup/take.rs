@@ -9,6 +9,7 @@ use super::lsn::Lsn;
 use super::record::{Archive, Backup, BackupTablespace, Cluster, Kind, StoredObject, VERSION};
 use super::running::while_running;
 use super::seal::{SealOptions, SealedWriter, object_name, read_manifest};
+use super::timeline::{TimelineHistory, Timelines};
 use super::timestamp::Timestamp;
 use crate::replication::{ArchiveEvent, BaseBackup, BaseBackupOptions, ConnInfo, Session};
 use crate::seal::Identities;
@@ -138,7 +139,21 @@ pub fn take_with_checks(
     claim(store, identity.system_identifier, tick)?;
     let parent = match options.kind {
         Kind::Full => None,
-        kind => Some(parent(store, kind, &system_identifier, tick)?),
+        kind => {
+            let mut timelines = Timelines::default();
+            if identity.timeline > 1 {
+                let text = session.timeline_history(identity.timeline, tick)?;
+                let history = TimelineHistory::parse(&text).map_err(|_| {
+                    unexpected("the history of the server's timeline is not understood")
+                })?;
+                timelines.insert(identity.timeline, history);
+            }
+            let fits = |backup: &Backup| {
+                backup.system_identifier == system_identifier
+                    && timelines.lead(backup.timeline, backup.stop_lsn, identity.timeline)
+            };
+            Some(parent(store, kind, &fits, tick)?)
+        }
     };
     if let Some(parent) = &parent {
         if session.show("summarize_wal", tick)? != "on" {
@@ -346,23 +361,23 @@ pub fn cluster_of(store: &Store, tick: Tick<'_>) -> Result<Option<Cluster>, Back
     }
 }
 
-/// The backup that one of a kind is taken against.
+/// The backup that one of a kind is taken against, which the server that `fits` it has in its past.
 fn parent(
     store: &Store,
     kind: Kind,
-    system_identifier: &str,
+    fits: &dyn Fn(&Backup) -> bool,
     tick: Tick<'_>,
 ) -> Result<Backup, BackupError> {
     let found = list(store, tick)?
         .into_iter()
         .filter_map(|listed| listed.backup.ok())
         .filter(|backup| kind == Kind::Incremental || backup.kind == Kind::Full)
-        .filter(|backup| backup.system_identifier == system_identifier)
+        .filter(fits)
         .max_by_key(|backup| backup.stopped_at);
     found.ok_or_else(|| {
         BackupError::refused(
             format!(
-                "the store {} has no backup that a backup of kind {kind} could be taken against",
+                "the store {} has no backup of this timeline's past that a backup of kind {kind} could be taken against",
                 store.url()
             ),
             "Take a full backup first.",
