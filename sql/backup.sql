@@ -35,5 +35,5 @@ CREATE FUNCTION varve.verify_backup(id text,
         OUT store text, OUT object text, OUT ok boolean, OUT expected text, OUT actual text, OUT detail text)
     RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_backup_wrapper';
 COMMENT ON FUNCTION varve.verify_backup(text) IS
-    'Reads every object of a backup in every store that has it, and compares SHA-256 with what was written';
+    'Reads every object of a backup''s chain, and the WAL that it needs, in every store that has it, and compares SHA-256 with what was written';
 REVOKE ALL ON FUNCTION varve.verify_backup(text) FROM PUBLIC;

@@ -94,7 +94,7 @@ impl Seal {
 }
 
 /// How long leftovers of failed backups are kept, since they may be those of one that is under way.
-const KEEP_LEFTOVERS: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+pub const KEEP_LEFTOVERS: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let server =

@@ -3,7 +3,9 @@
 
 mod backup;
 mod common;
+mod copy;
 mod exit;
+mod expire;
 mod list;
 mod plan;
 mod progress;
@@ -19,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Backups of PostgreSQL in object stores: taken, listed, verified and restored without varve's server.
+/// Backups of PostgreSQL in object stores: taken, listed, verified, copied and restored without varve's server.
 #[derive(Parser)]
 #[command(name = "varve", version, after_help = exit::HELP)]
 struct Arguments {
@@ -39,6 +41,10 @@ enum Command {
     Restore(restore::Arguments),
     /// Says what a restore would do, and how long it would take
     Plan(plan::Arguments),
+    /// Copies to another store what that has not
+    Copy(copy::Arguments),
+    /// Removes old backups, and WAL that no other backup needs; without --yes it only says which
+    Expire(expire::Arguments),
     /// Fetches a file of WAL: for restore_command
     WalGet(wal::GetArguments),
     /// Archives a file of WAL: for archive_command
@@ -69,6 +75,8 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Copy(arguments) => copy::run(&arguments),
+        Command::Expire(arguments) => expire::run(&arguments),
         // The server takes what a command answers for more than it is: see there.
         Command::WalGet(arguments) => {
             let get = std::panic::catch_unwind(|| wal::get(&arguments));

@@ -32,7 +32,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let identities = arguments.from.identity.open()?;
     let stores: Vec<&Store> = opened.iter().collect();
     let found = list::find(&opened)?;
-    let backup = arguments.goal.backup(&found)?.clone();
+    let backup = arguments
+        .goal
+        .backup(&found, &stores, identities.as_ref())?
+        .clone();
     let chain = chain_of(backup.clone(), &mut |id| {
         load_from_any(&stores, id, &tick).map(|(_, backup)| backup)
     })?;

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 use varve_core::backup::{
-    Backup, Lsn, Recovery, RestoreOptions, RestorePhase, TablespaceMove, Target, Timestamp, choose,
-    combine_program, restore,
+    Backup, Lsn, Recovery, RestoreOptions, RestorePhase, TablespaceMove, Target, Timelines,
+    Timestamp, choose, choose_along, combine_program, restore,
 };
+use varve_core::seal::Identities;
 use varve_core::store::Store;
 
 use crate::common::{From, threads};
@@ -86,7 +87,12 @@ pub struct Goal {
 
 impl Goal {
     /// The backup to begin with.
-    pub fn backup<'f>(&self, found: &'f Found) -> Result<&'f Backup, Failure> {
+    pub fn backup<'f>(
+        &self,
+        found: &'f Found,
+        stores: &[&Store],
+        identities: Option<&Identities>,
+    ) -> Result<&'f Backup, Failure> {
         let target = match (self.to_time, self.to_lsn) {
             (Some(time), _) => Target::Time(time),
             (_, Some(lsn)) => Target::Lsn(lsn),
@@ -94,7 +100,19 @@ impl Goal {
         };
         let chosen = match &self.backup {
             Some(id) => found.backups.get(id).map(|(backup, _)| backup),
-            None => choose(found.backups.values().map(|(backup, _)| backup), target),
+            None => {
+                let backups = found.backups.values().map(|(backup, _)| backup);
+                let timelines = match self.timeline.as_deref() {
+                    // The one that the backup is of.
+                    Some("current") => None,
+                    _ => Some(known_timelines(stores, identities)?),
+                };
+                let wanted = self.timeline.as_deref().and_then(number_of);
+                match timelines {
+                    None => choose(backups, target),
+                    Some(known) => choose_along(backups, target, &known, wanted),
+                }
+            }
         };
         let missing = || Failure {
             code: exit::NOT_FOUND,
@@ -211,7 +229,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     for trouble in &found.troubles {
         eprintln!("varve: warning: {trouble}");
     }
-    let backup = arguments.goal.backup(&found)?;
+    let identities = arguments.from.identity.open()?;
+    let opened: Vec<&Store> = stores.iter().collect();
+    let backup = arguments
+        .goal
+        .backup(&found, &opened, identities.as_ref())?;
     let mut recovery = arguments.goal.recovery(&arguments.target_action);
     recovery.restore_command = Some(restore_command(&arguments.from)?);
     for setting in &arguments.set {
@@ -283,4 +305,29 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         println!("Start it with: {}", server.command());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The number of a timeline as PostgreSQL takes it: decimal, or hexadecimal behind 0x.
+fn number_of(text: &str) -> Option<u32> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// The timelines of those stores that are there.
+fn known_timelines(
+    stores: &[&Store],
+    identities: Option<&Identities>,
+) -> Result<Timelines, Failure> {
+    let mut known = Timelines::default();
+    for store in stores {
+        match Timelines::of(&[store], identities, &tick) {
+            Ok(found) => known.extend(found),
+            Err(error) if error.is_cancelled() => return Err(error.into()),
+            // That was said when its backups were listed.
+            Err(_) => {}
+        }
+    }
+    Ok(known)
 }

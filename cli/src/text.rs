@@ -27,7 +27,12 @@ pub fn duration(seconds: f64) -> String {
 
 /// A number of segments of WAL: `1 segment`, `2 segments`.
 pub fn segments(number: u64) -> String {
-    format!("{number} segment{}", if number == 1 { "" } else { "s" })
+    self::number(number, "segment")
+}
+
+/// A number of things: `1 file`, `2 files`.
+pub fn number(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A word for a shell.

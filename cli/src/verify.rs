@@ -1,10 +1,11 @@
 //! `varve verify`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Args;
 use varve_core::backup::{
-    Backup, ObjectCheck, WalFile, list, verify, verify_wal, wal_list, wal_reach,
+    Backup, ObjectCheck, WalFile, chain_of, list, load, verify, verify_wal, wal_list, wal_reach,
 };
 use varve_core::seal::Identities;
 use varve_core::store::Store;
@@ -81,6 +82,19 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     })
 }
 
+/// A backup and those that it needs, the full one first, as far as the store has them.
+fn chain(store: &Store, backup: &Backup, count: &mut Count) -> Result<Vec<Backup>, Failure> {
+    match chain_of(backup.clone(), &mut |id| load(store, id, &tick)) {
+        Ok(chain) => Ok(chain),
+        Err(error) if error.is_cancelled() => Err(error.into()),
+        Err(error) => {
+            let name = format!("{}/backups/{}", store.url(), backup.id);
+            count.bad(&name, &format!("what it needs: {error}"));
+            Ok(vec![backup.clone()])
+        }
+    }
+}
+
 fn one_store(
     store: &Store,
     arguments: &Arguments,
@@ -109,14 +123,24 @@ fn one_store(
             "it does not exist",
         );
     }
+    let mut sound: BTreeMap<String, bool> = BTreeMap::new();
     for backup in &backups {
         let before = count.bad;
-        let mut each = |check: ObjectCheck| count.object(store, &check, arguments.verbose);
-        verify(store, backup, &mut each, &tick)?;
-        let word = if count.bad == before {
-            "sound"
-        } else {
-            "DAMAGED"
+        let mut whole = true;
+        for member in chain(store, backup, count)? {
+            if let Some(known) = sound.get(&member.id) {
+                whole &= known;
+                continue;
+            }
+            let before = count.bad;
+            let mut each = |check: ObjectCheck| count.object(store, &check, arguments.verbose);
+            verify(store, &member, &mut each, &tick)?;
+            whole &= count.bad == before;
+            sound.insert(member.id, count.bad == before);
+        }
+        let word = match whole && count.bad == before {
+            true => "sound",
+            false => "DAMAGED",
         };
         println!(
             "{word}: backup {} in {}, {}",

@@ -285,11 +285,19 @@ fn checks_are_in_the_record() {
     let noted = serde_json::json!({"public.prices": {"rows": 3}});
     let id = with(&mut |so_far| {
         assert_eq!(so_far.stop_lsn.to_string(), "0/2000120");
+        // Until it is whole it says that it is alive.
+        let sign = format!("backups/{}/running", so_far.id);
+        assert!(store.head(&sign, &never).is_ok());
         Ok(noted.clone())
     })
     .unwrap()
     .id;
     assert_eq!(load(&store, &id, &never).unwrap().checks, noted);
+    assert!(
+        store
+            .head(&format!("backups/{id}/running"), &never)
+            .is_err()
+    );
     let failed = with(&mut |_| {
         Err(BackupError::Refused {
             message: "no".to_owned(),
@@ -298,6 +306,71 @@ fn checks_are_in_the_record() {
     });
     assert!(failed.is_err());
     assert_eq!(list(&store, &never).unwrap().len(), 1);
+}
+
+/// A record may say anything of the manifest's size: no more memory is had for it than a manifest can need.
+#[test]
+fn a_manifest_that_is_too_large() {
+    let work = tempfile::tempdir().unwrap();
+    let files: [(&str, &[u8]); 1] = [("PG_VERSION", VERSION)];
+    let entries = [tar_file("PG_VERSION", VERSION)];
+    let info = backup_server(work.path(), pieces(&entries, &manifest(&files)));
+    let store = store(work.path());
+    let id = full(&store, &info);
+    let mut record = load(&store, &id, &never).unwrap();
+    for object in &mut record.objects {
+        if object.archive == Archive::Manifest {
+            object.frame_bytes = 1 << 24;
+            object.frames = vec![object.frames[0]; 70];
+            object.raw_bytes = 70 << 24;
+            object.stored_bytes = 70 * u64::from(object.frames[0]);
+        }
+    }
+    made_up::put_record(&store, &record);
+    let error = restore(&[&store], &id, &options(work.path()), &mut |_| {}, &never).unwrap_err();
+    assert!(
+        error.to_string().contains("no manifest has more"),
+        "{error}"
+    );
+}
+
+/// What one store has damaged comes from the next, wherever the byte is, and the rest is verified.
+#[test]
+fn a_byte_of_an_encrypted_files_head() {
+    use age::secrecy::ExposeSecret;
+    use varve_core::seal::{Identities, Recipients};
+    let secret = age::x25519::Identity::generate();
+    let to = Recipients::from_keys([secret.to_public().to_string().as_str()]).unwrap();
+    let identities = Identities::from_text(secret.to_string().expose_secret()).unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let open = |name: &str| {
+        std::fs::create_dir(work.path().join(name)).unwrap();
+        store(&work.path().join(name))
+    };
+    let (one, two) = (open("one"), open("two"));
+    let name = made_up::segment(1, 1);
+    for store in [&one, &two] {
+        made_up::put_wal(store, work.path(), &name, Some(&to));
+        made_up::put_wal(store, work.path(), &made_up::segment(1, 2), Some(&to));
+    }
+    let files = wal_list(&one, &never).unwrap();
+    let key = &files[0].key;
+    let whole = one.get(key, 1 << 20, &never).unwrap();
+    let parsed: WalName = name.parse().unwrap();
+    let fetched = work.path().join("fetched");
+    for at in 0..260 {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        one.put(key, bytes, &never).unwrap();
+        let stores = [&one, &two];
+        let from = fetch_from_any(&stores, &parsed, &fetched, Some(&identities), &never);
+        let (number, troubles) = from.unwrap_or_else(|error| panic!("byte {at}: {error}"));
+        assert_eq!((number, troubles.len()), (1, 1), "byte {at}");
+        let mut found = Vec::new();
+        let mut each = |check: ObjectCheck| found.push(check.ok);
+        verify_wal(&one, &files, Some(&identities), &mut each, &never).unwrap();
+        assert_eq!(found, [false, true], "byte {at}");
+    }
 }
 
 #[test]

@@ -48,6 +48,15 @@ fn steps(store: &Store) -> Vec<Row> {
         store.put(&key, probe.clone(), &interrupts).map_err(told)
     });
     let _read_and_listed = wrote
+        && step("write once", &|| {
+            match store.put_new(&key, probe.clone(), &interrupts) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(told(e)),
+            Ok(()) => Err(
+                "the store writes a new object although there is one of that name: it does not know If-None-Match".into(),
+            ),
+        }
+        })
         && step("read", &|| {
             let read = store.get(&key, 4096, &interrupts).map_err(told)?;
             if read == probe {

@@ -103,7 +103,13 @@ fn options_and_privileges() {
             &mut client,
             "SELECT step, ok, detail FROM varve.check_store('first')"
         ),
-        ["write|t|∅", "read|t|∅", "list|t|∅", "remove|t|∅"]
+        [
+            "write|t|∅",
+            "write once|t|∅",
+            "read|t|∅",
+            "list|t|∅",
+            "remove|t|∅"
+        ]
     );
     assert_eq!(
         code(&mut client, "SELECT * FROM varve.check_store('none')"),
@@ -167,7 +173,7 @@ fn options_and_privileges() {
             &mut client,
             "SELECT bool_and(ok), count(*) FROM varve.check_store('first')"
         ),
-        ["t|4"]
+        ["t|5"]
     );
 }
 

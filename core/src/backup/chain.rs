@@ -3,6 +3,7 @@
 use super::error::BackupError;
 use super::lsn::Lsn;
 use super::record::{Backup, Kind};
+use super::timeline::Timelines;
 use super::timestamp::Timestamp;
 
 /// Longest chain: a full backup, and increments every quarter of an hour for three months.
@@ -19,13 +20,39 @@ pub enum Target {
     Lsn(Lsn),
 }
 
-/// The newest of the backups from which a target can be reached.
+/// The newest of the backups from which a target can be reached, whatever the timelines are; see [`choose_along`].
 pub fn choose<'b>(
     backups: impl IntoIterator<Item = &'b Backup>,
     target: Target,
 ) -> Option<&'b Backup> {
+    newest(backups.into_iter(), target)
+}
+
+/// The newest of the backups from which a target can be reached on a timeline. A backup that ended on an older timeline after
+/// the next one had left that does not lead there: a server that recovers from it would refuse to follow.
+///
+/// Without a timeline it is the newest, which a server follows that is told nothing else, and where no backup leads to that,
+/// as of old servers whose histories are all that is left, the newest backup of any.
+pub fn choose_along<'b>(
+    backups: impl IntoIterator<Item = &'b Backup>,
+    target: Target,
+    timelines: &Timelines,
+    timeline: Option<u32>,
+) -> Option<&'b Backup> {
+    let backups: Vec<&Backup> = backups.into_iter().collect();
+    let newest_of = backups.iter().map(|backup| backup.timeline).max();
+    let to = timeline.or(newest_of.max(timelines.newest()))?;
+    let leads = |backup: &&Backup| timelines.lead(backup.timeline, backup.stop_lsn, to);
+    let along: Vec<&Backup> = backups.iter().copied().filter(leads).collect();
+    let from = match timeline.is_none() && along.is_empty() {
+        true => backups,
+        false => along,
+    };
+    newest(from.into_iter(), target)
+}
+
+fn newest<'b>(backups: impl Iterator<Item = &'b Backup>, target: Target) -> Option<&'b Backup> {
     backups
-        .into_iter()
         .filter(|backup| match target {
             Target::Latest => true,
             Target::Time(time) => backup.stopped_at <= time,

@@ -145,7 +145,10 @@ impl BackupError {
             Self::Seal { error, .. } => {
                 matches!(
                     error,
-                    SealError::Corrupt { .. } | SealError::Unsupported { .. }
+                    // One byte of an encrypted file's head, and it is for somebody else, as it seems.
+                    SealError::Corrupt { .. }
+                        | SealError::Unsupported { .. }
+                        | SealError::Key { .. }
                 )
             }
             _ => false,

@@ -26,7 +26,7 @@ mod wal;
 mod wal_list;
 mod wal_name;
 
-pub use chain::{Target, chain_of, choose};
+pub use chain::{Target, chain_of, choose, choose_along};
 pub use copy::{Copied, CopyEvent, CopyFailure, CopyOptions, Lag, compare, copy};
 pub use error::BackupError;
 pub use keys::{BACKUP_PREFIX, CLUSTER_KEY, WAL_PREFIX};
@@ -41,9 +41,9 @@ pub use retain::{ExpiredBackup, ExpiredWal, Expiry, Removed, Retention, expire, 
 pub use seal::SealOptions;
 pub use state::{StoreState, state};
 pub use take::{Phase, TakeOptions, TakeProgress, claim, cluster_of, take, take_with_checks};
-pub use timeline::TimelineHistory;
+pub use timeline::{TimelineHistory, Timelines};
 pub use timestamp::Timestamp;
-pub use verify::{ObjectCheck, verify, verify_wal};
+pub use verify::{ObjectCheck, verify, verify_chain, verify_wal};
 pub use wal::{Archived, WalSum, archive, fetch, fetch_from_any, system_identifier_of};
 pub use wal_list::{WalFile, WalGap, WalReach, wal_list, wal_reach};
 pub use wal_name::WalName;

@@ -105,3 +105,64 @@ pub(super) fn is_alive(object: &ObjectMeta, silent: Duration) -> bool {
     let age = SystemTime::now().duration_since(object.modified);
     is_sign && age.unwrap_or_default() < silent
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::path::Path;
+
+    use super::super::list::sweep;
+    use super::*;
+    use crate::store::StoreConfig;
+    use crate::wait::never;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// Makes a file look two days old.
+    fn age(path: &Path) {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - DAY * 2).unwrap();
+    }
+
+    /// A backup may have whole objects that are older than a day, and write the next for longer than that.
+    #[test]
+    fn what_a_slow_backup_has_written_is_not_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", root.path().display());
+        let store = Store::open(&StoreConfig::from_url(&url).unwrap()).unwrap();
+        let directory = root.path().join("backups/x-full");
+        let there = |name: &str| directory.join(name).exists();
+        let work = || {
+            store.put("backups/x-full/16400.tar.zst", vec![1], &never)?;
+            age(&directory.join("16400.tar.zst"));
+            // It is written again and again.
+            age(&directory.join("running"));
+            let end = Instant::now() + Duration::from_secs(30);
+            let alive = || {
+                let meta = store.head("backups/x-full/running", &never).unwrap();
+                is_alive(&meta, DAY)
+            };
+            while !alive() {
+                assert!(Instant::now() < end, "nobody says that the backup is alive");
+                std::thread::yield_now();
+            }
+            assert_eq!(store.get("backups/x-full/running", 9, &never)?, b"parent");
+            assert_eq!(sweep(&store, DAY, &never)?, 0);
+            assert!(there("16400.tar.zst"));
+            Ok(())
+        };
+        while_running(&store, "x-full", Some("parent"), &never, work).unwrap();
+        assert!(!there("running"));
+        assert_eq!(sweep(&store, DAY, &never).unwrap(), 1);
+        // One that was killed leaves its sign, which goes when it is old, of a whole backup too.
+        for name in ["y-full/running", "y-full/backup.json"] {
+            store
+                .put(&format!("backups/{name}"), vec![], &never)
+                .unwrap();
+        }
+        assert_eq!(sweep(&store, DAY, &never).unwrap(), 0);
+        age(&root.path().join("backups/y-full/running"));
+        assert_eq!(sweep(&store, DAY, &never).unwrap(), 1);
+        assert!(root.path().join("backups/y-full/backup.json").exists());
+    }
+}

@@ -85,6 +85,9 @@ impl<W: Write> Write for Layer<W> {
     }
 }
 
+/// Largest manifest, in bytes: that of a cluster with some millions of files.
+const MAX_MANIFEST_BYTES: u64 = 1 << 30;
+
 /// An object of a backup that is being written.
 pub(super) struct SealedWriter<'t> {
     key: String,
@@ -99,9 +102,13 @@ impl<'t> SealedWriter<'t> {
         key: &str,
         archive: Archive,
         options: &SealOptions,
+        expected: Option<u64>,
         tick: Tick<'t>,
     ) -> Result<Self, BackupError> {
-        let inner = store.writer(key, tick)?;
+        let inner = match expected {
+            Some(bytes) => store.writer_expecting(key, bytes, tick)?,
+            None => store.writer(key, tick)?,
+        };
         let layer = Layer::new(inner, options.recipients.as_ref(), tick)
             .map_err(|error| BackupError::of_seal(key, error))?;
         let compress = options.compress();
@@ -138,8 +145,8 @@ impl<'t> SealedWriter<'t> {
     }
 }
 
-/// Reads an object of moderate size, whole and checked.
-pub(super) fn read_object(
+/// Reads a manifest, whole and checked.
+pub(super) fn read_manifest(
     store: &Store,
     object: &StoredObject,
     encrypted: bool,
@@ -147,6 +154,14 @@ pub(super) fn read_object(
     tick: Tick<'_>,
 ) -> Result<Vec<u8>, BackupError> {
     let name = at(store, &object.key);
+    // What the record says of sizes is believed no further than memory lasts.
+    if object.raw_bytes.max(object.stored_bytes) > MAX_MANIFEST_BYTES {
+        let detail = format!(
+            "it should have {} bytes, and no manifest has more than {MAX_MANIFEST_BYTES}",
+            object.raw_bytes.max(object.stored_bytes)
+        );
+        return Err(BackupError::corrupt(name, detail));
+    }
     let stored = store.get(&object.key, object.stored_bytes, tick)?;
     let sum = hex(&Sha256::digest(&stored));
     if sum != object.sha256 {

@@ -7,7 +7,9 @@ use super::keys::{self, CLUSTER_KEY};
 use super::list::{list, load};
 use super::lsn::Lsn;
 use super::record::{Archive, Backup, BackupTablespace, Cluster, Kind, StoredObject, VERSION};
-use super::seal::{SealOptions, SealedWriter, object_name, read_object};
+use super::running::while_running;
+use super::seal::{SealOptions, SealedWriter, object_name, read_manifest};
+use super::timeline::{TimelineHistory, Timelines};
 use super::timestamp::Timestamp;
 use crate::replication::{ArchiveEvent, BaseBackup, BaseBackupOptions, ConnInfo, Session};
 use crate::seal::Identities;
@@ -137,7 +139,21 @@ pub fn take_with_checks(
     claim(store, identity.system_identifier, tick)?;
     let parent = match options.kind {
         Kind::Full => None,
-        kind => Some(parent(store, kind, &system_identifier, tick)?),
+        kind => {
+            let mut timelines = Timelines::default();
+            if identity.timeline > 1 {
+                let text = session.timeline_history(identity.timeline, tick)?;
+                let history = TimelineHistory::parse(&text).map_err(|_| {
+                    unexpected("the history of the server's timeline is not understood")
+                })?;
+                timelines.insert(identity.timeline, history);
+            }
+            let fits = |backup: &Backup| {
+                backup.system_identifier == system_identifier
+                    && timelines.lead(backup.timeline, backup.stop_lsn, identity.timeline)
+            };
+            Some(parent(store, kind, &fits, tick)?)
+        }
     };
     if let Some(parent) = &parent {
         if session.show("summarize_wal", tick)? != "on" {
@@ -153,69 +169,108 @@ pub fn take_with_checks(
             BackupError::corrupt(format!("backup {}", parent.id), "it has no manifest")
         })?;
         let identities = options.identities.as_ref();
-        let manifest = read_object(store, object, parent.encrypted(), identities, tick)?;
+        let manifest = read_manifest(store, object, parent.encrypted(), identities, tick)?;
         session.upload_manifest(&mut manifest.as_slice(), tick)?;
     }
     let started_at = Timestamp::now();
     let id = new_id(store, started_at, options.kind, tick)?;
-    let mut objects = Objects {
+    let begun = Begun {
         store,
-        id: &id,
         options,
-        written: Vec::new(),
-        begun: Vec::new(),
-    };
-    let base = BaseBackupOptions {
-        label: options.label.clone(),
-        fast_checkpoint: options.fast_checkpoint,
-        include_wal: options.include_wal,
-        wait_for_archive: options.wait_for_archive,
-        incremental: parent.is_some(),
-        max_rate: options.max_rate,
-    };
-    progress(&TakeProgress {
-        phase: Phase::Checkpoint,
-        bytes: 0,
-        estimated: None,
-    });
-    let base = session.base_backup(&base, tick)?;
-    let taken = objects.receive(base, progress, tick)?;
-    let mut backup = Backup {
-        version: VERSION,
-        kind: options.kind,
-        parent: parent.map(|parent| parent.id),
-        label: options.label.clone(),
+        id: &id,
         started_at,
-        stopped_at: Timestamp::now(),
-        start_lsn: taken.start,
-        stop_lsn: taken.stop,
-        timeline: taken.timeline,
+        parent: parent.map(|parent| parent.id),
         server_version,
         wal_segment_bytes,
         system_identifier,
-        includes_wal: options.include_wal,
-        tablespaces: taken.tablespaces,
-        compression: "zstd".to_owned(),
-        encryption: options.seal.recipients.is_some().then(|| "age".to_owned()),
-        objects: std::mem::take(&mut objects.written),
-        checks: serde_json::Value::Null,
-        id: id.clone(),
     };
-    backup.checks = checks(&backup)?;
-    let record = backup.to_json()?;
-    Backup::from_json(&id, &record)?;
-    // Once it is on its way the record may be there, whatever the answer is: what it lists stays. Without a record it is swept.
-    objects.begun.clear();
-    match store.put_new(&keys::record(&id), record, tick) {
-        // The first answer was lost, and it was asked twice.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            if load(store, &id, tick)? != backup {
-                return Err(error.into());
+    // The parent must not be removed meanwhile, nor what is written be taken for leftovers.
+    while_running(store, &id, begun.parent.as_deref(), tick, || {
+        begun.write(session, progress, checks, tick)
+    })
+}
+
+/// A backup that has a name, and nothing else yet.
+struct Begun<'b> {
+    store: &'b Store,
+    options: &'b TakeOptions,
+    id: &'b str,
+    started_at: Timestamp,
+    parent: Option<String>,
+    server_version: String,
+    wal_segment_bytes: u64,
+    system_identifier: String,
+}
+
+impl Begun<'_> {
+    /// Lets the server send it, and writes all of it and its record.
+    fn write(
+        &self,
+        mut session: Session,
+        progress: &mut dyn FnMut(&TakeProgress),
+        checks: &mut dyn FnMut(&Backup) -> Result<serde_json::Value, BackupError>,
+        tick: Tick<'_>,
+    ) -> Result<Backup, BackupError> {
+        let (store, options, id) = (self.store, self.options, self.id);
+        let mut objects = Objects {
+            store,
+            id,
+            options,
+            written: Vec::new(),
+            begun: Vec::new(),
+        };
+        let base = BaseBackupOptions {
+            label: options.label.clone(),
+            fast_checkpoint: options.fast_checkpoint,
+            include_wal: options.include_wal,
+            wait_for_archive: options.wait_for_archive,
+            incremental: self.parent.is_some(),
+            max_rate: options.max_rate,
+        };
+        progress(&TakeProgress {
+            phase: Phase::Checkpoint,
+            bytes: 0,
+            estimated: None,
+        });
+        let base = session.base_backup(&base, tick)?;
+        let taken = objects.receive(base, progress, tick)?;
+        let mut backup = Backup {
+            version: VERSION,
+            kind: options.kind,
+            parent: self.parent.clone(),
+            label: options.label.clone(),
+            started_at: self.started_at,
+            stopped_at: Timestamp::now(),
+            start_lsn: taken.start,
+            stop_lsn: taken.stop,
+            timeline: taken.timeline,
+            server_version: self.server_version.clone(),
+            wal_segment_bytes: self.wal_segment_bytes,
+            system_identifier: self.system_identifier.clone(),
+            includes_wal: options.include_wal,
+            tablespaces: taken.tablespaces,
+            compression: "zstd".to_owned(),
+            encryption: options.seal.recipients.is_some().then(|| "age".to_owned()),
+            objects: std::mem::take(&mut objects.written),
+            checks: serde_json::Value::Null,
+            id: id.to_owned(),
+        };
+        backup.checks = checks(&backup)?;
+        let record = backup.to_json()?;
+        Backup::from_json(id, &record)?;
+        // Once it is on its way the record may be there, whatever the answer is: what it lists stays. Without a record it is swept.
+        objects.begun.clear();
+        match store.put_new(&keys::record(id), record, tick) {
+            // The first answer was lost, and it was asked twice.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                if load(store, id, tick)? != backup {
+                    return Err(error.into());
+                }
             }
+            other => other?,
         }
-        other => other?,
+        Ok(backup)
     }
-    Ok(backup)
 }
 
 /// Makes a store that of a cluster, if it is nobody's.
@@ -231,6 +286,7 @@ pub fn claim(store: &Store, system_identifier: u64, tick: Tick<'_>) -> Result<()
     let found = match cluster_of(store, tick)? {
         Some(found) => found,
         None => {
+            writes_once(store, tick)?;
             let bytes = serde_json::to_vec(&mine).map_err(|error| {
                 BackupError::corrupt(super::seal::at(store, CLUSTER_KEY), error.to_string())
             })?;
@@ -256,6 +312,34 @@ pub fn claim(store: &Store, system_identifier: u64, tick: Tick<'_>) -> Result<()
     }
 }
 
+/// Whether a store refuses to write what is there already: two clusters, or two of one, would overwrite each other otherwise.
+fn writes_once(store: &Store, tick: Tick<'_>) -> Result<(), BackupError> {
+    let key = format!(
+        "check/once-{}-{}",
+        std::process::id(),
+        Timestamp::now().for_id()
+    );
+    let answers = [0, 1].map(|_| store.put_new(&key, Vec::new(), tick));
+    let removed = store.delete(&key, tick);
+    let [first, second] = answers;
+    match first {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        first => first?,
+    }
+    removed?;
+    match second {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(()) => Err(BackupError::refused(
+            format!(
+                "{} writes a new object although there is one of that name: it does not know If-None-Match",
+                store.url()
+            ),
+            "Use a server that knows conditional writes; docs/stores.md says which do.",
+        )),
+    }
+}
+
 /// Whose store it is; none if it is nobody's.
 ///
 /// # Errors
@@ -277,23 +361,23 @@ pub fn cluster_of(store: &Store, tick: Tick<'_>) -> Result<Option<Cluster>, Back
     }
 }
 
-/// The backup that one of a kind is taken against.
+/// The backup that one of a kind is taken against, which the server that `fits` it has in its past.
 fn parent(
     store: &Store,
     kind: Kind,
-    system_identifier: &str,
+    fits: &dyn Fn(&Backup) -> bool,
     tick: Tick<'_>,
 ) -> Result<Backup, BackupError> {
     let found = list(store, tick)?
         .into_iter()
         .filter_map(|listed| listed.backup.ok())
         .filter(|backup| kind == Kind::Incremental || backup.kind == Kind::Full)
-        .filter(|backup| backup.system_identifier == system_identifier)
+        .filter(fits)
         .max_by_key(|backup| backup.stopped_at);
     found.ok_or_else(|| {
         BackupError::refused(
             format!(
-                "the store {} has no backup that a backup of kind {kind} could be taken against",
+                "the store {} has no backup of this timeline's past that a backup of kind {kind} could be taken against",
                 store.url()
             ),
             "Take a full backup first.",
@@ -339,13 +423,14 @@ impl Objects<'_> {
     fn begin<'t>(
         &mut self,
         archive: Archive,
+        expected: Option<u64>,
         tick: Tick<'t>,
     ) -> Result<SealedWriter<'t>, BackupError> {
         let seal = &self.options.seal;
         let name = object_name(archive, seal.recipients.is_some());
         let key = keys::in_backup(self.id, &name);
         self.begun.push(key.clone());
-        SealedWriter::new(self.store, &key, archive, seal, tick)
+        SealedWriter::new(self.store, &key, archive, seal, expected, tick)
     }
 
     /// Writes all that comes.
@@ -361,6 +446,12 @@ impl Objects<'_> {
             estimated: base.tablespaces.iter().map(|t| t.size).sum(),
         };
         progress(&now);
+        // Of the plain archives: what is stored is hardly ever more.
+        let estimates: Vec<(Archive, Option<u64>)> = base
+            .tablespaces
+            .iter()
+            .map(|t| (t.oid.map_or(Archive::Base, Archive::Tablespace), t.size))
+            .collect();
         let mut told = Instant::now();
         let mut writer: Option<SealedWriter<'_>> = None;
         loop {
@@ -375,11 +466,13 @@ impl Objects<'_> {
                 ArchiveEvent::Archive { name, .. } => {
                     let archive = archive_of(name)?;
                     self.end(writer.take())?;
-                    writer = Some(self.begin(archive, tick)?);
+                    let expected = estimates.iter().find(|(oid, _)| *oid == archive);
+                    let expected = expected.and_then(|(_, size)| *size);
+                    writer = Some(self.begin(archive, expected, tick)?);
                 }
                 ArchiveEvent::Manifest => {
                     self.end(writer.take())?;
-                    writer = Some(self.begin(Archive::Manifest, tick)?);
+                    writer = Some(self.begin(Archive::Manifest, None, tick)?);
                 }
                 ArchiveEvent::Progress(_) => {}
                 ArchiveEvent::End => break,

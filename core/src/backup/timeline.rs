@@ -1,6 +1,15 @@
 //! Where timelines came from: `00000002.history`.
 
+use std::collections::BTreeMap;
+
+use super::error::BackupError;
+use super::keys::{self, WAL_PREFIX};
 use super::lsn::Lsn;
+use super::wal_list::history;
+use super::wal_name::WalName;
+use crate::seal::Identities;
+use crate::store::Store;
+use crate::wait::Tick;
 
 /// The timelines that led to one, oldest first, and where each was left.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -39,6 +48,67 @@ impl TimelineHistory {
             .iter()
             .find(|(left, _)| *left == timeline)
             .map(|(_, at)| *at)
+    }
+}
+
+/// The histories of the timelines that are known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Timelines {
+    histories: BTreeMap<u32, TimelineHistory>,
+}
+
+impl Timelines {
+    /// Those of some stores. One that cannot be read, since it is damaged or encrypted to somebody else, is not known if no
+    /// other store has it.
+    ///
+    /// # Errors
+    /// What ends the call: the caller's tick, or that a store is away.
+    pub fn of(
+        stores: &[&Store],
+        identities: Option<&Identities>,
+        tick: Tick<'_>,
+    ) -> Result<Self, BackupError> {
+        let mut timelines = Self::default();
+        for store in stores {
+            for object in store.list(WAL_PREFIX, tick)? {
+                let object = object?;
+                let Some((WalName::History { timeline }, _)) = keys::wal_object(&object.key) else {
+                    continue;
+                };
+                if timelines.histories.contains_key(&timeline) {
+                    continue;
+                }
+                match history(store, timeline, identities, tick) {
+                    Ok(history) => timelines.insert(timeline, history),
+                    Err(error) if error.is_cancelled() || error.is_unreachable() => {
+                        return Err(error);
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        Ok(timelines)
+    }
+
+    /// Makes a history known.
+    pub fn insert(&mut self, timeline: u32, history: TimelineHistory) {
+        self.histories.insert(timeline, history);
+    }
+
+    /// Makes those known that others are.
+    pub fn extend(&mut self, others: Self) {
+        self.histories.extend(others.histories);
+    }
+
+    /// The newest timeline that is known.
+    pub fn newest(&self) -> Option<u32> {
+        self.histories.keys().next_back().copied()
+    }
+
+    /// Whether a position on a timeline lies on the way to another, or to one that began there later.
+    pub fn lead(&self, timeline: u32, position: Lsn, to: u32) -> bool {
+        let left = || self.histories.get(&to)?.left_at(timeline);
+        timeline == to || left().is_some_and(|at| position <= at)
     }
 }
 

@@ -1,10 +1,16 @@
 //! Whether what a store has is what was written.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::chain::link_fault;
 use super::error::BackupError;
+use super::keys;
+use super::list::load;
 use super::record::Backup;
 use super::seal::hex;
 use super::wal::check_object;
-use super::wal_list::WalFile;
+use super::wal_list::{WalFile, wal_list};
+use super::wal_name::WalName;
 use crate::seal::Identities;
 use crate::store::Store;
 use crate::wait::Tick;
@@ -16,7 +22,7 @@ pub struct ObjectCheck {
     pub key: String,
     /// Whether it is what was written.
     pub ok: bool,
-    /// Its SHA-256 as it should be, in hexadecimal digits.
+    /// Its SHA-256 as it should be, in hexadecimal digits; empty where nobody says.
     pub expected: String,
     /// Its SHA-256 as it is; none if it cannot be read.
     pub actual: Option<String>,
@@ -62,6 +68,116 @@ pub fn verify(
         each(check);
     }
     Ok(())
+}
+
+impl ObjectCheck {
+    fn bad(key: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            ok: false,
+            expected: String::new(),
+            actual: None,
+            detail: Some(detail.into()),
+        }
+    }
+}
+
+/// Reads all that a store needs to restore a backup to its own end: the objects of its whole chain, the full backup's first,
+/// and the WAL from where the backup starts to where it stops. What is missing is told like what is damaged: a parent's record
+/// by its key, a segment of WAL by its name.
+///
+/// A backup that has its WAL in it needs none besides. Encrypted WAL is checked where there are keys; without them it is told
+/// as sound if it is not empty, and the detail says that it was not read.
+///
+/// # Errors
+/// Only what ends the call: the caller's tick. A store that is away makes each of its objects one that cannot be read.
+pub fn verify_chain(
+    store: &Store,
+    backup: &Backup,
+    identities: Option<&Identities>,
+    each: &mut dyn FnMut(ObjectCheck),
+    tick: Tick<'_>,
+) -> Result<(), BackupError> {
+    let mut chain = vec![backup.clone()];
+    let mut seen = BTreeSet::from([backup.id.clone()]);
+    while let Some(child) = chain.last()
+        && let Some(id) = &child.parent
+    {
+        let fault = match load(store, id, tick) {
+            Err(error) if error.is_cancelled() => return Err(error),
+            Err(error) if error.is_not_found() => Some("it does not exist".to_owned()),
+            Err(error) => Some(error.to_string()),
+            Ok(parent) => match link_fault(child, &parent) {
+                Some(fault) => Some(format!("it cannot be the parent of {}: {fault}", child.id)),
+                None if !seen.insert(parent.id.clone()) => Some("it needs itself".to_owned()),
+                None => {
+                    chain.push(parent);
+                    continue;
+                }
+            },
+        };
+        each(ObjectCheck::bad(
+            keys::record(id),
+            fault.unwrap_or_default(),
+        ));
+        break;
+    }
+    for member in chain.iter().rev() {
+        verify(store, member, each, tick)?;
+    }
+    verify_wal_of(store, backup, identities, each, tick)
+}
+
+/// The WAL from a backup's start to its end.
+fn verify_wal_of(
+    store: &Store,
+    backup: &Backup,
+    identities: Option<&Identities>,
+    each: &mut dyn FnMut(ObjectCheck),
+    tick: Tick<'_>,
+) -> Result<(), BackupError> {
+    let files = match wal_list(store, tick) {
+        Ok(files) => files,
+        Err(error) if error.is_cancelled() => return Err(error),
+        Err(error) => {
+            each(ObjectCheck::bad(keys::WAL_PREFIX, error.to_string()));
+            return Ok(());
+        }
+    };
+    let segment = backup.wal_segment_bytes;
+    let names = (backup.start_lsn.0 / segment..=backup.stop_lsn.0.saturating_sub(1) / segment)
+        .map(|number| WalName::of_number(backup.timeline, number, segment));
+    let mut there: BTreeMap<&WalName, Vec<&WalFile>> = BTreeMap::new();
+    for file in &files {
+        there.entry(&file.name).or_default().push(file);
+    }
+    for name in names {
+        let found = there.get(&name).map_or(&[][..], Vec::as_slice);
+        if found.is_empty() && !backup.includes_wal {
+            each(ObjectCheck::bad(name.to_string(), "missing"));
+        }
+        for file in found {
+            if file.encrypted && identities.is_none() {
+                each(unread(file));
+            } else {
+                let file = std::slice::from_ref(*file);
+                verify_wal(store, file, identities, each, tick)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What can be said of an encrypted file without keys.
+fn unread(file: &WalFile) -> ObjectCheck {
+    let detail = match file.stored_bytes {
+        0 => "it is empty".to_owned(),
+        bytes => format!("it is encrypted and was not read, since there is no key: {bytes} bytes"),
+    };
+    ObjectCheck {
+        ok: file.stored_bytes > 0,
+        ..ObjectCheck::bad(file.key.clone(), detail)
+    }
 }
 
 /// Reads every one of some files of WAL in a store, and compares it with the SHA-256 that it has of itself.

@@ -157,12 +157,14 @@ pub fn archive(
     file.seek(SeekFrom::Start(0)).map_err(failed)?;
     let encrypted = seal.recipients.is_some();
     let key = keys::wal(name, encrypted);
+    // Whoever wrote it may have been killed before it was on the disk: the server deletes its own file now.
+    let settled = || store.settle(&key, tick).map(|()| Archived::Same);
     if encrypted && claimed(store, name, &sum, tick)? && exists(store, &key, tick)? {
-        return Ok(Archived::Same);
+        return Ok(settled()?);
     }
     // It is asked first: a server that refuses what is there already may do so before it has read all, and break the connection.
     if !encrypted && exists(store, &key, tick)? && same(store, name, &sum, tick)? {
-        return Ok(Archived::Same);
+        return Ok(settled()?);
     }
     if sum.size <= IN_MEMORY_BYTES {
         let bytes = pack(Vec::new(), file, &sum, &shown, seal, tick)?;
@@ -187,7 +189,7 @@ pub fn archive(
     }
     let there = !encrypted && exists(store, &key, tick)?;
     if there && same(store, name, &sum, tick)? {
-        return Ok(Archived::Same);
+        return Ok(settled()?);
     }
     let writer = store.writer(&key, tick)?;
     pack(writer, file, &sum, &shown, seal, tick)?.finish()?;

@@ -85,6 +85,22 @@ impl Session {
             .ok_or_else(|| ReplicationError::protocol(format!("SHOW {name} gave no value")))
     }
 
+    /// The history of a timeline, as it stands in its file.
+    ///
+    /// # Errors
+    /// What the server says: it has no history of the first one.
+    pub fn timeline_history(
+        &mut self,
+        timeline: u32,
+        tick: Tick<'_>,
+    ) -> Result<String, ReplicationError> {
+        let rows = self.query(&format!("TIMELINE_HISTORY {timeline}"), tick)?;
+        rows.into_iter()
+            .next()
+            .and_then(|row| row.into_iter().nth(1).flatten())
+            .ok_or_else(|| ReplicationError::protocol("TIMELINE_HISTORY gave no content"))
+    }
+
     /// Gives the server the manifest of the backup that the next one shall be incremental to.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use super::config::{Role, StoreConfig};
 use super::error::{At, ErrorKind, StoreError};
 use super::key;
 use super::local::LocalStore;
+use super::parts::PartSizes;
 use super::reader::{Listing, ObjectReader};
 use super::remote::RemoteStore;
 use super::url::Scheme;
@@ -106,10 +107,34 @@ impl Store {
     /// # Errors
     /// A wrong key; later calls of the writer give what the store answers.
     pub fn writer<'t>(&self, key: &str, tick: Tick<'t>) -> Result<ObjectWriter<'t>, StoreError> {
+        self.writer_in_parts(key, PartSizes::Growing, tick)
+    }
+
+    /// As [`writer`](Self::writer), for an object of which it is known or estimated how many bytes it will have: remote stores
+    /// get it in parts of one size, which some of them want, and of which there are not too many. Up to a tenth more is room
+    /// for in such parts.
+    ///
+    /// # Errors
+    /// As of [`writer`](Self::writer).
+    pub fn writer_expecting<'t>(
+        &self,
+        key: &str,
+        bytes: u64,
+        tick: Tick<'t>,
+    ) -> Result<ObjectWriter<'t>, StoreError> {
+        self.writer_in_parts(key, PartSizes::expecting(bytes), tick)
+    }
+
+    fn writer_in_parts<'t>(
+        &self,
+        key: &str,
+        sizes: PartSizes,
+        tick: Tick<'t>,
+    ) -> Result<ObjectWriter<'t>, StoreError> {
         let at = self.at(key)?;
         let sink = match &self.backend {
             Backend::Local(local) => local.writer(at)?,
-            Backend::Remote(remote) => remote.writer(at)?,
+            Backend::Remote(remote) => remote.writer(at, sizes)?,
         };
         Ok(ObjectWriter::new(sink, tick))
     }
@@ -277,7 +302,7 @@ impl Store {
             _ => {}
         }
         let mut reader = from.get_stream(from_key, tick)?;
-        let mut writer = self.writer(to_key, tick)?;
+        let mut writer = self.writer_expecting(to_key, reader.size(), tick)?;
         writer.write_from(&mut reader)?;
         if writer.sha256() != *expected {
             let detail = "the object does not have the SHA-256 that is expected of it";
@@ -293,9 +318,22 @@ impl Store {
         Ok(written)
     }
 
+    /// Waits until an object that is there has reached the disk: whoever wrote it may have been killed before it had. Remote
+    /// stores show no object before it is safe, and are not asked.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), or what the store answers.
+    pub fn settle(&self, key: &str, tick: Tick<'_>) -> Result<(), StoreError> {
+        let at = self.at(key)?;
+        match &self.backend {
+            Backend::Local(local) => local.settle(at, tick),
+            Backend::Remote(_) => Ok(()),
+        }
+    }
+
     /// Removes what writers that were killed more than `older_than` ago have left behind; how many files those were.
     ///
-    /// A writer that is at work must have written within that time: let it be hours. Remote stores do not tell of uploads
+    /// A writer that is at work touches its file every few minutes, whether it has something to write or not. Remote stores do not tell of uploads
     /// that were never finished; there it does nothing, and a rule of the bucket must remove them.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod handle;
 mod key;
 mod local;
 mod options;
+mod parts;
 mod reader;
 mod remote;
 mod secret;

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::{At, ErrorKind, StoreError};
 use super::flow::{Abandon, answer};
+use super::parts::PartSizes;
 use crate::wait::Tick;
 
 /// How much is on its way to the store at once, beside the part that is being filled. A single part may be larger.
@@ -62,8 +63,7 @@ const GIVE_UP: Duration = Duration::from_millis(500);
 pub(super) struct Sink {
     feed: Option<Feed>,
     progress: Receiver<Result<Progress, StoreError>>,
-    /// Size of the n-th part, in bytes, from 0 on.
-    part_size: fn(u64) -> usize,
+    sizes: PartSizes,
     at: At,
     /// Told when the object is given up, where the closed way is not seen at once.
     abandon: Option<Abandon>,
@@ -73,14 +73,14 @@ impl Sink {
     pub(super) fn new(
         feed: Feed,
         progress: Receiver<Result<Progress, StoreError>>,
-        part_size: fn(u64) -> usize,
+        sizes: PartSizes,
         at: At,
         abandon: Option<Abandon>,
     ) -> Self {
         Self {
             feed: Some(feed),
             progress,
-            part_size,
+            sizes,
             at,
             abandon,
         }
@@ -127,7 +127,7 @@ impl<'t> ObjectWriter<'t> {
     pub(super) fn new(sink: Sink, tick: Tick<'t>) -> Self {
         Self {
             at: sink.at.clone(),
-            room: (sink.part_size)(0),
+            room: sink.sizes.size(0),
             sink: Some(sink),
             part: Vec::new(),
             parts: 0,
@@ -205,7 +205,7 @@ impl<'t> ObjectWriter<'t> {
         self.in_flight += len;
         self.parts += 1;
         if let Some(sink) = &self.sink {
-            self.room = (sink.part_size)(self.parts);
+            self.room = sink.sizes.size(self.parts);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+pub mod fake;
 pub mod s3;
 
 use std::io::Read;

@@ -195,7 +195,9 @@ impl Copying<'_> {
             key: key.clone(),
             bytes: object.stored_bytes,
         });
-        let mut writer = self.to.writer(key, self.tick)?;
+        let mut writer = self
+            .to
+            .writer_expecting(key, object.stored_bytes, self.tick)?;
         while let Some(chunk) = reader.chunk()? {
             writer
                 .write_all(&chunk)

@@ -114,9 +114,10 @@ impl Copying<'_> {
             self.may_replace(file)?;
         }
         let identities = self.options.identities.as_ref();
-        let mut writer = self.to.writer(key, self.tick)?;
+        let from = self.from.get_stream(key, self.tick)?;
+        let mut writer = self.to.writer_expecting(key, from.size(), self.tick)?;
         let mut tee = Tee {
-            from: self.from.get_stream(key, self.tick)?,
+            from,
             to: &mut writer,
         };
         if !file.encrypted || identities.is_some() {

@@ -147,6 +147,8 @@ impl Place {
 
     /// Whether the directories of the tablespaces are empty or not there.
     fn check_tablespaces(&self) -> Result<(), BackupError> {
+        // Each is emptied before something is unpacked into it, with all that lies in it.
+        let mut before = vec![(resolved(&self.pgdata)?, "the data directory".to_owned())];
         for (_, directory) in &self.marker.tablespaces {
             if !directory.is_absolute() {
                 return Err(BackupError::refused(
@@ -157,15 +159,19 @@ impl Place {
                     "Say with --tablespace-map where it shall lie.",
                 ));
             }
-            if directory.starts_with(&self.pgdata) || self.pgdata.starts_with(directory) {
+            let path = resolved(directory)?;
+            let within = |other: &Path| path.starts_with(other) || other.starts_with(&path);
+            if let Some((_, other)) = before.iter().find(|(other, _)| within(other)) {
                 return Err(BackupError::refused(
                     format!(
-                        "the tablespace directory {} and the data directory lie in each other",
+                        "the tablespace directory {} and {other} lie in each other",
                         directory.display()
                     ),
                     "Say with --tablespace-map where it shall lie.",
                 ));
             }
+            let name = format!("that of another tablespace, {},", directory.display());
+            before.push((path, name));
             if directory.exists() && !names(directory)?.is_empty() {
                 return Err(not_empty(directory));
             }
@@ -236,6 +242,28 @@ impl Place {
     }
 }
 
+/// A path without symbolic links, as far as it is there.
+fn resolved(path: &Path) -> Result<PathBuf, BackupError> {
+    let failed = |error| BackupError::io(path, error);
+    let whole = std::path::absolute(path).map_err(failed)?;
+    let mut rest = Vec::new();
+    for ancestor in whole.ancestors() {
+        match ancestor.canonicalize() {
+            Ok(mut found) => {
+                found.extend(rest.iter().rev());
+                return Ok(found);
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => match ancestor.file_name() {
+                Some(name) => rest.push(name),
+                // It ends with two dots, and what is before them is not there.
+                None => return Err(failed(error)),
+            },
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(whole)
+}
+
 /// Which boot of the machine this is. What was written without being synced holds as long as that stays the same.
 fn boot() -> Vec<u8> {
     // Where it cannot be read nothing is taken for done.
@@ -293,4 +321,54 @@ pub(super) fn empty(path: &Path) -> Result<(), BackupError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn opened(pgdata: &Path, tablespaces: &[&Path]) -> Result<Place, BackupError> {
+        let numbered = (1..).zip(tablespaces.iter().map(|path| path.to_path_buf()));
+        let marker = Marker {
+            chain: Vec::new(),
+            tablespaces: numbered.collect(),
+            recovery: String::new(),
+            moving: false,
+        };
+        Place::open(pgdata, marker)
+    }
+
+    #[test]
+    fn directories_that_lie_in_each_other() {
+        let work = tempfile::tempdir().unwrap();
+        let path = |name: &str| work.path().join(name);
+        fs::create_dir(path("real")).unwrap();
+        std::os::unix::fs::symlink(path("real"), path("link")).unwrap();
+        for (number, tablespaces) in [
+            vec![path("a"), path("a/b")],
+            vec![path("a/b/c"), path("x"), path("a")],
+            vec![path("real/a"), path("link/a/b")],
+            vec![path("x"), path("a/../x/b")],
+            vec![path("")],
+            vec![path("new/base")],
+            vec![path("x"), path("x")],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let tablespaces: Vec<&Path> = tablespaces.iter().map(PathBuf::as_path).collect();
+            let error = opened(&path("new"), &tablespaces).err().unwrap();
+            let text = error.to_string();
+            let expected = matches!(error, BackupError::Refused { .. }) || number == 3;
+            assert!(
+                expected && !path("new/varve_restore/marker.json").exists(),
+                "{text}"
+            );
+        }
+        // Beside each other, in a directory that is not there yet, with names that begin alike.
+        let tablespaces = [path("a/b"), path("a/bc"), path("newer")];
+        let tablespaces: Vec<&Path> = tablespaces.iter().map(PathBuf::as_path).collect();
+        assert!(opened(&path("new"), &tablespaces).is_ok());
+    }
 }

@@ -11,7 +11,7 @@ use super::super::error::BackupError;
 use super::super::list::load_from_any;
 use super::super::manifest::Manifest;
 use super::super::record::{Archive, Backup, StoredObject};
-use super::super::seal::read_object;
+use super::super::seal::read_manifest;
 use super::combine::{combine, combine_program};
 use super::fetch::Source;
 use super::place::{self, Marker, Place, empty, remove, undone};
@@ -243,7 +243,7 @@ impl Run<'_> {
         let mut first: Option<BackupError> = None;
         for store in self.source.stores {
             let identities = self.source.identities;
-            let read = read_object(store, object, backup.encrypted(), identities, self.tick)
+            let read = read_manifest(store, object, backup.encrypted(), identities, self.tick)
                 .and_then(|bytes| Ok((Manifest::parse(&object.key, &bytes)?, bytes)));
             match read {
                 Ok((manifest, bytes)) => return Ok((bytes, manifest)),

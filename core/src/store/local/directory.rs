@@ -119,6 +119,8 @@ impl Directory {
 
     /// Waits until its entries are on the disk.
     pub(super) fn sync(&self) -> nix::Result<()> {
+        #[cfg(test)]
+        note(&self.0);
         match fsync(&self.0) {
             // File systems that sync no directories write them at once.
             Err(Errno::EINVAL) => Ok(()),
@@ -145,6 +147,26 @@ impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Waits until a file is on the disk.
+pub(super) fn sync_file(file: &File) -> std::io::Result<()> {
+    #[cfg(test)]
+    note(file);
+    file.sync_all()
+}
+
+/// The inodes of what was synced, for tests.
+#[cfg(test)]
+pub(super) static SYNCED: std::sync::Mutex<Vec<u64>> = std::sync::Mutex::new(Vec::new());
+
+#[cfg(test)]
+fn note(file: impl AsFd) {
+    let inode = nix::sys::stat::fstat(file).map_or(0, |stat| stat.st_ino);
+    let mut synced = SYNCED
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    synced.push(inode);
 }
 
 /// Whether it is a plain file.

@@ -25,6 +25,7 @@ use super::config::StoreConfig;
 use super::error::{At, StoreError};
 use super::flow::{Abandon, Flow, answer};
 use super::handle::ObjectMeta;
+use super::parts::PartSizes;
 use super::writer::{Feed, Sink};
 use crate::wait::Tick;
 
@@ -75,6 +76,10 @@ impl LocalStore {
         self.run(at, tick, write::delete)
     }
 
+    pub(super) fn settle(&self, at: At, tick: Tick<'_>) -> Result<(), StoreError> {
+        self.run(at, tick, write::settle)
+    }
+
     pub(super) fn sweep(
         &self,
         at: At,
@@ -117,7 +122,7 @@ impl LocalStore {
         Ok(Sink::new(
             Feed::Thread(feed),
             progress,
-            |_| PIECE_BYTES,
+            PartSizes::Fixed(PIECE_BYTES),
             at,
             Some(abandon),
         ))

@@ -3,17 +3,26 @@
 use std::fs::File;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
 
 use super::PIECE_BYTES;
-use super::directory::{Directory, is_file};
+use super::directory::{Directory, is_file, sync_file};
 use super::job::Job;
 use crate::store::error::{ErrorKind, StoreError};
 use crate::store::key::TEMPORARY;
 use crate::store::writer::{Order, Progress};
+
+/// How often a file that nothing is written to is marked as one that is at work.
+const TOUCH_EVERY: Duration = if cfg!(test) {
+    Duration::from_millis(20)
+} else {
+    Duration::from_secs(300)
+};
 
 /// How often a directory may be removed by somebody else while an object is moved into it.
 const TRIES: usize = 100;
@@ -65,15 +74,25 @@ impl<'j> Temporary<'j> {
         Ok(())
     }
 
+    fn touch(&self) -> nix::Result<()> {
+        futimens(&self.file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)
+    }
+
     /// Gives the file the object's name, and returns when all of it is on the disk.
     fn publish(mut self, new: bool) -> Result<(), StoreError> {
         let job = self.job;
-        self.file
-            .sync_all()
+        sync_file(&self.file)
             .map_err(|error| job.io_failed("the file cannot be synced", &error))?;
         job.check()?;
         let (directories, name) = job.components();
-        let path = self.place(&directories, name, new)?;
+        let path = match self.place(&directories, name, new) {
+            // Whoever wrote that may have been killed before it had reached the disk, and now it is taken for safe.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                settle(job)?;
+                return Err(error);
+            }
+            placed => placed?,
+        };
         self.done = true;
         // All of them: those that were there may have been made a moment ago by somebody who has not synced them yet.
         for directory in path.iter().rev() {
@@ -140,7 +159,16 @@ pub(super) fn stream(
 ) -> Result<(), StoreError> {
     let mut file = Temporary::create(job)?;
     let mut written = 0;
-    while let Ok(order) = orders.recv() {
+    loop {
+        let order = match orders.recv_timeout(TOUCH_EVERY) {
+            Ok(order) => order,
+            Err(RecvTimeoutError::Timeout) => {
+                // The writer waits for what it writes: nobody shall sweep the file meanwhile. If that cannot be told, they may.
+                let _ = file.touch();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
         let news = match order {
             Order::Part(bytes) => {
                 file.write(&bytes)?;
@@ -161,6 +189,22 @@ pub(super) fn stream(
         if progress.send(Ok(news)).is_err() {
             return Ok(());
         }
+    }
+}
+
+/// Waits until an object that is there has reached the disk, with all directories on the way to it.
+pub(super) fn settle(job: &Job) -> Result<(), StoreError> {
+    let (directories, name) = job.components();
+    let opened = job.root()?.path(&directories, false).and_then(|path| {
+        let file = path.last().ok_or(Errno::ENOENT)?.open(name)?;
+        Ok((path, file))
+    });
+    let (path, file) = opened.map_err(|errno| job.failed("the file cannot be opened", errno))?;
+    sync_file(&file).map_err(|error| job.io_failed("the file cannot be synced", &error))?;
+    for directory in path.iter().rev() {
+        directory
+            .sync()
+            .map_err(|errno| job.failed("a directory cannot be synced", errno))?;
     }
     Ok(())
 }
@@ -221,4 +265,81 @@ pub(super) fn sweep(job: &Job, older_than: Duration) -> Result<u64, StoreError> 
         }
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+    use std::time::{Duration, Instant, SystemTime};
+
+    use super::super::directory::SYNCED;
+    use crate::store::{ErrorKind, Store, StoreConfig};
+    use crate::wait::never;
+
+    fn store(root: &Path) -> Store {
+        let url = format!("file://{}", root.display());
+        Store::open(&StoreConfig::from_url(&url).unwrap()).unwrap()
+    }
+
+    /// Whether a file or directory was synced since then.
+    fn synced_since(before: usize, path: &Path) -> bool {
+        let inode = std::fs::metadata(path).unwrap().ino();
+        SYNCED.lock().unwrap()[before..].contains(&inode)
+    }
+
+    /// An earlier writer may have been killed before all of it had reached the disk.
+    #[test]
+    fn what_is_there_has_reached_the_disk_when_it_is_said_to_exist() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store(root.path());
+        store.put("a/b/c", vec![1], &never).unwrap();
+        let ask = |store: &Store| match store.put_new("a/b/c", vec![1], &never) {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists),
+            Ok(()) => panic!("it was written twice"),
+        };
+        let settle = |store: &Store| store.settle("a/b/c", &never).unwrap();
+        for call in [&ask as &dyn Fn(&Store), &settle] {
+            let before = SYNCED.lock().unwrap().len();
+            call(&store);
+            for name in ["", "a", "a/b", "a/b/c"] {
+                assert!(synced_since(before, &root.path().join(name)), "{name}");
+            }
+        }
+        assert_eq!(
+            store.settle("a/x", &never).unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
+    }
+
+    #[test]
+    fn a_writer_that_waits_is_not_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store(root.path());
+        let mut writer = store.writer("x", &never).unwrap();
+        writer.write_all(&[7; 3 << 20]).unwrap();
+        let mut temporary = std::fs::read_dir(root.path().join(".varve-tmp")).unwrap();
+        let path = temporary.next().unwrap().unwrap().path();
+        let old = SystemTime::now() - Duration::from_secs(90_000);
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            // What was under way is written by then, and nothing else changes its time.
+            file.set_modified(old).unwrap();
+            let mut seen = old;
+            while seen == old && Instant::now() < end {
+                seen = path.metadata().unwrap().modified().unwrap();
+                std::thread::yield_now();
+            }
+            assert!(seen > old, "nobody says that the file is at work");
+            if file.metadata().unwrap().len() == 3 << 20 {
+                break;
+            }
+        }
+        assert_eq!(store.sweep(Duration::from_secs(80_000), &never).unwrap(), 0);
+        writer.finish().unwrap();
+        assert_eq!(store.head("x", &never).unwrap().size, 3 << 20);
+    }
 }

@@ -27,6 +27,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::time::{Instant, Sleep};
 
 use super::errors::text;
+use super::listing;
 
 /// Longest time to make a connection, beside the option `timeout`.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -105,6 +106,7 @@ impl HttpService for Service {
                 io::Error::other("plain HTTP is not allowed: the option allow_http is not set"),
             ));
         }
+        let lists = listing::is_asked_for(&request);
         let (parts, body) = request.into_parts();
         let moved = Arc::new(Mutex::new(Instant::now()));
         let body = Watched {
@@ -122,14 +124,20 @@ impl HttpService for Service {
             }
         };
         let timeout = self.timeout;
-        Ok(response.map(|body| {
+        let response = response.map(|body| {
             HttpResponseBody::new(Bounded {
                 body,
                 left: MAX_ANSWER_BYTES,
                 timeout,
                 alarm: Mutex::new(Box::pin(tokio::time::sleep(timeout))),
             })
-        }))
+        });
+        if !lists || !response.status().is_success() {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let body = listing::without_foreign(body.bytes().await?);
+        Ok(HttpResponse::from_parts(parts, body.into()))
     }
 }
 

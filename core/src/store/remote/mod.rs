@@ -5,6 +5,7 @@ mod client;
 mod download;
 mod errors;
 mod http;
+mod listing;
 mod runtime;
 mod upload;
 
@@ -22,6 +23,7 @@ use super::config::StoreConfig;
 use super::error::{At, ErrorKind, StoreError};
 use super::flow::{Flow, answer};
 use super::handle::ObjectMeta;
+use super::parts::PartSizes;
 use super::secret::Scrubber;
 use super::writer::{Feed, Sink};
 use crate::wait::Tick;
@@ -145,7 +147,7 @@ impl RemoteStore {
         })
     }
 
-    pub(super) fn writer(&self, at: At) -> Result<Sink, StoreError> {
+    pub(super) fn writer(&self, at: At, sizes: PartSizes) -> Result<Sink, StoreError> {
         let call = self.object(&at)?;
         let (feed, orders) = tokio::sync::mpsc::unbounded_channel();
         let (sender, progress) = channel();
@@ -153,13 +155,7 @@ impl RemoteStore {
         runtime::get()
             .map_err(|error| no_thread(&at, &error))?
             .spawn(upload::stream(call, orders, sender));
-        Ok(Sink::new(
-            Feed::Task(feed),
-            progress,
-            upload::part_size,
-            at,
-            None,
-        ))
+        Ok(Sink::new(Feed::Task(feed), progress, sizes, at, None))
     }
 
     fn flow(

@@ -5,33 +5,20 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use object_store::{MultipartUpload, ObjectMeta, ObjectStoreExt, PutPayload};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 
 use super::call::Call;
 use crate::store::error::{ErrorKind, StoreError};
+use crate::store::parts::MAX_PARTS;
 use crate::store::writer::{Order, Progress};
-
-/// Size of the first parts. S3 wants 5 MiB at least.
-const PART_BYTES: usize = 8 << 20;
-
-/// After so many parts their size doubles, since S3 takes 10,000 of them: 1.3 TB in all, the last ones of 512 MiB.
-const PARTS_OF_A_SIZE: u64 = 1_500;
-
-/// Most parts of an object.
-const MAX_PARTS: u64 = 10_000;
 
 /// Longest time that giving up an upload may take.
 const ABORT: Duration = Duration::from_secs(10);
 
 /// Bytes that are handed to the connection at once, so that one sees it move.
 const SLICE_BYTES: usize = 256 << 10;
-
-/// Size of the n-th part, in bytes.
-pub(super) fn part_size(number: u64) -> usize {
-    PART_BYTES << (number / PARTS_OF_A_SIZE).min(6)
-}
 
 /// Bytes as the body of a request; they are not copied.
 pub(super) fn payload(bytes: Bytes) -> PutPayload {
@@ -188,11 +175,9 @@ impl Parts<'_> {
             }
         }
         check_size(self.call, self.bytes, size.unwrap_or_default())?;
+        let size = self.bytes;
         tokio::select! {
-            done = self.upload.complete() => match done {
-                Ok(_) => Ok(()),
-                Err(error) => Err(self.call.failed(&error).into()),
-            },
+            done = complete(self.call, &mut self.upload, size) => Ok(done?),
             () = orders.dropped() => Err(Ended::Dropped),
         }
     }
@@ -229,6 +214,33 @@ impl Parts<'_> {
     }
 }
 
+/// Makes an object of the parts. Once that is done the upload is gone: who asks again, since he had no answer, is told that
+/// there is none. So after a failure it is the object that counts: if it is not the one that was there before, it is ours.
+async fn complete(
+    call: &Call,
+    upload: &mut Box<dyn MultipartUpload>,
+    size: u64,
+) -> Result<(), StoreError> {
+    let before = found(call).await;
+    let Err(error) = upload.complete().await else {
+        return Ok(());
+    };
+    let error = call.failed(&error);
+    match (before, found(call).await) {
+        (Ok(before), Ok(Some(now))) if now.size == size && before != Some(now.clone()) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// What is there under the key now.
+async fn found(call: &Call) -> Result<Option<ObjectMeta>, StoreError> {
+    match call.again(|| call.client.head(&call.path)).await {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Gives up an upload. What cannot be given up now stays in the bucket, unseen, until a rule of the bucket removes it.
 async fn abort(upload: &mut Box<dyn MultipartUpload>) {
     let _ = tokio::time::timeout(ABORT, upload.abort()).await;
@@ -237,14 +249,6 @@ async fn abort(upload: &mut Box<dyn MultipartUpload>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parts_hold_a_terabyte() {
-        assert_eq!(part_size(0), 8 << 20);
-        let all: u64 = (0..MAX_PARTS).map(|n| part_size(n) as u64).sum();
-        assert!(all > 1_200_000_000_000, "{all}");
-        assert_eq!(part_size(MAX_PARTS), 512 << 20);
-    }
 
     #[test]
     fn payloads_are_the_bytes() {

@@ -1,0 +1,151 @@
+//! Remote stores whose server does what no good one does.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod store_common;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use store_common::fake::{Asked, plain, serve};
+use store_common::s3::{open, options};
+use store_common::*;
+use varve_core::backup::{BackupError, claim, list};
+use varve_core::store::Store;
+use varve_core::wait::never;
+
+fn store(address: std::net::SocketAddr) -> Store {
+    let few = [("max_retries", "2"), ("retry_timeout", "5s")];
+    open(&options(address, &few))
+}
+
+/// Objects of others whose names are no paths are passed over, and those beside them are not.
+#[test]
+fn names_that_are_no_paths() {
+    let address = serve(|asked: &Asked| {
+        let keys = [
+            "some//prefix/x",
+            "some/prefix/a//b",
+            "some/prefix/a/b",
+            "some/prefix/c/",
+        ];
+        let objects = keys.map(|key| {
+            format!("<Contents><Key>{key}</Key><LastModified>2026-11-29T08:00:00.000Z</LastModified><ETag>\"x\"</ETag><Size>1</Size></Contents>")
+        });
+        assert!(asked.path.contains("list-type=2"), "{}", asked.path);
+        let name = "<Name>backups</Name><IsTruncated>false</IsTruncated>";
+        let body = format!(
+            "<ListBucketResult>{name}{}</ListBucketResult>",
+            objects.concat()
+        );
+        plain(200, &body)
+    });
+    let store = store(address);
+    assert_eq!(keys(&store, ""), ["a/b"]);
+    assert!(list(&store, &never).unwrap().is_empty());
+}
+
+/// The upload is completed, and its answer is lost: who asks again hears that there is no such upload.
+fn completes(really: bool, there_before: bool) -> (Result<(), String>, bool) {
+    let there: Arc<Mutex<Option<usize>>> = Arc::new(Mutex::new(there_before.then_some(20 << 20)));
+    let new = Arc::new(AtomicBool::new(false));
+    let (asked_for, aborted) = (AtomicUsize::new(0), Arc::new(AtomicBool::new(false)));
+    let (object, fresh, gone) = (Arc::clone(&there), Arc::clone(&new), Arc::clone(&aborted));
+    let sizes = Mutex::new(0);
+    let address = serve(move |asked: &Asked| {
+        let lock =
+            |value: &Mutex<Option<usize>>| *value.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked.method.as_str() {
+            "POST" if asked.path.contains("uploads") => plain(
+                200,
+                "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>",
+            ),
+            "PUT" => {
+                *sizes.lock().unwrap() += asked.body.len();
+                Some((200, vec![("etag", "\"part\"".to_owned())], Vec::new()))
+            }
+            "POST" => {
+                if asked_for.fetch_add(1, Ordering::Relaxed) == 0 {
+                    if really {
+                        *object.lock().unwrap() = Some(*sizes.lock().unwrap());
+                        fresh.store(true, Ordering::Relaxed);
+                    }
+                    return None;
+                }
+                plain(404, "<Error><Code>NoSuchUpload</Code></Error>")
+            }
+            "HEAD" => match lock(&object) {
+                None => plain(404, ""),
+                Some(size) => {
+                    let tag = if fresh.load(Ordering::Relaxed) {
+                        "\"new\""
+                    } else {
+                        "\"old\""
+                    };
+                    let headers = vec![
+                        ("content-length", size.to_string()),
+                        ("etag", tag.to_owned()),
+                        ("last-modified", "Sun, 29 Nov 2026 08:00:00 GMT".to_owned()),
+                    ];
+                    Some((200, headers, Vec::new()))
+                }
+            },
+            "DELETE" => {
+                gone.store(true, Ordering::Relaxed);
+                plain(204, "")
+            }
+            other => panic!("{other} {}", asked.path),
+        }
+    });
+    let bytes = noise(3, 20 << 20);
+    let written = store(address).put_stream("large", &mut bytes.as_slice(), &never);
+    let written = written.map(drop).map_err(|error| error.to_string());
+    (written, aborted.load(Ordering::Relaxed))
+}
+
+#[test]
+fn an_upload_whose_answer_was_lost() {
+    for there_before in [false, true] {
+        let (written, _) = completes(true, there_before);
+        assert_eq!(written, Ok(()), "there before: {there_before}");
+        // It was not: an older object of that size does not stand for it, and the upload is given up.
+        let (written, aborted) = completes(false, there_before);
+        assert!(written.unwrap_err().contains("NoSuchUpload"));
+        assert!(aborted);
+    }
+}
+
+/// Such a server would let two clusters write into one store.
+#[test]
+fn a_server_that_overwrites_what_should_be_new() {
+    let objects = Mutex::new(std::collections::BTreeMap::new());
+    let conditional = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&conditional);
+    let address = serve(move |asked: &Asked| {
+        let mut objects = objects.lock().unwrap();
+        let path = asked.path.clone();
+        match asked.method.as_str() {
+            "PUT" => {
+                if asked.headers.contains("if-none-match") {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                objects.insert(path, asked.body.clone());
+                Some((200, vec![("etag", "\"x\"".to_owned())], Vec::new()))
+            }
+            "DELETE" => {
+                objects.remove(&path);
+                plain(204, "")
+            }
+            _ => match objects.get(&path) {
+                None => plain(404, ""),
+                Some(_) => plain(500, "no object should be read"),
+            },
+        }
+    });
+    let store = store(address);
+    let error = claim(&store, 7, &never).unwrap_err();
+    assert!(matches!(error, BackupError::Refused { .. }), "{error:?}");
+    assert!(error.to_string().contains("If-None-Match"), "{error}");
+    assert_eq!(conditional.load(Ordering::Relaxed), 2);
+    assert!(store.head("cluster.json", &never).is_err());
+}
