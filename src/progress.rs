@@ -21,6 +21,10 @@ pub enum Operation {
     Verify,
     /// A base backup goes into a store.
     Backup,
+    /// A table goes into a store.
+    Snapshot,
+    /// A table or chunk comes back from a snapshot.
+    RestoreSnapshot,
 }
 
 impl Operation {
@@ -30,6 +34,8 @@ impl Operation {
             Operation::Thaw => "thaw",
             Operation::Verify => "verify",
             Operation::Backup => "backup",
+            Operation::Snapshot => "snapshot",
+            Operation::RestoreSnapshot => "restore snapshot",
         }
     }
 }
@@ -51,6 +57,8 @@ pub enum Phase {
     Checkpoint,
     /// Files come from the server.
     Files,
+    /// Rows go into a store, or into a table.
+    Rows,
     /// The last is written; the server may wait until WAL is archived.
     Finishing,
 }
@@ -65,6 +73,7 @@ impl Phase {
             Phase::Preparing => ("preparing", "bytes"),
             Phase::Checkpoint => ("waiting for a checkpoint", "bytes"),
             Phase::Files => ("files", "bytes"),
+            Phase::Rows => ("rows", "rows"),
             Phase::Finishing => ("finishing", "bytes"),
         }
     }

@@ -9,3 +9,6 @@ pub mod destination;
 mod error;
 mod look;
 mod take;
+
+pub use error::raise;
+pub use take::store;

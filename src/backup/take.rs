@@ -14,7 +14,7 @@ use varve_core::replication::ConnInfo;
 use varve_core::store::{Role, Store};
 
 /// The store that is named, or the only one whose role is `primary`.
-fn store(name: Option<String>) -> Store {
+pub fn store(name: Option<String>) -> Store {
     if let Some(name) = name {
         return stores::open(&name);
     }
