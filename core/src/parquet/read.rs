@@ -252,10 +252,12 @@ impl ColumnReader {
             return Err(wrong());
         }
         input.seek(SeekFrom::Start(self.at + body))?;
-        let plain = zstd::stream::read::Decoder::new(input.by_ref().take(stored))?;
+        let mut compressed = Vec::new();
+        input.by_ref().take(stored).read_to_end(&mut compressed)?;
         let mut page = Vec::new();
-        plain.take(raw + 1).read_to_end(&mut page)?;
-        if page.len() as u64 != raw {
+        let decoded = zstd::stream::read::Decoder::with_buffer(compressed.as_slice())
+            .and_then(|plain| plain.take(raw + 1).read_to_end(&mut page));
+        if decoded.is_err() || page.len() as u64 != raw {
             return Err(wrong());
         }
         self.at += body + stored;
