@@ -55,7 +55,12 @@ pgrx::extension_sql_file!(
     name = "snapshot",
     requires = ["stores"]
 );
-pgrx::extension_sql_file!("../sql/backup.sql", name = "backup", finalize);
+pgrx::extension_sql_file!(
+    "../sql/backup.sql",
+    name = "backup",
+    requires = ["snapshot"]
+);
+pgrx::extension_sql_file!("../sql/drill.sql", name = "drill", finalize);
 
 /// Called when the library is loaded, by `shared_preload_libraries` or by the first function that is called.
 #[pg_guard]

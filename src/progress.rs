@@ -25,6 +25,8 @@ pub enum Operation {
     Snapshot,
     /// A table or chunk comes back from a snapshot.
     RestoreSnapshot,
+    /// A backup is restored beside the running server, to see whether it can be.
+    Drill,
 }
 
 impl Operation {
@@ -36,6 +38,7 @@ impl Operation {
             Operation::Backup => "backup",
             Operation::Snapshot => "snapshot",
             Operation::RestoreSnapshot => "restore snapshot",
+            Operation::Drill => "drill",
         }
     }
 }
@@ -61,6 +64,18 @@ pub enum Phase {
     Rows,
     /// The last is written; the server may wait until WAL is archived.
     Finishing,
+    /// Rows of all tables are counted.
+    Counting,
+    /// Files come from a store.
+    Restoring,
+    /// Backups of a chain become one.
+    Combining,
+    /// What was written is made to reach the disk.
+    Syncing,
+    /// A restored server starts, and replays WAL.
+    Replaying,
+    /// A restored server verifies the segments of its tables.
+    Verifying,
 }
 
 impl Phase {
@@ -75,6 +90,12 @@ impl Phase {
             Phase::Files => ("files", "bytes"),
             Phase::Rows => ("rows", "rows"),
             Phase::Finishing => ("finishing", "bytes"),
+            Phase::Counting => ("counting", "tables"),
+            Phase::Restoring => ("restoring", "bytes"),
+            Phase::Combining => ("combining", "bytes"),
+            Phase::Syncing => ("syncing", "bytes"),
+            Phase::Replaying => ("replaying", "bytes"),
+            Phase::Verifying => ("verifying", "tables"),
         }
     }
 }
@@ -186,6 +207,11 @@ impl Work {
             (entry.phase, entry.total) = (phase, total);
             (entry.done, entry.phase_at) = (0, now);
         });
+    }
+
+    /// So much is done in all.
+    pub fn reach(&mut self, done: u64) {
+        self.add(done.saturating_sub(self.done));
     }
 
     /// So much more is done.

@@ -21,6 +21,9 @@ static FREEZE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
 static UPSERT_WORK_MEM: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 static UPSERT_MERGE_ROWS: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static BACKUP_CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static BACKUP_COUNT_ROWS: GucSetting<bool> = GucSetting::<bool>::new(true);
+static BACKUP_CHECKSUMS: GucSetting<bool> = GucSetting::<bool>::new(false);
+static SCRATCH_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
 static JOB_HISTORY_DAYS: GucSetting<i32> = GucSetting::<i32>::new(30);
 static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
@@ -60,6 +63,17 @@ const BACKUP_CONNINFO_SHORT: &CStr =
     c"How this server is reached from itself to take a backup, as a libpq connection string.";
 const BACKUP_CONNINFO_LONG: &CStr =
     c"Empty: through its first Unix socket, as the role that is named like the user who runs the server.";
+const BACKUP_COUNT_ROWS_SHORT: &CStr =
+    c"Whether a backup's record says how many rows each table of the database has.";
+const BACKUP_COUNT_ROWS_LONG: &CStr =
+    c"varve.recovery_drill() counts them again. Rows are counted where WAL is archived only.";
+const BACKUP_CHECKSUMS_SHORT: &CStr =
+    c"Whether a backup's record has a checksum of all rows of each table of the database.";
+const BACKUP_CHECKSUMS_LONG: &CStr = c"Every backup then reads and hashes every row.";
+const SCRATCH_DIRECTORY_SHORT: &CStr =
+    c"Directory in which recovery drills restore servers and remove them again.";
+const SCRATCH_DIRECTORY_LONG: &CStr =
+    c"It must not be in the data directory. Empty: the system's directory for temporary files.";
 const MAX_WORKERS_SHORT: &CStr = c"Jobs that run at the same time, in all databases together.";
 const MAX_WORKERS_LONG: &CStr =
     c"Each takes one of max_worker_processes, and so do the launcher and a process that looks what is due. 0 switches jobs off.";
@@ -140,6 +154,30 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
+    GucRegistry::define_bool_guc(
+        c"varve.backup_count_rows",
+        BACKUP_COUNT_ROWS_SHORT,
+        BACKUP_COUNT_ROWS_LONG,
+        &BACKUP_COUNT_ROWS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"varve.backup_checksums",
+        BACKUP_CHECKSUMS_SHORT,
+        BACKUP_CHECKSUMS_LONG,
+        &BACKUP_CHECKSUMS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"varve.scratch_directory",
+        SCRATCH_DIRECTORY_SHORT,
+        SCRATCH_DIRECTORY_LONG,
+        &SCRATCH_DIRECTORY,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
     GucRegistry::define_int_guc(
         c"varve.max_workers",
         MAX_WORKERS_SHORT,
@@ -197,6 +235,22 @@ pub fn columnar_scan() -> bool {
 /// `varve.backup_conninfo`
 pub fn backup_conninfo() -> String {
     let given = BACKUP_CONNINFO.get();
+    given.map_or_else(String::new, |s| s.to_string_lossy().into_owned())
+}
+
+/// `varve.backup_count_rows`
+pub fn backup_count_rows() -> bool {
+    BACKUP_COUNT_ROWS.get()
+}
+
+/// `varve.backup_checksums`
+pub fn backup_checksums() -> bool {
+    BACKUP_CHECKSUMS.get()
+}
+
+/// `varve.scratch_directory`; empty where it is not set.
+pub fn scratch_directory() -> String {
+    let given = SCRATCH_DIRECTORY.get();
     given.map_or_else(String::new, |s| s.to_string_lossy().into_owned())
 }
 

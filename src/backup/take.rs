@@ -1,12 +1,13 @@
 //! `varve.backup`: a base backup into a store.
 
-use super::error;
+use super::{checks, error};
 use crate::am::error::{null_argument, raise};
 use crate::pg::function::Args;
 use crate::progress::{Operation, Phase, Work};
 use crate::stores;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::path::Path;
 use varve_core::backup::{self, Kind, TakeOptions, TakeProgress};
@@ -77,6 +78,25 @@ fn this_server() -> ConnInfo {
     }
 }
 
+/// Whether WAL is archived.
+pub fn archiving() -> bool {
+    // SAFETY: a setting of the server.
+    unsafe { pg_sys::XLogArchiveMode != 0 }
+}
+
+/// The name of the role that a cluster is made with, a superuser.
+pub fn superuser() -> String {
+    let role = pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID);
+    // SAFETY: a look-up of a role; the name is copied at once.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        match name.is_null() {
+            true => String::new(),
+            false => CStr::from_ptr(name).to_string_lossy().into_owned(),
+        }
+    }
+}
+
 /// Shows how far a backup is.
 struct Shown {
     work: Work,
@@ -100,6 +120,14 @@ impl Shown {
         self.work.add(progress.bytes.saturating_sub(self.bytes));
         self.bytes = progress.bytes.max(self.bytes);
     }
+
+    /// So many of so many tables are counted.
+    fn count(&mut self, done: u64, all: u64) {
+        if done == 0 {
+            self.work.phase(Phase::Counting, all);
+        }
+        self.work.reach(done);
+    }
 }
 
 fn take(args: &Args) -> pg_sys::Datum {
@@ -121,18 +149,22 @@ fn take(args: &Args) -> pg_sys::Datum {
         options.label = label;
     }
     // Where WAL is not archived, nothing else would have what the backup needs.
-    // SAFETY: a setting of the server.
-    options.include_wal = unsafe { pg_sys::XLogArchiveMode } == 0;
-    let mut shown = Shown {
+    options.include_wal = !archiving();
+    let shown = RefCell::new(Shown {
         work: Work::begin(Operation::Backup, pg_sys::InvalidOid),
         phase: None,
         bytes: 0,
-    };
-    let taken = backup::take(
+    });
+    let taken = backup::take_with_checks(
         &store,
         &this_server(),
         &options,
-        &mut |progress| shown.tell(progress),
+        &mut |progress| shown.borrow_mut().tell(progress),
+        &mut |backup| {
+            Ok(checks::take(backup, &mut |done, all| {
+                shown.borrow_mut().count(done, all)
+            }))
+        },
         &stores::interrupts,
     );
     match taken {

@@ -93,6 +93,8 @@ unsafe extern "C-unwind" {
     pub fn disable_timeout(id: ::core::ffi::c_uint, keep_indicator: bool);
     /// `utils/timeout.h`
     pub fn disable_all_timeouts(keep_indicators: bool);
+    /// `access/xlogarchive.h`: whether a file of WAL is not archived yet.
+    pub fn XLogArchiveIsBusy(name: *const ::core::ffi::c_char) -> bool;
     /// `catalog/pg_inherits.h`
     pub fn find_inheritance_children(
         parent: pg_sys::Oid,

@@ -37,6 +37,8 @@ pub struct ConnInfo {
     pub(super) user: String,
     pub(super) password: Option<String>,
     pub(super) application_name: String,
+    /// The database of a connection for SQL; one for replication is in none.
+    pub(super) database: Option<String>,
 }
 
 impl ConnInfo {
@@ -47,7 +49,14 @@ impl ConnInfo {
             user: user.to_owned(),
             password: None,
             application_name: "varve".to_owned(),
+            database: None,
         }
+    }
+
+    /// The same server, for SQL in a database instead of replication.
+    pub fn with_database(mut self, database: &str) -> Self {
+        self.database = Some(database.to_owned());
+        self
     }
 
     /// Parses a libpq connection string of `key=value` pairs; what it does not say comes from the environment: `PGHOST`,
@@ -146,6 +155,7 @@ impl Settings {
             user,
             password,
             application_name: self.application_name.unwrap_or_else(|| "varve".to_owned()),
+            database: None,
         })
     }
 }

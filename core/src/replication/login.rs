@@ -22,9 +22,13 @@ pub(super) fn login(info: &ConnInfo, tick: Tick<'_>) -> Result<Wire, Replication
         info,
         tick,
     };
+    let purpose = match &info.database {
+        Some(database) => ("database", database.as_str()),
+        None => ("replication", "true"),
+    };
     let parameters = [
         ("user", info.user.as_str()),
-        ("replication", "true"),
+        purpose,
         ("application_name", info.application_name.as_str()),
         ("client_encoding", "UTF8"),
     ];

@@ -1,4 +1,4 @@
-//! A small client of PostgreSQL's replication protocol, for base backups.
+//! A small client of PostgreSQL's replication protocol, for base backups, and of its simple queries.
 //!
 //! It speaks over Unix sockets, and over TCP on loopback: there is no TLS. Calls block and ask the caller's
 //! [`Tick`](crate::wait::Tick) while they wait; a thread of its own, which handles no signals, reads what the server sends.
@@ -14,4 +14,4 @@ mod wire;
 pub use base_backup::{ArchiveEvent, BaseBackup, BaseBackupOptions, Tablespace};
 pub use conninfo::{Address, ConnInfo};
 pub use error::{ReplicationError, ServerError};
-pub use session::{Identity, Session};
+pub use session::{Identity, Row, Session};

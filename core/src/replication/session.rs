@@ -18,8 +18,8 @@ const MAX_ROWS: usize = 100_000;
 /// How much of a manifest is sent in one message.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// The fields of a row; none is NULL.
-pub(super) type Row = Vec<Option<String>>;
+/// The fields of a row, as text; none is NULL.
+pub type Row = Vec<Option<String>>;
 
 /// What a server says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Identity {
     pub position: Lsn,
 }
 
-/// A connection for replication. Dropped in the midst of a command, it cancels that.
+/// A connection for replication, or for SQL where a database is named. Dropped in the midst of a command, it cancels that.
 pub struct Session {
     pub(super) wire: Wire,
     /// Warnings and notices that came.
@@ -121,12 +121,47 @@ impl Session {
         self.ready(tick)
     }
 
-    /// Runs a command that returns rows, to its end.
-    fn query(&mut self, command: &str, tick: Tick<'_>) -> Result<Vec<Row>, ReplicationError> {
+    /// Runs a command, or one statement of SQL, to its end; its rows.
+    ///
+    /// # Errors
+    /// What the server says; the session is of no use then.
+    pub fn query(&mut self, command: &str, tick: Tick<'_>) -> Result<Vec<Row>, ReplicationError> {
         self.command(command, tick)?;
         let rows = self.rows(tick)?;
         self.ready(tick)?;
         Ok(rows)
+    }
+
+    /// Runs a `COPY … TO STDOUT`; `each` is given the bytes of each message, a row in most formats.
+    ///
+    /// # Errors
+    /// What the server says, and what `each` answers; the session is of no use then.
+    pub fn copy_out(
+        &mut self,
+        command: &str,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), ReplicationError>,
+        tick: Tick<'_>,
+    ) -> Result<(), ReplicationError> {
+        self.command(command, tick)?;
+        match self.message(tick)? {
+            Message::CopyOutResponse(_) => {}
+            _ => return Err(ReplicationError::protocol("no copy comes")),
+        }
+        loop {
+            match self.incoming(tick)? {
+                Incoming::Copy(mut batch) => {
+                    while let Some(bytes) = batch.next() {
+                        each(bytes)?;
+                    }
+                }
+                Incoming::Message(Message::CopyDone) => return self.ready(tick),
+                Incoming::Message(_) => {
+                    return Err(ReplicationError::protocol(
+                        "a copy has something else in it",
+                    ));
+                }
+            }
+        }
     }
 
     pub(super) fn command(

@@ -1,0 +1,69 @@
+-- Recovery drills: what backups are worth is tried, measured, and written down.
+
+CREATE TABLE varve.drill (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    started_at      timestamptz NOT NULL,
+    finished_at     timestamptz NOT NULL,
+    backup          text,
+    target_time     timestamptz,
+    ok              boolean NOT NULL,
+    rto             interval,
+    rpo             interval,
+    restore_seconds double precision,
+    replay_seconds  double precision,
+    restored_bytes  bigint,
+    replayed_bytes  bigint,
+    tables_checked  bigint NOT NULL,
+    tables_wrong    bigint NOT NULL,
+    detail          jsonb NOT NULL,
+    error           text
+);
+COMMENT ON TABLE varve.drill IS 'Recovery drills that came to an end, good or bad';
+COMMENT ON COLUMN varve.drill.target_time IS 'The moment that was recovered to; NULL for the end of what was archived';
+COMMENT ON COLUMN varve.drill.rto IS 'From the beginning of the restore to the first answer at the target, without the time that counting took';
+COMMENT ON COLUMN varve.drill.rpo IS 'What would have been lost if the server had been lost when the drill began; NULL for drills to a moment';
+COMMENT ON COLUMN varve.drill.detail IS 'The steps, and the tables that were wrong';
+
+CREATE FUNCTION varve.rows_checksum_add(internal, record) RETURNS internal
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'varve_rows_checksum_add';
+COMMENT ON FUNCTION varve.rows_checksum_add(internal, record) IS 'Internal: adds a row to a checksum';
+CREATE FUNCTION varve.rows_checksum_finish(internal) RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'varve_rows_checksum_finish';
+COMMENT ON FUNCTION varve.rows_checksum_finish(internal) IS 'Internal: a checksum as text';
+CREATE AGGREGATE varve.rows_checksum(record) (
+    SFUNC = varve.rows_checksum_add, STYPE = internal, FINALFUNC = varve.rows_checksum_finish);
+COMMENT ON AGGREGATE varve.rows_checksum(record) IS 'Internal: a checksum of rows that does not ask for their order or tier';
+REVOKE ALL ON FUNCTION varve.rows_checksum_add(internal, record), varve.rows_checksum_finish(internal),
+    varve.rows_checksum(record) FROM PUBLIC;
+
+CREATE FUNCTION varve.recount(checks text, OUT relation oid, OUT rows bigint, OUT checksum text, OUT detail text)
+    RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL UNSAFE STRICT AS 'MODULE_PATHNAME', 'recount_wrapper';
+COMMENT ON FUNCTION varve.recount(text) IS
+    'Internal: counts, on a server that is being restored, the rows of tables as the snapshot of a backup''s record saw them';
+REVOKE ALL ON FUNCTION varve.recount(text) FROM PUBLIC;
+
+CREATE FUNCTION varve.recovery_drill(backup text DEFAULT NULL, target_time timestamptz DEFAULT NULL,
+        OUT step text, OUT ok boolean, OUT detail text, OUT elapsed interval)
+    RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'recovery_drill_wrapper';
+COMMENT ON FUNCTION varve.recovery_drill(text, timestamptz) IS
+    'Restores a backup beside the running server, replays WAL, compares counts of rows, verifies segments, and records in varve.drill what came of it';
+REVOKE ALL ON FUNCTION varve.recovery_drill(text, timestamptz) FROM PUBLIC;
+
+CREATE PROCEDURE varve.run_recovery_drill(backup text DEFAULT NULL, target_time timestamptz DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    problem text;
+BEGIN
+    SELECT d.detail INTO problem FROM varve.recovery_drill(run_recovery_drill.backup, run_recovery_drill.target_time) d
+    WHERE NOT d.ok ORDER BY (d.step OPERATOR(pg_catalog.=) 'result') LIMIT 1;
+    COMMIT;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'the recovery drill failed: %', problem
+            USING ERRCODE = 'data_exception', HINT = 'SELECT * FROM varve.drill ORDER BY id DESC tells more.';
+    END IF;
+END
+$$;
+COMMENT ON PROCEDURE varve.run_recovery_drill(text, timestamptz) IS
+    'A recovery drill that fails, once it is recorded, where something was wrong: for jobs';
+REVOKE ALL ON PROCEDURE varve.run_recovery_drill(text, timestamptz) FROM PUBLIC;
