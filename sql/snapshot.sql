@@ -34,3 +34,23 @@ CREATE FUNCTION varve.verify_snapshot(id text,
 COMMENT ON FUNCTION varve.verify_snapshot(text) IS
     'Reads every object of a snapshot in every store that has it, and compares SHA-256 with what was written';
 REVOKE ALL ON FUNCTION varve.verify_snapshot(text) FROM PUBLIC;
+
+CREATE FUNCTION varve.restore_chunk(backup text, chunk text, target_time timestamptz DEFAULT NULL,
+        OUT restored regclass, OUT rows bigint)
+    RETURNS record LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_restore_chunk';
+COMMENT ON FUNCTION varve.restore_chunk(text, text, timestamptz) IS
+    'Brings back a damaged or dropped chunk from a snapshot or a base backup, as it was; returns what it is called now, and its rows';
+REVOKE ALL ON FUNCTION varve.restore_chunk(text, text, timestamptz) FROM PUBLIC;
+
+CREATE FUNCTION varve.restore_chunk(backup text, chunk regclass, target_time timestamptz DEFAULT NULL,
+        OUT restored regclass, OUT rows bigint)
+    RETURNS record LANGUAGE sql VOLATILE PARALLEL UNSAFE
+BEGIN ATOMIC
+    SELECT r.restored, r.rows
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    CROSS JOIN LATERAL varve.restore_chunk(backup, format('%I.%I', n.nspname, c.relname), target_time) r
+    WHERE c.oid = chunk;
+END;
+COMMENT ON FUNCTION varve.restore_chunk(text, regclass, timestamptz) IS
+    'As varve.restore_chunk(text, text, timestamptz), for a chunk that is there';
+REVOKE ALL ON FUNCTION varve.restore_chunk(text, regclass, timestamptz) FROM PUBLIC;

@@ -1,6 +1,6 @@
 //! Rows of a snapshot into tables.
 
-use super::source::Rows;
+use super::incoming::Incoming;
 use crate::pg::context::RowAt;
 use crate::pg::executor::Executor;
 use crate::pg::relation::{self, OpenRel, quote};
@@ -9,22 +9,21 @@ use crate::pg::writer::TableWriter;
 use crate::progress::Work;
 use pgrx::pg_sys;
 use std::rc::Rc;
-use varve_core::backup::snapshot::Column;
 
 /// Rows are inserted together up to this number, and to so many bytes.
 const BATCH_ROWS: usize = 1000;
 const BATCH_BYTES: usize = 16 << 20;
 
-/// Where the values of a table's attributes come from: columns of the record; `None` for what the table computes, and for
+/// Where the values of a table's attributes come from: columns that come; `None` for what the table computes, and for
 /// attributes that are dropped.
-fn places(rel: pg_sys::Relation, columns: &[Column]) -> Vec<Option<usize>> {
+fn places(rel: pg_sys::Relation, columns: &[String]) -> Vec<Option<usize>> {
     let desc = relation::tupdesc(rel);
     (0..relation::natts(desc))
         .map(|i| {
             let attr = relation::attribute(desc, i);
             let name = relation::attribute_name(attr);
             let given = !attr.attisdropped && attr.attgenerated == 0;
-            columns.iter().position(|c| given && c.name == name)
+            columns.iter().position(|c| given && *c == name)
         })
         .collect()
 }
@@ -32,10 +31,10 @@ fn places(rel: pg_sys::Relation, columns: &[Column]) -> Vec<Option<usize>> {
 /// Writes rows into a table whose storage this transaction has made, visible to all as COPY does it with FREEZE: the one at hand
 /// (if `begun`) and all that follow. How many those were.
 pub fn into_new_storage(
-    rows: &mut Rows,
+    rows: &mut dyn Incoming,
     begun: bool,
     rel: OpenRel,
-    columns: &[Column],
+    columns: &[String],
     work: &mut Work,
 ) -> u64 {
     let places = places(rel.as_ptr(), columns);
@@ -81,7 +80,7 @@ struct Given {
 }
 
 impl Given {
-    fn of(rel: pg_sys::Relation, columns: &[Column]) -> Self {
+    fn of(rel: pg_sys::Relation, columns: &[String]) -> Self {
         let desc = relation::tupdesc(rel);
         let places = places(rel, columns).into_iter().enumerate();
         let (mut attributes, mut given, mut names) = (Vec::new(), Vec::new(), Vec::new());
@@ -100,7 +99,7 @@ impl Given {
         }
     }
 
-    fn push(&self, rows: &Rows, to: &mut spi::Rows) {
+    fn push(&self, rows: &dyn Incoming, to: &mut spi::Rows) {
         let (values, nulls) = rows.row();
         let none = pg_sys::Datum::from(0usize);
         let values: Vec<pg_sys::Datum> = self
@@ -126,7 +125,7 @@ impl Given {
 }
 
 /// Inserts the row at hand into a table, as INSERT does it; and which chunk it went to.
-pub fn insert_one(rows: &Rows, table: &OpenRel, columns: &[Column]) -> pg_sys::Oid {
+pub fn insert_one(rows: &dyn Incoming, table: &OpenRel, columns: &[String]) -> pg_sys::Oid {
     let target = relation::qualified_name(relation::oid(table.as_ptr()));
     let given = Given::of(table.as_ptr(), columns);
     let connection = Connection::open();
@@ -144,7 +143,7 @@ pub fn insert_one(rows: &Rows, table: &OpenRel, columns: &[Column]) -> pg_sys::O
 
 /// Inserts the rows that follow the one at hand into a table, as INSERT does it: with its triggers, wherever they go. How many those
 /// were.
-pub fn insert_rest(rows: &mut Rows, table: &OpenRel, columns: &[Column], work: &mut Work) -> u64 {
+pub fn insert_rest(rows: &mut dyn Incoming, table: &OpenRel, columns: &[String], work: &mut Work) -> u64 {
     let target = relation::qualified_name(relation::oid(table.as_ptr()));
     let given = Given::of(table.as_ptr(), columns);
     let insert = given.insert(&target);

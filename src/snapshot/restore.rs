@@ -2,6 +2,7 @@
 
 use super::build::{Script, Statement};
 use super::ddl::{Ddl, Dimension};
+use super::incoming::Incoming;
 use super::kept::Shape;
 use super::session::settled;
 use super::source::Source;
@@ -16,7 +17,7 @@ use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use varve_core::backup::snapshot::Table;
+use varve_core::backup::snapshot::{Slice, Table};
 
 /// The table that is named, by a name that may say its schema.
 pub fn named(text: &str) -> Table {
@@ -123,7 +124,7 @@ pub fn shapes(table: &OpenRel) -> impl Fn(&str) -> Option<Shape> + use<> {
     move |name| all.get(name).copied()
 }
 
-/// What became of the rows of a chunk of the record.
+/// What became of the rows of a chunk.
 pub struct Loaded {
     /// The chunk that they, or the first of them, are in now.
     pub chunk: pg_sys::Oid,
@@ -131,36 +132,54 @@ pub struct Loaded {
     pub rows: u64,
 }
 
-/// Brings the rows of a chunk of the record into a hypertable, whose chunk may have to be made for them. None where it has none.
+/// Whether an INSERT into a table would call triggers, those of foreign keys among them.
+pub fn has_triggers(table: &OpenRel) -> bool {
+    // SAFETY: an open relation.
+    unsafe { !(*table.as_ptr()).trigdesc.is_null() }
+}
+
+/// Brings the rows of a chunk that lay in these slices into a hypertable, whose chunk may have to be made for them. None where
+/// there are none.
 pub fn load_chunk(
-    source: &Source,
-    number: usize,
+    rows: &mut dyn Incoming,
+    columns: &[String],
+    slices: &[Slice],
     root: &OpenRel,
     work: &mut Work,
 ) -> Option<Loaded> {
-    let record = source.snapshot.chunks.get(number)?;
-    let columns = &source.snapshot.columns;
-    let mut rows = source.rows(number, shapes(root));
     if !rows.next() {
         return None;
     }
     let before = relation::children(relation::oid(root.as_ptr()));
-    let chunk = load::insert_one(&rows, root, columns);
+    let chunk = load::insert_one(rows, root, columns);
     let mut count = 1;
-    if !before.contains(&chunk) && hypertable::slices(chunk) == record.slices {
+    let table = OpenRel::table(chunk, pg_sys::AccessExclusiveLock);
+    if !before.contains(&chunk) && hypertable::slices(chunk) == slices && !has_triggers(&table) {
         // A new chunk for the same range: all rows go straight into it, the first one once more.
-        let name = relation::qualified_name(chunk);
-        Connection::open().run(&format!("TRUNCATE TABLE ONLY {name}"));
+        drop(table);
+        truncate(chunk);
         let table = OpenRel::table(chunk, pg_sys::AccessExclusiveLock);
-        count = load::into_new_storage(&mut rows, true, table, columns, work);
+        count = load::into_new_storage(rows, true, table, columns, work);
     } else {
-        count += load::insert_rest(&mut rows, root, columns, work);
+        count += load::insert_rest(rows, root, columns, work);
     }
     Some(Loaded { chunk, rows: count })
 }
 
-/// Lets the next new chunk of a hypertable have the length of a chunk of the record.
-fn set_lengths(
+/// Empties a chunk, which gets a new storage.
+pub fn truncate(chunk: pg_sys::Oid) {
+    let name = relation::qualified_name(chunk);
+    Connection::open().run(&format!("TRUNCATE TABLE ONLY {name}"));
+}
+
+/// The length of a chunk in a dimension.
+pub fn length_of(slices: &[Slice], dimension: &Dimension) -> Option<i64> {
+    let slice = slices.iter().find(|s| s.column == dimension.column)?;
+    slice.end.checked_sub(slice.start)
+}
+
+/// Lets the next new chunks of a hypertable have the length in each dimension that `wanted` says; `now` is what it is.
+pub fn set_lengths(
     functions: &str,
     target: &str,
     dimensions: &[Dimension],
@@ -222,23 +241,23 @@ fn build(source: &Source, ddl: &Ddl, target: &Table) -> u64 {
     let dimensions: Vec<Dimension> = dimensions.collect();
     let mut lengths: Vec<Option<i64>> = dimensions.iter().map(|d| d.interval).collect();
     let mut tiers: Vec<(pg_sys::Oid, String)> = Vec::new();
+    let columns = source.names();
     let mut rows = 0;
     for (number, record) in source.snapshot.chunks.iter().enumerate() {
         let loaded = if dimensions.is_empty() {
             let table = OpenRel::table(oid, pg_sys::AccessExclusiveLock);
-            let mut from = source.rows(number, shapes(&root));
-            let columns = &source.snapshot.columns;
-            let count = load::into_new_storage(&mut from, false, table, columns, &mut work);
+            let mut from = source.rows(number, &shapes(&root));
+            let count = load::into_new_storage(&mut from, false, table, &columns, &mut work);
             Some(Loaded {
                 chunk: oid,
                 rows: count,
             })
         } else {
             set_lengths(&functions, &qualified, &dimensions, &mut lengths, |d| {
-                let slice = record.slices.iter().find(|s| s.column == d.column)?;
-                slice.end.checked_sub(slice.start)
+                length_of(&record.slices, d)
             });
-            load_chunk(source, number, &root, &mut work)
+            let mut from = source.rows(number, &shapes(&root));
+            load_chunk(&mut from, &columns, &record.slices, &root, &mut work)
         };
         if let Some(loaded) = loaded {
             rows += loaded.rows;

@@ -1,10 +1,12 @@
 //! Rows of a snapshot as they come: objects are fetched into files that nobody else sees, checked, and decoded.
 
 use super::error;
+use super::incoming::Incoming;
 use super::income::Income;
 use super::kept::Shape;
 use super::seal;
 use crate::am::error::raise;
+use crate::backup::choice;
 use crate::pg::memory::Context;
 use crate::stores;
 use pgrx::pg_sys;
@@ -22,14 +24,14 @@ use varve_core::store::Store;
 /// Largest definition of a table, in bytes.
 const MAX_DDL_BYTES: u64 = 64 << 20;
 
-/// The stores to read from: the one that is named, or all that the current user may use.
-pub fn stores(name: Option<String>) -> Vec<Store> {
+/// The stores to read from: the one that is named, or all that the current user may use, the primary ones first.
+fn stores(name: Option<String>) -> Vec<Store> {
     match name {
         Some(name) => vec![stores::open(&name)],
-        None => stores::all_usable()
-            .into_iter()
-            .filter_map(|(_, store)| store.ok())
-            .collect(),
+        None => {
+            let usable = choice::Stores::usable().all;
+            usable.into_iter().map(|named| named.store).collect()
+        }
     }
 }
 
@@ -42,7 +44,7 @@ pub struct Source {
 }
 
 /// A file among the server's temporary ones, which has no name any more.
-fn temporary() -> io::Result<File> {
+pub fn temporary() -> io::Result<File> {
     // The server's working directory is its data directory; it removes what is left there when it starts.
     let directory = Path::new("base/pgsql_tmp");
     match std::fs::create_dir(directory) {
@@ -126,8 +128,14 @@ impl Source {
         ddl
     }
 
+    /// The names of the columns.
+    pub fn names(&self) -> Vec<String> {
+        let columns = self.snapshot.columns.iter();
+        columns.map(|c| c.name.clone()).collect()
+    }
+
     /// The rows of a chunk. `shape` says of what type each column of the record is in the table that they go to.
-    pub fn rows(&self, chunk: usize, shape: impl Fn(&str) -> Option<Shape>) -> Rows<'_> {
+    pub fn rows(&self, chunk: usize, shape: &dyn Fn(&str) -> Option<Shape>) -> Rows<'_> {
         let columns = &self.snapshot.columns;
         let incomes = columns
             .iter()
@@ -173,8 +181,30 @@ pub struct Rows<'s> {
 }
 
 impl<'s> Rows<'s> {
-    /// Goes on to the next row; whether there is one.
-    pub fn next(&mut self) -> bool {
+    fn open(&mut self, object: &'s Object) {
+        let key = object.key.as_str();
+        let file = self.source.fetch(object);
+        let reader = Reader::open(file).unwrap_or_else(|e| error::reading(key, e));
+        let bare = |fields: Vec<varve_core::parquet::Field>| {
+            let each = fields.into_iter().map(|f| (f.name, f.physical, f.list));
+            each.collect::<Vec<_>>()
+        };
+        let rows = match object.holds {
+            Holds::Rows { rows, .. } => rows,
+            _ => 0,
+        };
+        if bare(reader.fields().to_vec()) != bare(self.source.snapshot.fields()) {
+            error::damaged(key, "its columns are not those of the record");
+        }
+        if reader.rows() != rows {
+            error::damaged(key, "it has not as many rows as the record says");
+        }
+        self.reader = Some((key, reader));
+    }
+}
+
+impl Incoming for Rows<'_> {
+    fn next(&mut self) -> bool {
         loop {
             if let Some((key, reader)) = &mut self.reader {
                 match reader.next_row() {
@@ -208,39 +238,15 @@ impl<'s> Rows<'s> {
         true
     }
 
-    fn open(&mut self, object: &'s Object) {
-        let key = object.key.as_str();
-        let file = self.source.fetch(object);
-        let reader = Reader::open(file).unwrap_or_else(|e| error::reading(key, e));
-        let bare = |fields: Vec<varve_core::parquet::Field>| {
-            let each = fields.into_iter().map(|f| (f.name, f.physical, f.list));
-            each.collect::<Vec<_>>()
-        };
-        let rows = match object.holds {
-            Holds::Rows { rows, .. } => rows,
-            _ => 0,
-        };
-        if bare(reader.fields().to_vec()) != bare(self.source.snapshot.fields()) {
-            error::damaged(key, "its columns are not those of the record");
-        }
-        if reader.rows() != rows {
-            error::damaged(key, "it has not as many rows as the record says");
-        }
-        self.reader = Some((key, reader));
-    }
-
-    /// The row at hand: a value and a NULL flag for each column of the record.
-    pub fn row(&self) -> (&[pg_sys::Datum], &[bool]) {
+    fn row(&self) -> (&[pg_sys::Datum], &[bool]) {
         (&self.values, &self.nulls)
     }
 
-    /// Bytes that rows take since [`forget`](Self::forget).
-    pub fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.context.bytes()
     }
 
-    /// Gives back the memory of the rows until now.
-    pub fn forget(&mut self) {
+    fn forget(&mut self) {
         self.context.reset();
     }
 }
