@@ -99,7 +99,6 @@ const OWN: [(&str, &str); 20] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     /// To the end of the backup itself, where it waits, open for reading.
-    #[allow(dead_code, reason = "for varve.restore_chunk")]
     Consistent,
     /// To just before a position, where it waits, open for reading.
     PausedAt(Lsn),
@@ -300,7 +299,6 @@ impl<'s> Scratch<'s> {
     ///
     /// # Errors
     /// What the server says, and what `each` answers.
-    #[allow(dead_code, reason = "for varve.restore_chunk")]
     pub fn copy_out(
         &self,
         session: &mut Session,

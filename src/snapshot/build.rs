@@ -187,7 +187,10 @@ impl Script<'_> {
         let column = literal(&d.column);
         let function = match &d.function {
             Some(function) => {
-                format!(", partition_func => {}::pg_catalog.regproc", literal(function))
+                format!(
+                    ", partition_func => {}::pg_catalog.regproc",
+                    literal(function)
+                )
             }
             None => String::new(),
         };

@@ -64,7 +64,8 @@ fn here(name: &Table, known: &Known) -> Here {
     let opened = OpenRel::table(root, pg_sys::RowExclusiveLock);
     let chunk = lookup(name);
     if let Some(chunk) = chunk {
-        let same = tier::catalog::root_of(chunk) == root && hypertable::slices(chunk) == known.slices;
+        let same =
+            tier::catalog::root_of(chunk) == root && hypertable::slices(chunk) == known.slices;
         if !same {
             raise(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -160,7 +161,10 @@ fn from_snapshot(id: &str, name: &Table) -> Loaded {
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             format!("snapshot \"{id}\" has no rows of {}", sql_name(name)),
             None,
-            Some("Name the chunk as it was called when the snapshot was taken, with its schema.".into()),
+            Some(
+                "Name the chunk as it was called when the snapshot was taken, with its schema."
+                    .into(),
+            ),
         );
     };
     let known = Known {
@@ -171,7 +175,10 @@ fn from_snapshot(id: &str, name: &Table) -> Loaded {
     let here = here(name, &known);
     let columns = source.names();
     check_columns(&here.root, &columns);
-    let mut work = Work::begin(Operation::RestoreSnapshot, relation::oid(here.root.as_ptr()));
+    let mut work = Work::begin(
+        Operation::RestoreSnapshot,
+        relation::oid(here.root.as_ptr()),
+    );
     work.phase(Phase::Rows, record.rows);
     let mut rows = source.rows(number, &restore::shapes(&here.root));
     put(name, &known, &here, &columns, &mut rows, &mut work)
@@ -236,7 +243,10 @@ fn copy_out(
     let chosen = choice::choose(&mut stores, Some(id), time)?;
     if !chosen.is_usable() {
         return Err(BackupError::Refused {
-            message: format!("backup {id} cannot be started: {}", chosen.gaps().join("; ")),
+            message: format!(
+                "backup {id} cannot be started: {}",
+                chosen.gaps().join("; ")
+            ),
             hint: "Take another backup.".into(),
         });
     }
@@ -260,7 +270,13 @@ fn copy_out(
     work.phase(Phase::Replaying, 0);
     scratch.start(time.map_or(Until::Consistent, Until::Time), &mut |_| {})?;
     let mut session = scratch.connect(&database)?;
-    for setting in ["search_path = pg_catalog", "statement_timeout = 0", "lock_timeout = 0", "row_security = off", "default_transaction_read_only = on"] {
+    for setting in [
+        "search_path = pg_catalog",
+        "statement_timeout = 0",
+        "lock_timeout = 0",
+        "row_security = off",
+        "default_transaction_read_only = on",
+    ] {
         scratch.query(&mut session, &format!("SET {setting}"))?;
     }
     // Names come in this database's encoding, as they are here.
@@ -272,7 +288,10 @@ fn copy_out(
         });
     };
     let oid = field(row, 4);
-    let slices = scratch.query(&mut session, &format!("{SLICES}{oid} ORDER BY d.num_slices IS NOT NULL, d.id"))?;
+    let slices = scratch.query(
+        &mut session,
+        &format!("{SLICES}{oid} ORDER BY d.num_slices IS NOT NULL, d.id"),
+    )?;
     let slices = slices.iter().map(|row| Slice {
         column: field(row, 0),
         start: field(row, 1).parse().unwrap_or(0),
@@ -287,7 +306,8 @@ fn copy_out(
         tier: field(row, 3),
     };
     let columns = scratch.query(&mut session, &format!("{COLUMNS}{oid} ORDER BY a.attnum"))?;
-    let columns: Vec<(String, String)> = columns.iter().map(|c| (field(c, 0), field(c, 1))).collect();
+    let columns: Vec<(String, String)> =
+        columns.iter().map(|c| (field(c, 0), field(c, 1))).collect();
     let names: Vec<String> = columns.iter().map(|(name, _)| quote(name)).collect();
     work.phase(Phase::Rows, 0);
     let mut spool = Spool::new().map_err(io)?;

@@ -159,8 +159,14 @@ impl Incoming for Copied {
         }
         for i in 0..self.columns.len() {
             let length = i32::from_be_bytes(self.take());
-            let bytes = u64::try_from(length).ok().map(|length| self.bytes_of(length));
-            let places = (self.columns.get_mut(i), self.values.get_mut(i), self.nulls.get_mut(i));
+            let bytes = u64::try_from(length)
+                .ok()
+                .map(|length| self.bytes_of(length));
+            let places = (
+                self.columns.get_mut(i),
+                self.values.get_mut(i),
+                self.nulls.get_mut(i),
+            );
             if let (Some(column), Some(value), Some(null)) = places {
                 *null = bytes.is_none();
                 if let Some(mut bytes) = bytes {

@@ -29,12 +29,7 @@ impl Income {
         unsafe {
             pg_sys::getTypeInputInfo(shape.typ, &mut function, &mut parameter);
             pg_sys::fmgr_info(function, &mut input);
-            pg_sys::get_typlenbyvalalign(
-                shape.typ,
-                &mut element.0,
-                &mut element.1,
-                &mut element.2,
-            );
+            pg_sys::get_typlenbyvalalign(shape.typ, &mut element.0, &mut element.1, &mut element.2);
         }
         Income {
             name: name.to_string(),

@@ -143,7 +143,12 @@ pub fn insert_one(rows: &dyn Incoming, table: &OpenRel, columns: &[String]) -> p
 
 /// Inserts the rows that follow the one at hand into a table, as INSERT does it: with its triggers, wherever they go. How many those
 /// were.
-pub fn insert_rest(rows: &mut dyn Incoming, table: &OpenRel, columns: &[String], work: &mut Work) -> u64 {
+pub fn insert_rest(
+    rows: &mut dyn Incoming,
+    table: &OpenRel,
+    columns: &[String],
+    work: &mut Work,
+) -> u64 {
     let target = relation::qualified_name(relation::oid(table.as_ptr()));
     let given = Given::of(table.as_ptr(), columns);
     let insert = given.insert(&target);

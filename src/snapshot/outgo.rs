@@ -29,12 +29,7 @@ impl Outgo {
         unsafe {
             pg_sys::getTypeOutputInfo(shape.typ, &mut function, &mut varlena);
             pg_sys::fmgr_info(function, &mut output);
-            pg_sys::get_typlenbyvalalign(
-                shape.typ,
-                &mut element.0,
-                &mut element.1,
-                &mut element.2,
-            );
+            pg_sys::get_typlenbyvalalign(shape.typ, &mut element.0, &mut element.1, &mut element.2);
         }
         Outgo {
             shape,
@@ -151,7 +146,9 @@ impl Outgo {
                         Some(number) => put(&number.to_be_bytes()),
                         None => raise(
                             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-                            format!("a value of a column has another scale than the column: {text}"),
+                            format!(
+                                "a value of a column has another scale than the column: {text}"
+                            ),
                             None,
                             Some("The table is damaged there; update the row.".into()),
                         ),

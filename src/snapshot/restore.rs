@@ -30,15 +30,17 @@ pub fn named(text: &str) -> Table {
         let name = CStr::from_ptr(name).to_string_lossy().into_owned();
         let schema = match schema.is_null() {
             false => CStr::from_ptr(schema).to_string_lossy().into_owned(),
-            true => spi::read_one::<String>("SELECT pg_catalog.current_schema()::pg_catalog.text", &[])
-                .unwrap_or_else(|| {
-                    raise(
-                        PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
-                        "no schema has been selected to create in".into(),
-                        None,
-                        Some("Name it: into_table => 'schema.table'.".into()),
-                    )
-                }),
+            true => {
+                spi::read_one::<String>("SELECT pg_catalog.current_schema()::pg_catalog.text", &[])
+                    .unwrap_or_else(|| {
+                        raise(
+                            PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
+                            "no schema has been selected to create in".into(),
+                            None,
+                            Some("Name it: into_table => 'schema.table'.".into()),
+                        )
+                    })
+            }
         };
         Table { schema, name }
     }
@@ -72,7 +74,8 @@ struct Names {
 
 impl Names {
     fn is_free(&self, name: &str) -> bool {
-        name.len() < pg_sys::NAMEDATALEN as usize && relation::lookup(name, self.namespace).is_none()
+        name.len() < pg_sys::NAMEDATALEN as usize
+            && relation::lookup(name, self.namespace).is_none()
     }
 
     /// The name that it had, with the table's new name in the place of the old one at its beginning; none where that is taken.
@@ -206,7 +209,10 @@ fn build(source: &Source, ddl: &Ddl, target: &Table) -> u64 {
             PgSqlErrorCode::ERRCODE_DUPLICATE_TABLE,
             format!("relation \"{}\" already exists", target.name),
             None,
-            Some("Restore it under another name: varve.restore_snapshot(id, into_table => '…').".into()),
+            Some(
+                "Restore it under another name: varve.restore_snapshot(id, into_table => '…')."
+                    .into(),
+            ),
         );
     }
     let names = Names {
@@ -266,7 +272,9 @@ fn build(source: &Source, ddl: &Ddl, target: &Table) -> u64 {
             }
         }
     }
-    set_lengths(&functions, &qualified, &dimensions, &mut lengths, |d| d.interval);
+    set_lengths(&functions, &qualified, &dimensions, &mut lengths, |d| {
+        d.interval
+    });
     drop(root);
     work.phase(Phase::Finishing, 0);
     each(script.end());

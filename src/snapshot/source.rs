@@ -1,8 +1,8 @@
 //! Rows of a snapshot as they come: objects are fetched into files that nobody else sees, checked, and decoded.
 
 use super::error;
-use super::incoming::Incoming;
 use super::income::Income;
+use super::incoming::Incoming;
 use super::kept::Shape;
 use super::seal;
 use crate::am::error::raise;

@@ -285,7 +285,8 @@ fn sql(ddl: &Ddl, table: &Table) -> String {
 }
 
 fn version() -> String {
-    read_one::<String>("SELECT pg_catalog.current_setting('server_version')", &[]).unwrap_or_default()
+    read_one::<String>("SELECT pg_catalog.current_setting('server_version')", &[])
+        .unwrap_or_default()
 }
 
 fn database() -> String {
@@ -340,7 +341,11 @@ fn take(target: pg_sys::Oid, store: Option<String>, label: String) -> Snapshot {
     let ddl = describe::describe(target);
     let (columns, outgo) = columns(table.as_ptr(), &ddl);
     let names: Vec<String> = columns.iter().map(|c| quote(&c.name)).collect();
-    let only = if ddl.hypertable.is_some() { "" } else { "ONLY " };
+    let only = if ddl.hypertable.is_some() {
+        ""
+    } else {
+        "ONLY "
+    };
     let query = format!(
         "SELECT {}tableoid FROM {only}{}",
         names.iter().map(|n| format!("{n}, ")).collect::<String>(),

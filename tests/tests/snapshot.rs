@@ -134,7 +134,10 @@ fn every_kind_of_value() {
         "SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'iso_8601'; SET extra_float_digits = -10; SET TimeZone = 'Asia/Tokyo'; \
          SET bytea_output = 'escape'; SET search_path = pg_temp, public",
     );
-    let id = one(&mut client, "SELECT varve.snapshot('kinds', label => 'all')");
+    let id = one(
+        &mut client,
+        "SELECT varve.snapshot('kinds', label => 'all')",
+    );
     assert!(id.ends_with("-snapshot"), "{id}");
     ok(&mut client, "CREATE SCHEMA other");
     let restored = format!("SELECT varve.restore_snapshot('{id}', 'other.kinds')");
@@ -173,8 +176,7 @@ fn every_kind_of_value() {
         ),
         [format!("{id}|snapshot|public.kinds|all|50008|t|{{first}}")]
     );
-    let verified =
-        format!("SELECT count(*), bool_and(ok) FROM varve.verify_snapshot('{id}')");
+    let verified = format!("SELECT count(*), bool_and(ok) FROM varve.verify_snapshot('{id}')");
     assert_eq!(ok(&mut client, &verified), ["3|t"]);
     let files: Vec<String> = std::fs::read_dir(dir.join("snapshots").join(&id))
         .unwrap()
@@ -226,7 +228,9 @@ CREATE SCHEMA other;
     let id = one(&mut client, "SELECT varve.snapshot('parts')");
     assert_eq!(
         ok(&mut client, "SELECT left_out FROM varve.snapshots"),
-        ["{\"trigger fires\",\"policy sees\",\"statistics together\",\"privileges of reader\",\"row security\",\"owner postgres\"}"]
+        [
+            "{\"trigger fires\",\"policy sees\",\"statistics together\",\"privileges of reader\",\"row security\",\"owner postgres\"}"
+        ]
     );
     let restored = format!("SELECT varve.restore_snapshot('{id}', 'other.parts')");
     assert_eq!(ok(&mut client, &restored), ["1000"]);
@@ -257,23 +261,40 @@ CREATE SCHEMA other;
         assert_eq!(ok(&mut client, &next), ["1001|7100|1001|42|43"]);
     }
     // Beside the table that it is of: what has its name is called like the new table, the rest as PostgreSQL likes.
-    ok(&mut client, &format!("SELECT varve.restore_snapshot('{id}', 'copied')"));
+    ok(
+        &mut client,
+        &format!("SELECT varve.restore_snapshot('{id}', 'copied')"),
+    );
     assert_eq!(
         ok(
             &mut client,
             "SELECT indexrelid::regclass FROM pg_index WHERE indrelid = 'copied'::regclass ORDER BY indexrelid::regclass::text"
         ),
-        ["copied_b_c_key", "copied_by_e", "copied_d_excl", "copied_lower_twice_c_idx", "copied_pkey", "copied_to_tsvector_idx"]
+        [
+            "copied_b_c_key",
+            "copied_by_e",
+            "copied_d_excl",
+            "copied_lower_twice_c_idx",
+            "copied_pkey",
+            "copied_to_tsvector_idx"
+        ]
     );
     assert_eq!(
         one(&mut client, "SELECT pg_get_serial_sequence('copied', 'n')"),
         "public.copied_n_seq"
     );
     // The definition that people read makes the same table.
-    let script =
-        std::fs::read_to_string(dir.join(format!("snapshots/{id}/ddl.sql"))).unwrap();
-    ok(&mut client, "DROP SCHEMA other CASCADE; CREATE SCHEMA other");
-    ok(&mut client, &script.replace("public.parts", "other.parts").replace("INDEX public.", "INDEX other."));
+    let script = std::fs::read_to_string(dir.join(format!("snapshots/{id}/ddl.sql"))).unwrap();
+    ok(
+        &mut client,
+        "DROP SCHEMA other CASCADE; CREATE SCHEMA other",
+    );
+    ok(
+        &mut client,
+        &script
+            .replace("public.parts", "other.parts")
+            .replace("INDEX public.", "INDEX other."),
+    );
     assert_eq!(kept(definition(&cluster, "other", "parts")), before);
 }
 
@@ -339,10 +360,18 @@ fn a_hypertable_in_tiers() {
     let restored = format!("SELECT varve.restore_snapshot('{id}', 'again')");
     assert_eq!(one(&mut client, &restored), rows);
     assert_eq!(difference(&mut client, "prices", "again"), "0|0|t");
-    assert_eq!(dimensions(&mut client, "again"), dimensions(&mut client, "prices"));
+    assert_eq!(
+        dimensions(&mut client, "again"),
+        dimensions(&mut client, "prices")
+    );
     // What was thawed is frozen again.
     let before = chunks(&mut client, "prices");
-    assert!(before.iter().any(|c| c.contains("|warm|") && !c.ends_with("|0")), "{before:?}");
+    assert!(
+        before
+            .iter()
+            .any(|c| c.contains("|warm|") && !c.ends_with("|0")),
+        "{before:?}"
+    );
     ok(
         &mut client,
         "SELECT varve.set_tier(chunk, tier) FROM varve.chunks WHERE hypertable = 'prices'::regclass AND tier <> 'hot'",
@@ -365,12 +394,18 @@ fn a_hypertable_in_tiers() {
          UPDATE again SET price = 0 WHERE ts < '2025-01-01 01:00Z'",
     );
     assert_eq!(
-        code(&mut client, "INSERT INTO again VALUES ('A', '2025-01-01 00:00Z')"),
+        code(
+            &mut client,
+            "INSERT INTO again VALUES ('A', '2025-01-01 00:00Z')"
+        ),
         "23505"
     );
     // In a transaction that is rolled back nothing is left.
     ok(&mut client, "BEGIN; SAVEPOINT a");
-    ok(&mut client, &format!("SELECT varve.restore_snapshot('{id}', 'third')"));
+    ok(
+        &mut client,
+        &format!("SELECT varve.restore_snapshot('{id}', 'third')"),
+    );
     ok(&mut client, "ROLLBACK TO a; COMMIT");
     assert_eq!(one(&mut client, "SELECT to_regclass('third')"), "∅");
 }
@@ -443,22 +478,63 @@ INSERT INTO simple (id) SELECT i FROM generate_series(40001, 45000) i;
     assert_eq!(
         types(&text, "pyarrow"),
         [
-            "id int64", "flag bool", "small int16", "number int32", "single float", "double double", "words string", "short string",
-            "raw binary", "day date32[day]", "at timestamp[us]", "moment timestamp[us, tz=UTC]", "clock time64[us]",
-            "name extension<arrow.uuid>", "price decimal128(12, 3)", "free string", "doc extension<arrow.json>", "feeling string",
-            "ints list<element: int32>", "ints.dimensions string", "tags list<element: string>", "tags.dimensions string",
-            "prices list<element: decimal128(10, 2)>", "prices.dimensions string",
-            "moments list<element: timestamp[us, tz=UTC]>", "moments.dimensions string"
+            "id int64",
+            "flag bool",
+            "small int16",
+            "number int32",
+            "single float",
+            "double double",
+            "words string",
+            "short string",
+            "raw binary",
+            "day date32[day]",
+            "at timestamp[us]",
+            "moment timestamp[us, tz=UTC]",
+            "clock time64[us]",
+            "name extension<arrow.uuid>",
+            "price decimal128(12, 3)",
+            "free string",
+            "doc extension<arrow.json>",
+            "feeling string",
+            "ints list<element: int32>",
+            "ints.dimensions string",
+            "tags list<element: string>",
+            "tags.dimensions string",
+            "prices list<element: decimal128(10, 2)>",
+            "prices.dimensions string",
+            "moments list<element: timestamp[us, tz=UTC]>",
+            "moments.dimensions string"
         ]
     );
     assert_eq!(
         types(&text, "duckdb"),
         [
-            "id BIGINT", "flag BOOLEAN", "small SMALLINT", "number INTEGER", "single FLOAT", "double DOUBLE", "words VARCHAR",
-            "short VARCHAR", "raw BLOB", "day DATE", "at TIMESTAMP", "moment TIMESTAMP WITH TIME ZONE", "clock TIME", "name UUID",
-            "price DECIMAL(12,3)", "free VARCHAR", "doc JSON", "feeling VARCHAR", "ints INTEGER[]", "ints.dimensions VARCHAR",
-            "tags VARCHAR[]", "tags.dimensions VARCHAR", "prices DECIMAL(10,2)[]", "prices.dimensions VARCHAR",
-            "moments TIMESTAMP WITH TIME ZONE[]", "moments.dimensions VARCHAR"
+            "id BIGINT",
+            "flag BOOLEAN",
+            "small SMALLINT",
+            "number INTEGER",
+            "single FLOAT",
+            "double DOUBLE",
+            "words VARCHAR",
+            "short VARCHAR",
+            "raw BLOB",
+            "day DATE",
+            "at TIMESTAMP",
+            "moment TIMESTAMP WITH TIME ZONE",
+            "clock TIME",
+            "name UUID",
+            "price DECIMAL(12,3)",
+            "free VARCHAR",
+            "doc JSON",
+            "feeling VARCHAR",
+            "ints INTEGER[]",
+            "ints.dimensions VARCHAR",
+            "tags VARCHAR[]",
+            "tags.dimensions VARCHAR",
+            "prices DECIMAL(10,2)[]",
+            "prices.dimensions VARCHAR",
+            "moments TIMESTAMP WITH TIME ZONE[]",
+            "moments.dimensions VARCHAR"
         ]
     );
     let text = read("prices", of_prices);
@@ -501,7 +577,11 @@ fn one_moment_while_others_write() {
     for round in 0..4 {
         // The first ones in a transaction that goes on seeing the same.
         let repeatable = round < 2;
-        let begin = if repeatable { "BEGIN ISOLATION LEVEL REPEATABLE READ" } else { "BEGIN" };
+        let begin = if repeatable {
+            "BEGIN ISOLATION LEVEL REPEATABLE READ"
+        } else {
+            "BEGIN"
+        };
         ok(&mut client, begin);
         let seen = "SELECT count(*), sum(volume), md5(string_agg(p::text, ';' ORDER BY symbol, ts)) FROM prices p";
         let before = one(&mut client, seen);
@@ -509,7 +589,10 @@ fn one_moment_while_others_write() {
         ok(&mut client, "COMMIT");
         ids.push((id, repeatable.then_some(before)));
         if round == 1 {
-            ok(&mut client, "SELECT varve.set_tier(chunk, tier) FROM varve.chunks WHERE hypertable = 'prices'::regclass AND tier <> 'hot'");
+            ok(
+                &mut client,
+                "SELECT varve.set_tier(chunk, tier) FROM varve.chunks WHERE hypertable = 'prices'::regclass AND tier <> 'hot'",
+            );
         }
     }
     for (stop, thread) in writers {
@@ -517,10 +600,18 @@ fn one_moment_while_others_write() {
         assert!(thread.join().unwrap() > 10);
     }
     for (i, (id, seen)) in ids.iter().enumerate() {
-        ok(&mut client, &format!("SELECT varve.restore_snapshot('{id}', 'at{i}')"));
-        assert_eq!(one(&mut client, &format!("SELECT sum(volume) FROM at{i}")), "0");
+        ok(
+            &mut client,
+            &format!("SELECT varve.restore_snapshot('{id}', 'at{i}')"),
+        );
+        assert_eq!(
+            one(&mut client, &format!("SELECT sum(volume) FROM at{i}")),
+            "0"
+        );
         if let Some(seen) = seen {
-            let again = format!("SELECT count(*), sum(volume), md5(string_agg(p::text, ';' ORDER BY symbol, ts)) FROM at{i} p");
+            let again = format!(
+                "SELECT count(*), sum(volume), md5(string_agg(p::text, ';' ORDER BY symbol, ts)) FROM at{i} p"
+            );
             assert_eq!(one(&mut client, &again), *seen);
         }
     }
@@ -556,13 +647,18 @@ fn damage() {
     prices(&mut client);
     let id = one(&mut client, "SELECT varve.snapshot('prices', 'first')");
     copy(&first, &second, &id);
-    assert_eq!(one(&mut client, "SELECT stores FROM varve.snapshots"), "{first,second}");
+    assert_eq!(
+        one(&mut client, "SELECT stores FROM varve.snapshots"),
+        "{first,second}"
+    );
     let files = objects(&first, &id, ".parquet");
     assert!(files.len() > 4);
     flip(&files[1]);
     flip(&objects(&first, &id, "ddl.json")[0]);
     std::fs::remove_file(&files[2]).unwrap();
-    let bad = format!("SELECT store, object, detail IS NOT NULL FROM varve.verify_snapshot('{id}') WHERE NOT ok ORDER BY 2");
+    let bad = format!(
+        "SELECT store, object, detail IS NOT NULL FROM varve.verify_snapshot('{id}') WHERE NOT ok ORDER BY 2"
+    );
     assert_eq!(
         ok(&mut client, &bad),
         [
@@ -572,16 +668,29 @@ fn damage() {
         ]
     );
     // From the other store.
-    ok(&mut client, &format!("SELECT varve.restore_snapshot('{id}', 'again')"));
+    ok(
+        &mut client,
+        &format!("SELECT varve.restore_snapshot('{id}', 'again')"),
+    );
     assert_eq!(difference(&mut client, "prices", "again"), "0|0|t");
     // From this one alone.
     let restore = format!("SELECT varve.restore_snapshot('{id}', 'third', 'first')");
     let error = simple(&mut client, &restore).unwrap_err();
-    assert_eq!((error.code.as_str(), error.message.contains("ddl.json")), ("XX001", true));
-    std::fs::copy(&objects(&second, &id, "ddl.json")[0], &objects(&first, &id, "ddl.json")[0]).unwrap();
+    assert_eq!(
+        (error.code.as_str(), error.message.contains("ddl.json")),
+        ("XX001", true)
+    );
+    std::fs::copy(
+        &objects(&second, &id, "ddl.json")[0],
+        &objects(&first, &id, "ddl.json")[0],
+    )
+    .unwrap();
     let error = simple(&mut client, &restore).unwrap_err();
     assert_eq!(
-        (error.code.as_str(), error.message.contains(&format!("{id}/00002.parquet"))),
+        (
+            error.code.as_str(),
+            error.message.contains(&format!("{id}/00002.parquet"))
+        ),
         ("XX001", true)
     );
     // In both.
@@ -595,8 +704,13 @@ fn damage() {
     assert_eq!(one(&mut client, "SELECT to_regclass('third')"), "∅");
     // A damaged record is told, and the other store's is read.
     flip(&objects(&first, &id, "snapshot.json")[0]);
-    assert_eq!(one(&mut client, "SELECT stores FROM varve.snapshots"), "{second}");
-    let told = format!("SELECT store FROM varve.list_snapshots() WHERE id = '{id}' AND detail LIKE '%damaged%'");
+    assert_eq!(
+        one(&mut client, "SELECT stores FROM varve.snapshots"),
+        "{second}"
+    );
+    let told = format!(
+        "SELECT store FROM varve.list_snapshots() WHERE id = '{id}' AND detail LIKE '%damaged%'"
+    );
     assert_eq!(ok(&mut client, &told), ["first"]);
     for wrong in ["none", "../x", "x'\"", ""] {
         let call = format!("SELECT varve.restore_snapshot({})", quoted(wrong));
@@ -604,7 +718,10 @@ fn damage() {
         let call = format!("SELECT * FROM varve.verify_snapshot({})", quoted(wrong));
         assert_eq!(code(&mut client, &call), "42704", "{wrong}");
     }
-    assert_eq!(code(&mut client, "SELECT varve.restore_snapshot(NULL)"), "22004");
+    assert_eq!(
+        code(&mut client, "SELECT varve.restore_snapshot(NULL)"),
+        "22004"
+    );
     assert_eq!(code(&mut client, "SELECT varve.snapshot(NULL)"), "22004");
 }
 
@@ -642,7 +759,11 @@ fn sign(client: &mut Client, record: &Path, body: &str) {
         .query_one("SELECT encode(sha256($1), 'hex')", &[&body.as_bytes()])
         .unwrap()
         .get(0);
-    std::fs::write(record, format!("{{\"sha256\":\"{sum}\",\"snapshot\":{body}}}")).unwrap();
+    std::fs::write(
+        record,
+        format!("{{\"sha256\":\"{sum}\",\"snapshot\":{body}}}"),
+    )
+    .unwrap();
 }
 
 #[test]
@@ -681,13 +802,20 @@ fn forged() {
     for _ in 0..300 {
         let mut bytes = good.clone();
         // Where descriptions are rather than values.
-        let from = if random.below(2) == 0 { good.len() - 900 } else { 0 };
+        let from = if random.below(2) == 0 {
+            good.len() - 900
+        } else {
+            0
+        };
         let at = from + random.below((good.len() - from) as u64) as usize;
         bytes[at] = random.below(256) as u8;
         attempt(&mut client, &bytes);
     }
     let known = ["XX001", "22021", "22P02", "23505", "23502", "restored"];
-    assert!(outcomes.keys().all(|o| known.contains(&o.as_str())), "{outcomes:?}");
+    assert!(
+        outcomes.keys().all(|o| known.contains(&o.as_str())),
+        "{outcomes:?}"
+    );
     assert!(outcomes["XX001"] > 30, "{outcomes:?}");
     forge(&mut client, &dir, &id, "00001.parquet", &good);
     // A definition that does more than define.
@@ -705,9 +833,18 @@ fn forged() {
         let bytes = ddl.replacen(part, forged, 1);
         forge(&mut client, &dir, &id, "ddl.json", bytes.as_bytes());
         let code = code(&mut client, &restore);
-        assert!(["XX001", "0A000", "42704", "42804", "42601"].contains(&code.as_str()), "{part}: {code}");
+        assert!(
+            ["XX001", "0A000", "42704", "42804", "42601"].contains(&code.as_str()),
+            "{part}: {code}"
+        );
     }
-    assert_eq!(one(&mut client, "SELECT to_regclass('victim'), to_regclass('u')"), "victim|∅");
+    assert_eq!(
+        one(
+            &mut client,
+            "SELECT to_regclass('victim'), to_regclass('u')"
+        ),
+        "victim|∅"
+    );
     forge(&mut client, &dir, &id, "ddl.json", ddl.as_bytes());
     // Records that do not hold together.
     let record = objects(&dir, &id, "snapshot.json").remove(0);
@@ -725,7 +862,10 @@ fn forged() {
         assert!(body.contains(part), "{part}");
         sign(&mut client, &record, &body.replacen(part, forged, 1));
         let code = code(&mut client, &restore);
-        assert!(["XX001", "0A000", "42804"].contains(&code.as_str()), "{part}: {code}");
+        assert!(
+            ["XX001", "0A000", "42804"].contains(&code.as_str()),
+            "{part}: {code}"
+        );
     }
     sign(&mut client, &record, body);
     assert_eq!(one(&mut client, &restore), "3000");
@@ -758,26 +898,59 @@ fn privileges() {
         "RESET ROLE; GRANT EXECUTE ON FUNCTION varve.snapshot(regclass, name, text), varve.restore_snapshot(text, text, name), varve.list_snapshots(), varve.verify_snapshot(text) TO joe; SET ROLE joe",
     );
     // The table, then the store, then all of the table's columns.
-    assert_eq!(code(&mut client, "SELECT varve.snapshot('t', 'first')"), "42501");
-    ok(&mut client, "RESET ROLE; GRANT SELECT (id, owner) ON t TO joe; SET ROLE joe");
+    assert_eq!(
+        code(&mut client, "SELECT varve.snapshot('t', 'first')"),
+        "42501"
+    );
+    ok(
+        &mut client,
+        "RESET ROLE; GRANT SELECT (id, owner) ON t TO joe; SET ROLE joe",
+    );
     let error = simple(&mut client, "SELECT varve.snapshot('t', 'first')").unwrap_err();
-    assert_eq!((error.code.as_str(), error.message.contains("store")), ("42501", true));
-    assert_eq!(code(&mut client, &format!("SELECT varve.restore_snapshot('{id}')")), "42704");
-    ok(&mut client, "RESET ROLE; GRANT USAGE ON FOREIGN SERVER first TO joe; SET ROLE joe");
+    assert_eq!(
+        (error.code.as_str(), error.message.contains("store")),
+        ("42501", true)
+    );
+    assert_eq!(
+        code(
+            &mut client,
+            &format!("SELECT varve.restore_snapshot('{id}')")
+        ),
+        "42704"
+    );
+    ok(
+        &mut client,
+        "RESET ROLE; GRANT USAGE ON FOREIGN SERVER first TO joe; SET ROLE joe",
+    );
     let error = simple(&mut client, "SELECT varve.snapshot('t', 'first')").unwrap_err();
-    assert_eq!((error.code.as_str(), error.message.contains("table t")), ("42501", true));
+    assert_eq!(
+        (error.code.as_str(), error.message.contains("table t")),
+        ("42501", true)
+    );
     assert_eq!(objects(&dir, "", "").len(), 1, "nothing is left of it");
-    ok(&mut client, "RESET ROLE; GRANT SELECT ON t TO joe; SET ROLE joe");
+    ok(
+        &mut client,
+        "RESET ROLE; GRANT SELECT ON t TO joe; SET ROLE joe",
+    );
     let his = one(&mut client, "SELECT varve.snapshot('t', 'first')");
     // Somewhere to put it.
     let restore = format!("SELECT varve.restore_snapshot('{his}', 'joes.t')");
     assert_eq!(code(&mut client, &restore), "3F000");
-    ok(&mut client, "RESET ROLE; CREATE SCHEMA joes; GRANT USAGE ON SCHEMA joes TO joe; SET ROLE joe");
+    ok(
+        &mut client,
+        "RESET ROLE; CREATE SCHEMA joes; GRANT USAGE ON SCHEMA joes TO joe; SET ROLE joe",
+    );
     assert_eq!(code(&mut client, &restore), "42501");
-    ok(&mut client, "RESET ROLE; GRANT CREATE ON SCHEMA joes TO joe; SET ROLE joe");
+    ok(
+        &mut client,
+        "RESET ROLE; GRANT CREATE ON SCHEMA joes TO joe; SET ROLE joe",
+    );
     assert_eq!(one(&mut client, &restore), "100");
     assert_eq!(
-        one(&mut client, "SELECT relowner::regrole FROM pg_class WHERE oid = 'joes.t'::regclass"),
+        one(
+            &mut client,
+            "SELECT relowner::regrole FROM pg_class WHERE oid = 'joes.t'::regclass"
+        ),
         "joe"
     );
     // Of rows that policies hide from him there are none in a snapshot of his.
@@ -796,7 +969,13 @@ fn privileges() {
         &mut client,
         "CREATE VIEW v AS SELECT 1; CREATE TABLE p (i int) PARTITION BY RANGE (i); CREATE TEMP TABLE temporary (i int)",
     );
-    for (what, expected) in [("v", "42809"), ("p", "0A000"), ("pg_class", "42501"), ("varve.managed", "42501"), ("temporary", "0A000")] {
+    for (what, expected) in [
+        ("v", "42809"),
+        ("p", "0A000"),
+        ("pg_class", "42501"),
+        ("varve.managed", "42501"),
+        ("temporary", "0A000"),
+    ] {
         let call = format!("SELECT varve.snapshot('{what}')");
         assert_eq!(code(&mut client, &call), expected, "{what}");
     }
@@ -816,16 +995,28 @@ fn cancelled() {
     let mut session = Session::new(&cluster).unwrap();
     let mut stopped = |client: &mut Client, call: &str, operation: &str| {
         session.start(call);
-        let shown = format!("SELECT count(*) FROM varve.progress WHERE operation = '{operation}' AND phase = 'rows' AND done > 0 AND unit = 'rows'");
+        let shown = format!(
+            "SELECT count(*) FROM varve.progress WHERE operation = '{operation}' AND phase = 'rows' AND done > 0 AND unit = 'rows'"
+        );
         wait::until("the work to be shown", || ok(client, &shown) == ["1"]);
-        ok(client, &format!("SELECT pg_cancel_backend({})", session.pid()));
+        ok(
+            client,
+            &format!("SELECT pg_cancel_backend({})", session.pid()),
+        );
         assert_eq!(session.finish().unwrap_err().code, "57014", "{call}");
     };
     stopped(&mut client, "SELECT varve.snapshot('big')", "snapshot");
-    assert_eq!(ok(&mut client, "SELECT count(*) FROM varve.list_snapshots()"), ["0"]);
+    assert_eq!(
+        ok(&mut client, "SELECT count(*) FROM varve.list_snapshots()"),
+        ["0"]
+    );
     let left = |dir: &Path| -> usize {
         let found = std::fs::read_dir(dir.join("snapshots"));
-        found.into_iter().flatten().map(|d| std::fs::read_dir(d.unwrap().path()).unwrap().count()).sum()
+        found
+            .into_iter()
+            .flatten()
+            .map(|d| std::fs::read_dir(d.unwrap().path()).unwrap().count())
+            .sum()
     };
     assert_eq!(left(&dir), 0);
     let id = one(&mut client, "SELECT varve.snapshot('big')");

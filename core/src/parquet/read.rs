@@ -290,7 +290,9 @@ impl ColumnReader {
             0 => Ok(Entry::Null),
             depth if depth == self.depth => {
                 let value = self.next_value();
-                value.map(Entry::Value).ok_or_else(|| corrupt("a value is missing"))
+                value
+                    .map(Entry::Value)
+                    .ok_or_else(|| corrupt("a value is missing"))
             }
             1 => Ok(Entry::Empty),
             _ => Ok(Entry::Absent),
