@@ -175,6 +175,9 @@ fn from_snapshot(id: &str, name: &Table) -> Loaded {
     let here = here(name, &known);
     let columns = source.names();
     check_columns(&here.root, &columns);
+    let given = source.snapshot.columns.iter();
+    let given = given.map(|c| (c.name.clone(), c.type_name.clone()));
+    types(&here.root, &given.collect::<Vec<_>>());
     let mut work = Work::begin(
         Operation::RestoreSnapshot,
         relation::oid(here.root.as_ptr()),
