@@ -67,3 +67,10 @@ $$;
 COMMENT ON PROCEDURE varve.run_recovery_drill(text, timestamptz) IS
     'A recovery drill that fails, once it is recorded, where something was wrong: for jobs';
 REVOKE ALL ON PROCEDURE varve.run_recovery_drill(text, timestamptz) FROM PUBLIC;
+
+CREATE FUNCTION varve.recovery_plan(target_time timestamptz DEFAULT now(), pgdata text DEFAULT NULL,
+        OUT step int, OUT action text, OUT command text, OUT estimated interval)
+    RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'recovery_plan_wrapper';
+COMMENT ON FUNCTION varve.recovery_plan(timestamptz, text) IS
+    'What to do, command by command, to have the cluster back as it was at a moment, and how long that takes as far as drills have measured';
+REVOKE ALL ON FUNCTION varve.recovery_plan(timestamptz, text) FROM PUBLIC;

@@ -9,6 +9,7 @@
 //! - [`tier`]: freezing, thawing, verifying; the functions about tiers.
 //! - [`progress`]: long work, as it goes.
 //! - [`backup`]: backups, as SQL knows them.
+//! - [`snapshot`]: snapshots of single tables.
 //! - [`settings`], [`hooks`]: the settings `varve.*` and where we sit in the server.
 #![allow(unsafe_code)]
 
@@ -29,6 +30,7 @@ mod scan;
 #[allow(clippy::unwrap_used)]
 mod server_tests;
 mod settings;
+mod snapshot;
 mod stores;
 mod tier;
 
@@ -48,7 +50,16 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["ingest"]);
 pgrx::extension_sql_file!("../sql/policy.sql", name = "policy", requires = ["jobs"]);
 pgrx::extension_sql_file!("../sql/stores.sql", name = "stores", requires = ["policy"]);
-pgrx::extension_sql_file!("../sql/backup.sql", name = "backup", requires = ["stores"]);
+pgrx::extension_sql_file!(
+    "../sql/snapshot.sql",
+    name = "snapshot",
+    requires = ["stores"]
+);
+pgrx::extension_sql_file!(
+    "../sql/backup.sql",
+    name = "backup",
+    requires = ["snapshot"]
+);
 pgrx::extension_sql_file!("../sql/drill.sql", name = "drill", requires = ["backup"]);
 pgrx::extension_sql_file!("../sql/backup_policy.sql", name = "backup_policy", finalize);
 

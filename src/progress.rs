@@ -23,6 +23,10 @@ pub enum Operation {
     Backup,
     /// Backups and WAL go from one store to another.
     Copy,
+    /// A table goes into a store.
+    Snapshot,
+    /// A table or chunk comes back from a snapshot.
+    RestoreSnapshot,
     /// A backup is restored beside the running server, to see whether it can be.
     Drill,
 }
@@ -35,6 +39,8 @@ impl Operation {
             Operation::Verify => "verify",
             Operation::Backup => "backup",
             Operation::Copy => "copy",
+            Operation::Snapshot => "snapshot",
+            Operation::RestoreSnapshot => "restore snapshot",
             Operation::Drill => "drill",
         }
     }
@@ -57,6 +63,8 @@ pub enum Phase {
     Checkpoint,
     /// Files come from the server.
     Files,
+    /// Rows go into a store, or into a table.
+    Rows,
     /// The last is written; the server may wait until WAL is archived.
     Finishing,
     /// Rows of all tables are counted.
@@ -83,6 +91,7 @@ impl Phase {
             Phase::Preparing => ("preparing", "bytes"),
             Phase::Checkpoint => ("waiting for a checkpoint", "bytes"),
             Phase::Files => ("files", "bytes"),
+            Phase::Rows => ("rows", "rows"),
             Phase::Finishing => ("finishing", "bytes"),
             Phase::Counting => ("counting", "tables"),
             Phase::Restoring => ("restoring", "bytes"),

@@ -58,6 +58,7 @@ fn copy_all(
 ) -> Result<ExitCode, Failure> {
     let options = CopyOptions {
         identities: arguments.identity.open()?,
+        ..CopyOptions::default()
     };
     let mut progress = Progress::new(arguments.quiet);
     let mut moved = 0;

@@ -1,5 +1,6 @@
 //! varve's segment format, codecs and checksums; with the feature `store` object stores, with the feature `seal` what
-//! compresses and encrypts on the way there, with the feature `backup` base backups and WAL in them. Knows nothing of PostgreSQL.
+//! compresses and encrypts on the way there, with the feature `backup` base backups, WAL and snapshots of tables in them. Knows
+//! nothing of PostgreSQL.
 //!
 //! A *segment* is up to [`MAX_ROWS`] rows cut into columns. Each column is a byte string of pages that decode alone
 //! ([`paged`]); a [`SegmentHeader`] ties them together. `docs/format.md` has the layouts.
@@ -17,6 +18,8 @@ pub mod column;
 pub mod error;
 pub mod header;
 pub mod paged;
+#[cfg(feature = "backup")]
+pub mod parquet;
 #[cfg(feature = "backup")]
 pub mod replication;
 #[cfg(feature = "seal")]

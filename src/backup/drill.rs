@@ -170,7 +170,7 @@ fn run(drill: &mut Drill, wanted: &Wanted) -> Result<(), ()> {
             drill.part("replay to the counts", |drill| {
                 let begun = Instant::now();
                 spent += scratch.start(Until::PausedAt(counted.lsn), &mut |lsn| {
-                    shown.at(Phase::Replaying, past(lsn, &chosen), ahead(&chosen));
+                    shown.at(Phase::Replaying, replayed(lsn, &chosen), ahead(&chosen));
                 })?;
                 last_commit = state(&scratch, database)?.0;
                 let detail = format!("paused at {}", counted.lsn);
@@ -190,13 +190,13 @@ fn run(drill: &mut Drill, wanted: &Wanted) -> Result<(), ()> {
         let until = wanted.target.map_or(Until::End, Until::Time);
         shown.1 = None;
         spent += scratch.start(until, &mut |lsn| {
-            shown.at(Phase::Replaying, past(lsn, &chosen), ahead(&chosen));
+            shown.at(Phase::Replaying, replayed(lsn, &chosen), ahead(&chosen));
         })?;
         let (commit, replayed) = state(&scratch, database)?;
         last_commit = commit.max(last_commit);
         let replayed = replayed.unwrap_or(chosen.backup.stop_lsn);
         drill.replay = Some(spent);
-        drill.replayed_bytes = Some(past(replayed, &chosen));
+        drill.replayed_bytes = Some(self::replayed(replayed, &chosen));
         drill.rto = Some(drill.restore.unwrap_or_default() + spent);
         // Where a moment was wanted, what lies behind it was not looked for.
         if wanted.target.is_none() {
@@ -221,13 +221,13 @@ fn run(drill: &mut Drill, wanted: &Wanted) -> Result<(), ()> {
 }
 
 /// WAL from the backup's start up to a position, in bytes.
-fn past(lsn: Lsn, chosen: &Choice) -> u64 {
+fn replayed(lsn: Lsn, chosen: &Choice) -> u64 {
     lsn.0.saturating_sub(chosen.backup.start_lsn.0)
 }
 
 /// WAL from the backup's start to the end of what there is, in bytes.
 fn ahead(chosen: &Choice) -> u64 {
-    chosen.reach.end.map_or(0, |end| past(end, chosen))
+    chosen.reach.end.map_or(0, |end| replayed(end, chosen))
 }
 
 /// The counts of the record, where they can be compared; else why not.
@@ -394,21 +394,27 @@ fn record(drill: &Drill, wanted: &Wanted) {
     });
 }
 
-/// A moment that SQL gave.
-pub fn moment(time: TimestampWithTimeZone) -> Timestamp {
+/// A moment that SQL gave. What is to come cannot be recovered to: there all that is archived is the most.
+pub fn past(time: TimestampWithTimeZone) -> Option<Timestamp> {
+    // SAFETY: a function of SQL is called in a transaction.
+    if pg_sys::TimestampTz::from(time) >= unsafe { pg_sys::GetCurrentTransactionStartTimestamp() } {
+        return None;
+    }
     let text = time.to_iso_string_with_timezone("UTC");
     let parsed = text.map_err(|e| e.to_string()).and_then(|t| t.parse());
-    parsed.unwrap_or_else(|why: String| {
+    let moment = parsed.unwrap_or_else(|why: String| {
         crate::am::error::raise(
             PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             format!("no such moment can be recovered to: {why}"),
             None,
             Some("Leave it out to recover all that is archived.".into()),
         )
-    })
+    });
+    Some(moment)
 }
 
-fn interval(elapsed: Duration) -> Option<Interval> {
+/// A time that passed, as SQL has it.
+pub fn interval(elapsed: Duration) -> Option<Interval> {
     Interval::new(0, 0, i64::try_from(elapsed.as_micros()).ok()?).ok()
 }
 
@@ -432,7 +438,7 @@ fn recovery_drill(
     let flushed = Lsn(unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) });
     let wanted = Wanted {
         backup: backup.map(str::to_owned),
-        target: target_time.map(moment),
+        target: target_time.and_then(past),
         flushed,
         began: Timestamp::now(),
     };

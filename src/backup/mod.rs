@@ -2,7 +2,7 @@
 //!
 //! - [`take`] is `varve.backup`; [`look`] are `list_backups` and `verify_backup`.
 //! - [`checks`]: what a record says of tables, and counting them again; [`checksum`]: the aggregate for that.
-//! - [`drill`] is `varve.recovery_drill`; [`choice`]: which backup it begins with.
+//! - [`drill`] is `varve.recovery_drill`, [`plan`] `varve.recovery_plan`; [`choice`]: which backup they begin with.
 //! - [`scratch`]: a restored server beside the running one, and [`wal_feed`] its WAL.
 //! - [`archive`]: the archive module; [`destination`]: where it archives to.
 //! - [`copies`]: other stores are brought into step; [`expire`]: what is not kept is removed; [`scrub`]: all is read again.
@@ -13,7 +13,7 @@
 mod archive;
 mod checks;
 mod checksum;
-mod choice;
+pub mod choice;
 mod copies;
 pub mod destination;
 mod drill;
@@ -21,6 +21,7 @@ mod error;
 mod expire;
 mod keys;
 mod look;
+mod plan;
 mod policy;
 pub mod scratch;
 mod scrub;
@@ -29,3 +30,6 @@ mod status;
 mod take;
 mod turn;
 mod wal_feed;
+
+pub use error::raise;
+pub use take::store;

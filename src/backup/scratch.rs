@@ -98,6 +98,8 @@ const OWN: [(&str, &str); 20] = [
 /// How far a scratch server recovers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
+    /// To the end of the backup itself, where it waits, open for reading.
+    Consistent,
     /// To just before a position, where it waits, open for reading.
     PausedAt(Lsn),
     /// To a moment; it is open for writing then.
@@ -260,12 +262,12 @@ impl<'s> Scratch<'s> {
                 progress(replayed);
             }
             match (until, field(0)) {
-                (Until::PausedAt(_), Some("paused"))
+                (Until::PausedAt(_) | Until::Consistent, Some("paused"))
                 | (Until::Time(_) | Until::End, Some("open")) => return Ok(begun.elapsed()),
-                (Until::PausedAt(at), Some("open")) => {
+                (Until::PausedAt(_) | Until::Consistent, Some("open")) => {
                     return Err(BackupError::Program {
                         program: "the scratch server".into(),
-                        detail: format!("it did not stop at {at}: {}", self.last_words()),
+                        detail: format!("it did not wait where it should: {}", self.last_words()),
                     });
                 }
                 _ => {}
@@ -297,7 +299,6 @@ impl<'s> Scratch<'s> {
     ///
     /// # Errors
     /// What the server says, and what `each` answers.
-    #[allow(dead_code, reason = "for varve.restore_chunk")]
     pub fn copy_out(
         &self,
         session: &mut Session,
@@ -396,6 +397,11 @@ impl<'s> Scratch<'s> {
         add("port", PORT.to_string());
         add("restore_command", Feed::command(dir));
         match until {
+            Until::Consistent => {
+                add("recovery_target", "immediate".into());
+                add("recovery_target_action", "pause".into());
+                add("recovery_target_timeline", "current".into());
+            }
             Until::PausedAt(lsn) => {
                 add("recovery_target_lsn", lsn.to_string());
                 add("recovery_target_inclusive", "off".into());
@@ -433,7 +439,7 @@ fn wait_event() -> u32 {
 }
 
 /// A setting of the running server, as a file of settings takes it; none where there is no such setting.
-fn setting(name: &CStr) -> Option<String> {
+pub fn setting(name: &CStr) -> Option<String> {
     // SAFETY: a NUL-terminated name; the value is copied before another call.
     unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
@@ -446,7 +452,8 @@ fn socket_directory(dir: &Path) -> String {
     format!("\"{}\"", dir.to_string_lossy().replace('"', "\"\""))
 }
 
-fn data_directory() -> PathBuf {
+/// The running server's data directory.
+pub fn data_directory() -> PathBuf {
     // SAFETY: set when the server started.
     let path = unsafe { CStr::from_ptr(pg_sys::DataDir) };
     PathBuf::from(std::ffi::OsStr::from_bytes(path.to_bytes()))

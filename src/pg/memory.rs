@@ -58,6 +58,12 @@ impl Context {
         unsafe { within(self.0, f) }
     }
 
+    /// Bytes that it has from the system.
+    pub fn bytes(&self) -> usize {
+        // SAFETY: a live context; those below it are not asked.
+        unsafe { pg_sys::MemoryContextMemAllocated(self.0, false) }
+    }
+
     /// Gives back everything in it.
     pub fn reset(&self) {
         // SAFETY: the owner knows that nothing in it is used any more.

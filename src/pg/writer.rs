@@ -79,6 +79,8 @@ pub struct TableWriter {
     update_checked: bool,
     /// Inserts many rows, in another way than the table's access method would.
     insert: Option<InsertMany>,
+    /// `TABLE_INSERT_…`
+    options: u32,
     /// Where slots live, whichever memory they are first asked for in.
     home: pg_sys::MemoryContext,
     rel: OpenRel,
@@ -130,6 +132,7 @@ impl TableWriter {
                     && ((*constr).has_not_null || (*constr).num_check > 0),
                 update_checked: false,
                 insert: None,
+                options: 0,
                 home: pg_sys::CurrentMemoryContext,
                 rel,
             }
@@ -141,6 +144,12 @@ impl TableWriter {
         if !self.one_by_one {
             self.insert = Some(insert);
         }
+    }
+
+    /// Lets everybody see the rows that are inserted, as COPY does with FREEZE: for a table whose storage this transaction has
+    /// made, so that nobody else gets at it before the transaction commits.
+    pub fn freeze_rows(&mut self) {
+        self.options = pg_sys::TABLE_INSERT_FROZEN | pg_sys::TABLE_INSERT_SKIP_FSM;
     }
 
     /// The table.
@@ -243,9 +252,9 @@ impl TableWriter {
             let Some(insert) = self.insert.or(own) else {
                 pgrx::error!("the table's access method cannot insert many rows");
             };
-            let rel = self.rel();
+            let (rel, options) = (self.rel(), self.options as i32);
             pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
-                insert(rel, slots, n as i32, cid, 0, std::ptr::null_mut())
+                insert(rel, slots, n as i32, cid, options, std::ptr::null_mut())
             });
             let taken = self.insert_index_entries(n);
             let done = taken.unwrap_or(n);

@@ -2,7 +2,7 @@
 //! taking; `docs/backup-format.md` says what lies where.
 //!
 //! A backup exists when its `backup.json` does, which is written last. Calls block and ask the caller's
-//! [`Tick`](crate::wait::Tick) while they wait; their threads handle no signals.
+//! [`Tick`](crate::wait::Tick) while they wait; their threads handle no signals. [`snapshot`]s of single tables lie beside them.
 
 mod chain;
 mod copy;
@@ -16,6 +16,7 @@ mod restore;
 mod retain;
 mod running;
 mod seal;
+pub mod snapshot;
 mod state;
 mod take;
 mod tar;

@@ -41,31 +41,8 @@ pub fn verify(
     tick: Tick<'_>,
 ) -> Result<(), BackupError> {
     for object in &backup.objects {
-        let mut check = ObjectCheck {
-            key: object.key.clone(),
-            ok: false,
-            expected: object.sha256.clone(),
-            actual: None,
-            detail: None,
-        };
-        match store.sha256(&object.key, tick).map_err(BackupError::from) {
-            Ok(found) => {
-                let actual = hex(&found.sha256);
-                check.ok = actual == object.sha256 && found.size == object.stored_bytes;
-                if found.size != object.stored_bytes {
-                    check.detail = Some(format!(
-                        "it has {} bytes and should have {}",
-                        found.size, object.stored_bytes
-                    ));
-                } else if !check.ok {
-                    check.detail = Some("its bytes are not those that were written".to_owned());
-                }
-                check.actual = Some(actual);
-            }
-            Err(error) if error.is_cancelled() => return Err(error),
-            Err(error) => check.detail = Some(error.to_string()),
-        }
-        each(check);
+        let bytes = object.stored_bytes;
+        each(check(store, &object.key, bytes, &object.sha256, tick)?);
     }
     Ok(())
 }
@@ -178,6 +155,44 @@ fn unread(file: &WalFile) -> ObjectCheck {
         ok: file.stored_bytes > 0,
         ..ObjectCheck::bad(file.key.clone(), detail)
     }
+}
+
+/// Reads an object in a store, and compares it with its size and SHA-256.
+///
+/// # Errors
+/// Only what ends the call: the caller's tick.
+pub(super) fn check(
+    store: &Store,
+    key: &str,
+    stored_bytes: u64,
+    sha256: &str,
+    tick: Tick<'_>,
+) -> Result<ObjectCheck, BackupError> {
+    let mut check = ObjectCheck {
+        key: key.to_owned(),
+        ok: false,
+        expected: sha256.to_owned(),
+        actual: None,
+        detail: None,
+    };
+    match store.sha256(key, tick).map_err(BackupError::from) {
+        Ok(found) => {
+            let actual = hex(&found.sha256);
+            check.ok = actual == sha256 && found.size == stored_bytes;
+            if found.size != stored_bytes {
+                check.detail = Some(format!(
+                    "it has {} bytes and should have {stored_bytes}",
+                    found.size
+                ));
+            } else if !check.ok {
+                check.detail = Some("its bytes are not those that were written".to_owned());
+            }
+            check.actual = Some(actual);
+        }
+        Err(error) if error.is_cancelled() => return Err(error),
+        Err(error) => check.detail = Some(error.to_string()),
+    }
+    Ok(check)
 }
 
 /// Reads every one of some files of WAL in a store, and compares it with the SHA-256 that it has of itself.

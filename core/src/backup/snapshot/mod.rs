@@ -1,0 +1,37 @@
+//! Snapshots of single tables in stores: what lies where, and what is said of it. What goes into the objects is the extension's;
+//! `docs/snapshot.md` describes it.
+//!
+//! A snapshot exists when its `snapshot.json` does, which is written last.
+//!
+//! - [`record`]: what a store says of a snapshot.
+//! - [`taking`]: objects out, and the record behind them.
+//! - [`look`]: listing, loading, verifying, removing; objects in.
+
+mod look;
+mod record;
+mod taking;
+
+pub use look::{Listed, fetch, list, load, load_from_any, remove, sweep, verify};
+pub use record::{Chunk, Column, Holds, Kept, Object, Slice, Snapshot, Table};
+pub use taking::{ObjectOut, Part, Taking};
+
+/// Below it are snapshots.
+pub const SNAPSHOT_PREFIX: &str = "snapshots";
+
+/// The object whose being there makes a snapshot exist.
+pub const SNAPSHOT_RECORD: &str = "snapshot.json";
+
+/// How the id of a snapshot ends.
+pub const SNAPSHOT_SUFFIX: &str = "-snapshot";
+
+/// An object of a snapshot.
+fn key(id: &str, name: &str) -> String {
+    format!("{SNAPSHOT_PREFIX}/{id}/{name}")
+}
+
+/// The id of the snapshot that an object belongs to, and the object's name in it.
+fn split(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix(SNAPSHOT_PREFIX)?
+        .strip_prefix('/')?
+        .split_once('/')
+}

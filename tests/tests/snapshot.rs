@@ -1,0 +1,1029 @@
+//! Snapshots of tables: out into Parquet files and back, every value, every part of the definition, every tier; read by others;
+//! damaged, cancelled, forbidden.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use postgres::Client;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use varve_tests::cluster::Cluster;
+use varve_tests::session::{Session, simple};
+use varve_tests::wait;
+
+/// A directory of the server's user in the cluster's, as a store.
+fn store(cluster: &Cluster, client: &mut Client, name: &str, role: &str) -> PathBuf {
+    let dir = cluster.dir().join(name);
+    std::fs::create_dir(&dir).unwrap();
+    let above = std::fs::metadata(cluster.dir()).unwrap();
+    chown(&dir, Some(above.uid()), Some(above.gid())).unwrap();
+    ok(
+        client,
+        &format!(
+            "CREATE SERVER {name} FOREIGN DATA WRAPPER varve_store OPTIONS (url 'file://{}', role '{role}')",
+            dir.display()
+        ),
+    );
+    dir
+}
+
+/// A server with a store under the name `first`.
+fn start(settings: &[&str]) -> (Cluster, Client, PathBuf) {
+    let settings = [&["fsync = off"], settings].concat();
+    let cluster = Cluster::start_new(&settings).unwrap();
+    let mut client = cluster.connect_with_varve().unwrap();
+    let dir = store(&cluster, &mut client, "first", "primary");
+    (cluster, client, dir)
+}
+
+fn ok(client: &mut Client, sql: &str) -> Vec<String> {
+    simple(client, sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"))
+}
+
+fn one(client: &mut Client, sql: &str) -> String {
+    ok(client, sql).concat()
+}
+
+fn code(client: &mut Client, sql: &str) -> String {
+    match simple(client, sql) {
+        Ok(rows) => panic!("{sql} gave {rows:?}"),
+        Err(e) => e.code,
+    }
+}
+
+/// How many rows one table has that the other has not, and the other way round, compared as text: exactly, whatever `=` says.
+fn difference(client: &mut Client, a: &str, b: &str) -> String {
+    one(
+        client,
+        &format!(
+            "SELECT (SELECT count(*) FROM (SELECT t::text FROM {a} t EXCEPT ALL SELECT t::text FROM {b} t) x), \
+             (SELECT count(*) FROM (SELECT t::text FROM {b} t EXCEPT ALL SELECT t::text FROM {a} t) x), \
+             (SELECT count(*) FROM {a}) > 0"
+        ),
+    )
+}
+
+/// The definition of a table as pg_dump has it; `S` stands for its schema, and for `public`.
+fn definition(cluster: &Cluster, schema: &str, table: &str) -> String {
+    let dumped = cluster
+        .run(
+            "pg_dump",
+            &[
+                "--schema-only",
+                "--no-owner",
+                "--table",
+                &format!("{schema}.{table}"),
+                "postgres",
+            ],
+        )
+        .unwrap();
+    let text = String::from_utf8(dumped.stdout).unwrap();
+    text.lines()
+        .filter(|line| !line.starts_with("--") && !line.starts_with('\\') && !line.is_empty())
+        .map(|line| {
+            let line = line.replace(&format!("{schema}."), "S.");
+            line.replace("public.", "S.") + "\n"
+        })
+        .collect()
+}
+
+/// A table with a column of every kind, and values at the ends of their ranges.
+const KINDS: &str = r#"
+CREATE TYPE mood AS ENUM ('sad', 'ok', 'it''s "fine"');
+CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+CREATE TYPE pair AS (a int, b text);
+CREATE TABLE kinds (
+    id bigserial, truth boolean, small int2, medium int4, big int8, single float4, double float8,
+    words text, short varchar(7), padded char(5), raw bytea, day date, at timestamp, moment timestamptz(3), clock time,
+    zoned timetz, span interval, name uuid, money_p numeric(20, 4), whole numeric(38), free numeric, odd numeric(3, 5), round numeric(4, -2),
+    doc json, docb jsonb, feeling mood, many positive, two pair, net inet, rng int4range, oids oid, cash money,
+    bits bit varying(9), "Odd ""Name" text, ints int[], nested text[], times timestamptz[], prices numeric(10, 2)[], feelings mood[],
+    docs jsonb[], truths boolean[], tsv tsvector, obj regclass, twice int GENERATED ALWAYS AS (medium / 2) STORED,
+    letter "char", vector int2vector, empty text[]
+);
+INSERT INTO kinds (words) VALUES (NULL);
+INSERT INTO kinds (truth, small, medium, big, single, double, words, short, padded, raw, day, at, moment, clock, zoned, span, name,
+    money_p, whole, free, odd, round, doc, docb, feeling, many, two, net, rng, oids, cash, bits, "Odd ""Name", ints, nested, times,
+    prices, feelings, docs, truths, tsv, obj, letter, vector, empty)
+VALUES
+(true, -32768, -2147483648, -9223372036854775808, '-infinity', '-infinity', '', '', '', '', '-infinity', '-infinity', '-infinity', '00:00', '00:00+15:59', '-178000000 years',
+    '00000000-0000-0000-0000-000000000000', 'NaN', 'NaN', 'NaN', 0.00001, -999900, '{"b": 1, "a":  2, "b": 3}', '{}', 'sad', 1, '(1,"x ,""y")', '::1/128', 'empty', 0, '-92233720368547758.08',
+    '', '', '{}', '[0:1][-1:1]={{a,NULL,"x y"},{"","NULL","\""}}', '{infinity,-infinity,NULL}', '{NaN,0.01,-99999999.99}', '{sad,NULL}', '{"{\"a\":null}",NULL}', '{t,NULL,f}', '''a'':1A', 'pg_catalog.pg_class', 'x', '1 2 3', '{}'),
+(false, 32767, 2147483647, 9223372036854775807, 'infinity', 'infinity', E'a\nb\t\\ äöü € 𝄞', 'sevenxx', 'x', '\x00ff27', 'infinity', 'infinity', 'infinity', '24:00:00', '24:00:00-15:59', '178000000 years',
+    'ffffffff-ffff-ffff-ffff-ffffffffffff', 9999999999999999.9999, 99999999999999999999999999999999999999, 1e-16000, -0.00999, 999900, 'null', 'null', 'ok', 2147483647, '(,)', '10.0.0.0/8', '[1,)', 4294967295, '92233720368547758.07',
+    B'101', 'q', '{1,2,NULL}', '{x}', '[5:6]={2020-01-01 00:00:00+00,2020-01-02 00:00:00+00}', '{}', '{}', '{}', '{}', '', NULL, '', '', '{}'),
+(NULL, 0, 0, 0, 'NaN', 'NaN', repeat('long', 100000), NULL, 'a b', decode(repeat('ab', 300000), 'hex'), '4713-01-01 BC', '4713-01-01 00:00:00 BC', '4713-01-01 00:00:00+00 BC', '12:34:56.789012', '12:34:56.789012+01', '1 mon -1 day 00:00:00.000001',
+    'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', -9999999999999999.9999, -99999999999999999999999999999999999999, 'infinity', 0, 0, '[1, 2 ]', '[1,{"x":1.50}]', 'it''s "fine"', 7, '(5,)', '1.2.3.4', '(,5)', 1, '0',
+    B'1', NULL, '{{1,2},{3,4}}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+(true, 1, 1, 1, '-0', '-0', 'x', 'x', 'x', 'x', '5874897-12-31', '294276-12-31 23:59:59.999999', '294276-12-31 23:59:59.999+00', '23:59:59.999999', '00:00+00', '0',
+    'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 0.0001, 0, 1.10, 0, 0, '1', '1', 'ok', 7, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+(true, 1, 1, 1, 1e-45, 5e-324, 'x', 'x', 'x', 'x', '0001-12-31 BC', '294247-01-10 04:00:54.775806', '294247-01-10 04:00:54.776+00', '00:00:00.000001', '00:00+00', '1 year 2 mons',
+    'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 0, 0, '-infinity', 0, 0, '1', '1', 'ok', 7, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+(true, 1, 1, 1, 3.4028235e38, 1.7976931348623157e308, 'x', 'x', 'x', 'x', '1969-12-31', '294247-01-10 04:00:54.775807', '1969-12-31 23:59:59.999+00', '00:00:00', '00:00+00', '1 year 2 mons',
+    'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 0, 0, 0.1e-100, 0, 0, '1', '1', 'ok', 7, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+(true, 1, 1, 1, 1, 1, 'x', 'x', 'x', 'x', '2000-01-01', '294247-01-10 04:00:54.775808', '2000-01-01 00:00:00+00', '00:00:00', '00:00+00', '1 year 2 mons',
+    'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 0, 0, 0.1e-100, 0, 0, '1', '1', 'ok', 7, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
+INSERT INTO kinds (medium, words, ints) SELECT i, CASE WHEN i % 3 > 0 THEN 'w' || i END, CASE i % 4 WHEN 0 THEN NULL WHEN 1 THEN '{}' ELSE array_fill(i, ARRAY[i % 7 + 1]) END FROM generate_series(1, 50000) i;
+"#;
+
+#[test]
+fn every_kind_of_value() {
+    let (cluster, mut client, dir) = start(&[]);
+    ok(&mut client, KINDS);
+    // Texts are exact whatever the session shows them like, and whatever is in its way.
+    ok(
+        &mut client,
+        "SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'iso_8601'; SET extra_float_digits = -10; SET TimeZone = 'Asia/Tokyo'; \
+         SET bytea_output = 'escape'; SET search_path = pg_temp, public",
+    );
+    let id = one(
+        &mut client,
+        "SELECT varve.snapshot('kinds', label => 'all')",
+    );
+    assert!(id.ends_with("-snapshot"), "{id}");
+    ok(&mut client, "CREATE SCHEMA other");
+    let restored = format!("SELECT varve.restore_snapshot('{id}', 'other.kinds')");
+    assert_eq!(ok(&mut client, &restored), ["50008"]);
+    ok(
+        &mut client,
+        "RESET ALL; SET extra_float_digits = 3; SET search_path = other, public",
+    );
+    assert_eq!(
+        difference(&mut client, "public.kinds", "other.kinds"),
+        "0|0|t"
+    );
+    assert_eq!(
+        definition(&cluster, "other", "kinds"),
+        definition(&cluster, "public", "kinds")
+    );
+    // Into the schema where the first one is.
+    let again = format!("SELECT varve.restore_snapshot('{id}', 'public.\"Kinds again\"')");
+    assert_eq!(ok(&mut client, &again), ["50008"]);
+    assert_eq!(
+        difference(&mut client, "public.kinds", "public.\"Kinds again\""),
+        "0|0|t"
+    );
+    assert_eq!(code(&mut client, &again), "42P07");
+    assert_eq!(
+        ok(
+            &mut client,
+            "INSERT INTO \"Kinds again\" (medium) VALUES (8) RETURNING id, twice"
+        ),
+        ["50009|4"]
+    );
+    assert_eq!(
+        ok(
+            &mut client,
+            "SELECT id, kind, \"table\", label, rows, bytes > 100000, stores FROM varve.snapshots"
+        ),
+        [format!("{id}|snapshot|public.kinds|all|50008|t|{{first}}")]
+    );
+    let verified = format!("SELECT count(*), bool_and(ok) FROM varve.verify_snapshot('{id}')");
+    assert_eq!(ok(&mut client, &verified), ["3|t"]);
+    let files: Vec<String> = std::fs::read_dir(dir.join("snapshots").join(&id))
+        .unwrap()
+        .map(|f| f.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(files.len(), 4, "{files:?}");
+}
+
+#[test]
+fn every_part_of_a_definition() {
+    let (cluster, mut client, dir) = start(&[]);
+    let made = r#"
+CREATE TABLE parents (id int PRIMARY KEY);
+INSERT INTO parents VALUES (1), (2);
+CREATE SEQUENCE shared START 5;
+CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE RETURN $1 * 2;
+CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE ROLE reader;
+CREATE TABLE parts (
+    n serial, always int GENERATED ALWAYS AS IDENTITY (START 100 INCREMENT 7 CACHE 2 CYCLE), mine bigint GENERATED BY DEFAULT AS IDENTITY,
+    other int DEFAULT nextval('shared'), parent int DEFAULT 1 REFERENCES parents ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    a int NOT NULL DEFAULT twice(21), b text COLLATE "C" DEFAULT 'it''s; DROP TABLE parts', c text, gone int, d int4range, e int,
+    "Quoted ""x""" int DEFAULT 3, computed int GENERATED ALWAYS AS (a + 1) STORED,
+    CONSTRAINT parts_pkey PRIMARY KEY (n, a) WITH (fillfactor = 77),
+    CONSTRAINT second UNIQUE NULLS NOT DISTINCT (b, c) DEFERRABLE,
+    CONSTRAINT positive CHECK (twice(a) > 0), CHECK (c <> 'never') NO INHERIT, EXCLUDE USING gist (d WITH &&)
+) WITH (fillfactor = 90, autovacuum_enabled = off, toast.autovacuum_vacuum_threshold = 777);
+ALTER TABLE parts DROP COLUMN gone;
+INSERT INTO parts (b, d, e) SELECT i::text, int4range(i, i + 1), -i FROM generate_series(1, 1000) i;
+ALTER TABLE parts ADD CONSTRAINT later CHECK (e > 0) NOT VALID;
+ALTER TABLE parts ADD CONSTRAINT "also later" FOREIGN KEY (other) REFERENCES parents NOT VALID;
+ALTER TABLE parts ALTER b SET STORAGE EXTERNAL, ALTER c SET STATISTICS 77, ALTER c SET COMPRESSION lz4, ALTER a SET (n_distinct = -0.5);
+CREATE INDEX by_expression ON parts (lower(b) text_pattern_ops DESC NULLS LAST, twice(a)) INCLUDE (c) WHERE a > 0;
+CREATE UNIQUE INDEX parts_by_e ON parts USING btree (e) WITH (fillfactor = 50);
+CREATE INDEX "Odd name" ON parts USING gin (to_tsvector('english', c));
+ALTER TABLE parts REPLICA IDENTITY USING INDEX parts_pkey;
+ALTER TABLE parts CLUSTER ON parts_by_e;
+COMMENT ON TABLE parts IS 'it''s all'; COMMENT ON COLUMN parts.b IS 'a "b"'; COMMENT ON INDEX by_expression IS 'i';
+COMMENT ON CONSTRAINT positive ON parts IS 'p'; COMMENT ON CONSTRAINT second ON parts IS 's';
+CREATE TRIGGER fires BEFORE INSERT ON parts FOR EACH ROW EXECUTE FUNCTION nothing();
+CREATE POLICY sees ON parts USING (a > 0); ALTER TABLE parts ENABLE ROW LEVEL SECURITY;
+CREATE STATISTICS together ON a, e FROM parts;
+GRANT SELECT ON parts TO reader;
+CREATE SCHEMA other;
+"#;
+    for statement in made.split(";\n") {
+        ok(&mut client, statement);
+    }
+    let id = one(&mut client, "SELECT varve.snapshot('parts')");
+    assert_eq!(
+        ok(&mut client, "SELECT left_out FROM varve.snapshots"),
+        [
+            "{\"trigger fires\",\"policy sees\",\"statistics together\",\"privileges of reader\",\"row security\",\"owner postgres\"}"
+        ]
+    );
+    let restored = format!("SELECT varve.restore_snapshot('{id}', 'other.parts')");
+    assert_eq!(ok(&mut client, &restored), ["1000"]);
+    assert_eq!(difference(&mut client, "parts", "other.parts"), "0|0|t");
+    let left = [
+        "CREATE TRIGGER",
+        "CREATE POLICY",
+        "ENABLE ROW",
+        "GRANT",
+        "CREATE STATISTICS",
+    ];
+    let kept = |text: String| -> Vec<String> {
+        let lines = text.lines().map(str::to_string);
+        lines
+            .filter(|line| !left.iter().any(|l| line.contains(l)))
+            .collect()
+    };
+    let (before, after) = (
+        kept(definition(&cluster, "public", "parts")),
+        kept(definition(&cluster, "other", "parts")),
+    );
+    assert_eq!(before, after);
+    // The sequences go on where they were.
+    for table in ["parts", "other.parts"] {
+        let next = format!(
+            "INSERT INTO {table} (b, d, e, other) VALUES ('x', '[5000,5001)', 9, 1) RETURNING n, always, mine, a, computed"
+        );
+        assert_eq!(ok(&mut client, &next), ["1001|7100|1001|42|43"]);
+    }
+    // Beside the table that it is of: what has its name is called like the new table, the rest as PostgreSQL likes.
+    ok(
+        &mut client,
+        &format!("SELECT varve.restore_snapshot('{id}', 'copied')"),
+    );
+    assert_eq!(
+        ok(
+            &mut client,
+            "SELECT indexrelid::regclass FROM pg_index WHERE indrelid = 'copied'::regclass ORDER BY indexrelid::regclass::text"
+        ),
+        [
+            "copied_b_c_key",
+            "copied_by_e",
+            "copied_d_excl",
+            "copied_lower_twice_c_idx",
+            "copied_pkey",
+            "copied_to_tsvector_idx"
+        ]
+    );
+    assert_eq!(
+        one(&mut client, "SELECT pg_get_serial_sequence('copied', 'n')"),
+        "public.copied_n_seq"
+    );
+    // The definition that people read makes the same table.
+    let script = std::fs::read_to_string(dir.join(format!("snapshots/{id}/ddl.sql"))).unwrap();
+    ok(
+        &mut client,
+        "DROP SCHEMA other CASCADE; CREATE SCHEMA other",
+    );
+    ok(
+        &mut client,
+        &script
+            .replace("public.parts", "other.parts")
+            .replace("INDEX public.", "INDEX other."),
+    );
+    assert_eq!(kept(definition(&cluster, "other", "parts")), before);
+}
+
+/// Hypertable `prices`, four days of three symbols, with a chunk that is hot, frozen ones of both tiers, and one that is half thawed.
+const PRICES: &str = "
+CREATE TABLE prices (symbol text NOT NULL, ts timestamptz NOT NULL, price float8, volume bigint, gone int, note text DEFAULT 'x', PRIMARY KEY (symbol, ts));
+SELECT create_hypertable('prices', by_range('ts', interval '1 day'));
+SELECT add_dimension('prices', by_hash('symbol', 2));
+CREATE INDEX ON prices (volume DESC);
+ALTER TABLE prices DROP COLUMN gone;
+SELECT varve.enable('prices');
+INSERT INTO prices SELECT s, timestamptz '2025-01-01 00:00Z' + i * interval '1 minute', i / 7.0, i, repeat('n', i % 5)
+    FROM unnest('{A,B,C}'::text[]) s, generate_series(0, 4 * 1440 - 1) i;
+SELECT count(varve.set_tier(c.chunk, CASE WHEN c.range_start < timestamptz '2025-01-02 00:00Z' THEN 'cold' ELSE 'warm' END))
+    FROM varve.chunks c WHERE c.range_start < timestamptz '2025-01-04 00:00Z';
+UPDATE prices SET price = -1 WHERE ts >= '2025-01-03 00:00Z' AND ts < '2025-01-03 06:00Z';
+DELETE FROM prices WHERE ts >= '2025-01-03 12:00Z' AND ts < '2025-01-03 13:00Z' AND symbol = 'B';
+SELECT set_chunk_time_interval('prices', interval '1 week', 'ts');
+INSERT INTO prices SELECT 'A', timestamptz '2025-02-01 00:00Z' + i * interval '1 hour', i FROM generate_series(0, 1000) i;
+";
+
+fn prices(client: &mut Client) {
+    for statement in PRICES.split(";\n") {
+        ok(client, statement);
+    }
+}
+
+/// What chunks a table has: their ranges, tiers and rows.
+fn chunks(client: &mut Client, table: &str) -> Vec<String> {
+    ok(
+        client,
+        &format!(
+            "SELECT range_start, range_end, tier, rows, CASE WHEN tier <> 'hot' THEN delta_rows END FROM varve.chunks \
+             WHERE hypertable = '{table}'::regclass ORDER BY 1, 4, 5"
+        ),
+    )
+}
+
+fn dimensions(client: &mut Client, table: &str) -> Vec<String> {
+    ok(
+        client,
+        &format!(
+            "SELECT dimension_number, column_name, time_interval, num_partitions FROM timescaledb_information.dimensions \
+             WHERE hypertable_name = '{table}' AND hypertable_schema = 'public' ORDER BY 1"
+        ),
+    )
+}
+
+#[test]
+fn a_hypertable_in_tiers() {
+    let (cluster, mut client, _dir) = start(&[]);
+    prices(&mut client);
+    let id = one(&mut client, "SELECT varve.snapshot('prices')");
+    ok(&mut client, "CREATE SCHEMA other");
+    let restored = format!("SELECT varve.restore_snapshot('{id}', 'other.prices')");
+    let rows = one(&mut client, "SELECT count(*) FROM prices");
+    assert_eq!(one(&mut client, &restored), rows);
+    assert_eq!(difference(&mut client, "prices", "other.prices"), "0|0|t");
+    assert_eq!(
+        definition(&cluster, "public", "prices"),
+        definition(&cluster, "other", "prices")
+    );
+    let restored = format!("SELECT varve.restore_snapshot('{id}', 'again')");
+    assert_eq!(one(&mut client, &restored), rows);
+    assert_eq!(difference(&mut client, "prices", "again"), "0|0|t");
+    assert_eq!(
+        dimensions(&mut client, "again"),
+        dimensions(&mut client, "prices")
+    );
+    // What was thawed is frozen again.
+    let before = chunks(&mut client, "prices");
+    assert!(
+        before
+            .iter()
+            .any(|c| c.contains("|warm|") && !c.ends_with("|0")),
+        "{before:?}"
+    );
+    ok(
+        &mut client,
+        "SELECT varve.set_tier(chunk, tier) FROM varve.chunks WHERE hypertable = 'prices'::regclass AND tier <> 'hot'",
+    );
+    let frozen = chunks(&mut client, "prices");
+    assert_ne!(before, frozen);
+    assert_eq!(chunks(&mut client, "again"), frozen);
+    assert_eq!(chunks(&mut client, "other.prices"), frozen);
+    assert_eq!(
+        ok(
+            &mut client,
+            "SELECT bool_and(ok), count(*) > 5 FROM varve.verify('again')"
+        ),
+        ["t|t"]
+    );
+    // The table is at work.
+    ok(
+        &mut client,
+        "INSERT INTO again SELECT symbol, ts + interval '1 year', price, volume, note FROM prices; \
+         UPDATE again SET price = 0 WHERE ts < '2025-01-01 01:00Z'",
+    );
+    assert_eq!(
+        code(
+            &mut client,
+            "INSERT INTO again VALUES ('A', '2025-01-01 00:00Z')"
+        ),
+        "23505"
+    );
+    // In a transaction that is rolled back nothing is left.
+    ok(&mut client, "BEGIN; SAVEPOINT a");
+    ok(
+        &mut client,
+        &format!("SELECT varve.restore_snapshot('{id}', 'third')"),
+    );
+    ok(&mut client, "ROLLBACK TO a; COMMIT");
+    assert_eq!(one(&mut client, "SELECT to_regclass('third')"), "∅");
+}
+
+/// A Python with PyArrow and DuckDB, which `make setup` makes.
+fn python() -> PathBuf {
+    match std::env::var_os("VARVE_PARQUET_PYTHON") {
+        Some(python) => python.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python/bin/python"),
+    }
+}
+
+/// The objects of a snapshot whose names end so.
+fn objects(dir: &Path, id: &str, end: &str) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(dir.join("snapshots").join(id)).unwrap();
+    let mut all: Vec<PathBuf> = found.map(|f| f.unwrap().path()).collect();
+    all.retain(|path| path.to_string_lossy().ends_with(end));
+    all.sort();
+    all
+}
+
+#[test]
+fn others_read_it() {
+    let (cluster, mut client, dir) = start(&[]);
+    ok(
+        &mut client,
+        r#"
+SET TimeZone = 'UTC';
+CREATE TYPE mood AS ENUM ('sad', 'ok');
+CREATE TABLE simple (
+    id int8, flag bool, small int2, number int4, single float4, double float8, words text, short varchar(9), raw bytea, day date, at timestamp,
+    moment timestamptz, clock time, name uuid, price numeric(12, 3), free numeric, doc jsonb, feeling mood, ints int[], tags text[],
+    prices numeric(10, 2)[], moments timestamptz[]
+);
+INSERT INTO simple SELECT i, i % 3 = 0, i % 1000 - 500, -i, i / 7.0, i / 13.0, 'Wörter ' || i, repeat('x', i % 9), decode(lpad(to_hex(i), 8, '0'), 'hex'),
+    date '1900-01-01' + i, timestamp '1969-12-31 23:59:59.999999' + i * interval '1 hour', timestamptz '1969-12-31 23:59:59.999999Z' + i * interval '1 day', time '00:00' + i * interval '1.000001 s',
+    md5(i::text)::uuid, (i - 20000) / 7.0, i / 1000.0, jsonb_build_object('i', i, 'list', array[i, null]), CASE i % 2 WHEN 0 THEN 'sad' ELSE 'ok' END::mood,
+    CASE WHEN i % 5 > 0 THEN ARRAY(SELECT nullif(g, 2) FROM generate_series(1, i % 4) g) END, ARRAY['a', NULL, 'b' || i], ARRAY[i, 0.01, NULL], ARRAY[timestamptz '2025-01-01 00:00Z']
+    FROM generate_series(1, 40000) i;
+INSERT INTO simple (id) SELECT i FROM generate_series(40001, 45000) i;
+"#,
+    );
+    prices(&mut client);
+    ok(&mut client, "SET TimeZone = 'UTC'");
+    let of_prices = "SELECT json_agg(json_build_object('id', coalesce(volume, extract(epoch FROM ts)::bigint) + ascii(symbol) * 1000000, 'symbol', symbol, 'ts', ts, 'price', price, 'volume', volume, 'note', note)) FROM prices";
+    ok(
+        &mut client,
+        "ALTER TABLE prices ADD id bigint; UPDATE prices SET id = coalesce(volume, extract(epoch FROM ts)::bigint) + ascii(symbol) * 1000000",
+    );
+    let types = |text: &str, reader: &str| -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(reader));
+        lines.map(|line| line.trim().to_string()).collect()
+    };
+    let mut read = |table: &str, expected: &str| {
+        let id = one(&mut client, &format!("SELECT varve.snapshot('{table}')"));
+        let file = cluster.dir().join(format!("{table}.json"));
+        std::fs::write(&file, one(&mut client, expected)).unwrap();
+        let output = std::process::Command::new(python())
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python/read_parquet.py"))
+            .arg(file)
+            .args(objects(&dir, &id, ".parquet"))
+            .output()
+            .expect("no Python with pyarrow and duckdb: `make setup` makes it");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let wrong = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{table}: {text}{wrong}");
+        text
+    };
+    let text = read("simple", "SELECT json_agg(row_to_json(s)) FROM simple s");
+    assert_eq!(
+        types(&text, "pyarrow"),
+        [
+            "id int64",
+            "flag bool",
+            "small int16",
+            "number int32",
+            "single float",
+            "double double",
+            "words string",
+            "short string",
+            "raw binary",
+            "day date32[day]",
+            "at timestamp[us]",
+            "moment timestamp[us, tz=UTC]",
+            "clock time64[us]",
+            "name extension<arrow.uuid>",
+            "price decimal128(12, 3)",
+            "free string",
+            "doc extension<arrow.json>",
+            "feeling string",
+            "ints list<element: int32>",
+            "ints.dimensions string",
+            "tags list<element: string>",
+            "tags.dimensions string",
+            "prices list<element: decimal128(10, 2)>",
+            "prices.dimensions string",
+            "moments list<element: timestamp[us, tz=UTC]>",
+            "moments.dimensions string"
+        ]
+    );
+    assert_eq!(
+        types(&text, "duckdb"),
+        [
+            "id BIGINT",
+            "flag BOOLEAN",
+            "small SMALLINT",
+            "number INTEGER",
+            "single FLOAT",
+            "double DOUBLE",
+            "words VARCHAR",
+            "short VARCHAR",
+            "raw BLOB",
+            "day DATE",
+            "at TIMESTAMP",
+            "moment TIMESTAMP WITH TIME ZONE",
+            "clock TIME",
+            "name UUID",
+            "price DECIMAL(12,3)",
+            "free VARCHAR",
+            "doc JSON",
+            "feeling VARCHAR",
+            "ints INTEGER[]",
+            "ints.dimensions VARCHAR",
+            "tags VARCHAR[]",
+            "tags.dimensions VARCHAR",
+            "prices DECIMAL(10,2)[]",
+            "prices.dimensions VARCHAR",
+            "moments TIMESTAMP WITH TIME ZONE[]",
+            "moments.dimensions VARCHAR"
+        ]
+    );
+    let text = read("prices", of_prices);
+    assert_eq!(types(&text, "pyarrow").len(), 6);
+}
+
+#[test]
+fn one_moment_while_others_write() {
+    let (cluster, mut client, _dir) = start(&["max_locks_per_transaction = 256"]);
+    prices(&mut client);
+    ok(&mut client, "UPDATE prices SET volume = 0");
+    let writers: Vec<_> = (0..2)
+        .map(|w| {
+            let mut other = cluster.connect().unwrap();
+            let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let told = stop.clone();
+            let thread = std::thread::spawn(move || {
+                let mut n = 0u64;
+                while !told.load(std::sync::atomic::Ordering::Relaxed) {
+                    n += 1;
+                    // From one chunk to another, frozen or not: what all rows have together stays 0.
+                    let (from, to) = (n * 977 % 5760, (n * 3571 + w * 1000) % 5760);
+                    let statement = format!(
+                        "BEGIN; UPDATE prices SET volume = volume - {n} WHERE symbol = 'A' AND ts = timestamptz '2025-01-01 00:00Z' + {from} * interval '1 minute'; \
+                         UPDATE prices SET volume = volume + {n} WHERE symbol = 'A' AND ts = timestamptz '2025-01-01 00:00Z' + {to} * interval '1 minute'; \
+                         INSERT INTO prices VALUES ('W{w}', timestamptz '2025-01-02 00:00Z' + {n} * interval '1 second', 1, {n}), ('W{w}', timestamptz '2026-01-02 00:00Z' + {n} * interval '1 second', 1, -{n}); COMMIT"
+                    );
+                    // Two of them may want each other's rows.
+                    if let Err(e) = simple(&mut other, &statement) {
+                        assert_eq!(e.code, "40P01", "{e:?}");
+                        ok(&mut other, "ROLLBACK");
+                    }
+                }
+                n
+            });
+            (stop, thread)
+        })
+        .collect();
+    let mut ids = Vec::new();
+    for round in 0..4 {
+        // The first ones in a transaction that goes on seeing the same.
+        let repeatable = round < 2;
+        let begin = if repeatable {
+            "BEGIN ISOLATION LEVEL REPEATABLE READ"
+        } else {
+            "BEGIN"
+        };
+        ok(&mut client, begin);
+        let seen = "SELECT count(*), sum(volume), md5(string_agg(p::text, ';' ORDER BY symbol, ts)) FROM prices p";
+        let before = one(&mut client, seen);
+        let id = one(&mut client, "SELECT varve.snapshot('prices')");
+        ok(&mut client, "COMMIT");
+        ids.push((id, repeatable.then_some(before)));
+        if round == 1 {
+            ok(
+                &mut client,
+                "SELECT varve.set_tier(chunk, tier) FROM varve.chunks WHERE hypertable = 'prices'::regclass AND tier <> 'hot'",
+            );
+        }
+    }
+    for (stop, thread) in writers {
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(thread.join().unwrap() > 10);
+    }
+    for (i, (id, seen)) in ids.iter().enumerate() {
+        ok(
+            &mut client,
+            &format!("SELECT varve.restore_snapshot('{id}', 'at{i}')"),
+        );
+        assert_eq!(
+            one(&mut client, &format!("SELECT sum(volume) FROM at{i}")),
+            "0"
+        );
+        if let Some(seen) = seen {
+            let again = format!(
+                "SELECT count(*), sum(volume), md5(string_agg(p::text, ';' ORDER BY symbol, ts)) FROM at{i} p"
+            );
+            assert_eq!(one(&mut client, &again), *seen);
+        }
+    }
+}
+
+/// Changes a byte in the middle of a file.
+fn flip(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Copies a snapshot from one store's directory to another's.
+fn copy(from: &Path, to: &Path, id: &str) {
+    let dir = to.join("snapshots").join(id);
+    std::fs::create_dir_all(&dir).unwrap();
+    let owner = std::fs::metadata(from).unwrap();
+    for path in objects(from, id, "") {
+        let copied = dir.join(path.file_name().unwrap());
+        std::fs::copy(&path, &copied).unwrap();
+        chown(&copied, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    for made in [to.join("snapshots"), dir] {
+        chown(made, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+}
+
+#[test]
+fn damage() {
+    let (cluster, mut client, first) = start(&[]);
+    let second = store(&cluster, &mut client, "second", "secondary");
+    prices(&mut client);
+    let id = one(&mut client, "SELECT varve.snapshot('prices', 'first')");
+    copy(&first, &second, &id);
+    assert_eq!(
+        one(&mut client, "SELECT stores FROM varve.snapshots"),
+        "{first,second}"
+    );
+    let files = objects(&first, &id, ".parquet");
+    assert!(files.len() > 4);
+    flip(&files[1]);
+    flip(&objects(&first, &id, "ddl.json")[0]);
+    std::fs::remove_file(&files[2]).unwrap();
+    let bad = format!(
+        "SELECT store, object, detail IS NOT NULL FROM varve.verify_snapshot('{id}') WHERE NOT ok ORDER BY 2"
+    );
+    assert_eq!(
+        ok(&mut client, &bad),
+        [
+            format!("first|snapshots/{id}/00002.parquet|t"),
+            format!("first|snapshots/{id}/00003.parquet|t"),
+            format!("first|snapshots/{id}/ddl.json|t")
+        ]
+    );
+    // From the other store.
+    ok(
+        &mut client,
+        &format!("SELECT varve.restore_snapshot('{id}', 'again')"),
+    );
+    assert_eq!(difference(&mut client, "prices", "again"), "0|0|t");
+    // From this one alone.
+    let restore = format!("SELECT varve.restore_snapshot('{id}', 'third', 'first')");
+    let error = simple(&mut client, &restore).unwrap_err();
+    assert_eq!(
+        (error.code.as_str(), error.message.contains("ddl.json")),
+        ("XX001", true)
+    );
+    std::fs::copy(
+        &objects(&second, &id, "ddl.json")[0],
+        &objects(&first, &id, "ddl.json")[0],
+    )
+    .unwrap();
+    let error = simple(&mut client, &restore).unwrap_err();
+    assert_eq!(
+        (
+            error.code.as_str(),
+            error.message.contains(&format!("{id}/00002.parquet"))
+        ),
+        ("XX001", true)
+    );
+    // In both.
+    flip(&objects(&second, &id, "00002.parquet")[0]);
+    let restore = format!("SELECT varve.restore_snapshot('{id}', 'third')");
+    let error = simple(&mut client, &restore).unwrap_err();
+    assert_eq!(
+        (error.code.as_str(), error.message.contains("00002.parquet")),
+        ("XX001", true)
+    );
+    assert_eq!(one(&mut client, "SELECT to_regclass('third')"), "∅");
+    // A damaged record is told, and the other store's is read.
+    flip(&objects(&first, &id, "snapshot.json")[0]);
+    assert_eq!(
+        one(&mut client, "SELECT stores FROM varve.snapshots"),
+        "{second}"
+    );
+    let told = format!(
+        "SELECT store FROM varve.list_snapshots() WHERE id = '{id}' AND detail LIKE '%damaged%'"
+    );
+    assert_eq!(ok(&mut client, &told), ["first"]);
+    for wrong in ["none", "../x", "x'\"", ""] {
+        let call = format!("SELECT varve.restore_snapshot({})", quoted(wrong));
+        assert_eq!(code(&mut client, &call), "42704", "{wrong}");
+        let call = format!("SELECT * FROM varve.verify_snapshot({})", quoted(wrong));
+        assert_eq!(code(&mut client, &call), "42704", "{wrong}");
+    }
+    assert_eq!(
+        code(&mut client, "SELECT varve.restore_snapshot(NULL)"),
+        "22004"
+    );
+    assert_eq!(code(&mut client, "SELECT varve.snapshot(NULL)"), "22004");
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Puts bytes in the place of an object and lets the record say that they are right, as somebody could who may write to the store.
+fn forge(client: &mut Client, dir: &Path, id: &str, object: &str, bytes: &[u8]) {
+    let path = objects(dir, id, object).remove(0);
+    let before = std::fs::read(&path).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    let sum = |client: &mut Client, bytes: &[u8]| -> String {
+        client
+            .query_one("SELECT encode(sha256($1), 'hex')", &[&bytes])
+            .unwrap()
+            .get(0)
+    };
+    let (old, new) = (sum(client, &before), sum(client, bytes));
+    let record = objects(dir, id, "snapshot.json").remove(0);
+    let text = std::fs::read_to_string(&record).unwrap();
+    let (_, body) = text.split_once("\"snapshot\":").unwrap();
+    let body = body.strip_suffix('}').unwrap();
+    let size = |n: usize| format!("\"stored_bytes\":{n},\"raw_bytes\":{n},\"sha256\":\"");
+    let body = body.replace(
+        &format!("{}{old}", size(before.len())),
+        &format!("{}{new}", size(bytes.len())),
+    );
+    sign(client, &record, &body);
+}
+
+/// Writes a record with the sum that makes it whole.
+fn sign(client: &mut Client, record: &Path, body: &str) {
+    let sum: String = client
+        .query_one("SELECT encode(sha256($1), 'hex')", &[&body.as_bytes()])
+        .unwrap()
+        .get(0);
+    std::fs::write(
+        record,
+        format!("{{\"sha256\":\"{sum}\",\"snapshot\":{body}}}"),
+    )
+    .unwrap();
+}
+
+#[test]
+fn forged() {
+    let (_cluster, mut client, dir) = start(&[]);
+    ok(
+        &mut client,
+        "CREATE TABLE victim (x int); \
+         CREATE TABLE t (id int PRIMARY KEY, words text, doc jsonb, at timestamptz, price numeric(10, 2), ints int[], truth bool); \
+         INSERT INTO t SELECT i, 'w' || i, '{}', now(), i, ARRAY[i, NULL], true FROM generate_series(1, 3000) i",
+    );
+    let pid = one(&mut client, "SELECT pg_backend_pid()");
+    let id = one(&mut client, "SELECT varve.snapshot('t')");
+    let restore = format!("SELECT varve.restore_snapshot('{id}', 'u')");
+    let good = std::fs::read(&objects(&dir, &id, "00001.parquet")[0]).unwrap();
+    let tail = good.len() - 8;
+    let mut outcomes = std::collections::BTreeMap::new();
+    let mut attempt = |client: &mut Client, bytes: &[u8]| {
+        forge(client, &dir, &id, "00001.parquet", bytes);
+        let outcome = match simple(client, &restore) {
+            Ok(_) => {
+                ok(client, "DROP TABLE u");
+                "restored".to_string()
+            }
+            Err(e) => e.code,
+        };
+        *outcomes.entry(outcome).or_insert(0) += 1;
+    };
+    for cut in [0, 1, 4, 8, 12, good.len() / 2, good.len() - 1] {
+        attempt(&mut client, &good[..cut]);
+    }
+    let mut long = good.clone();
+    long[tail..tail + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    attempt(&mut client, &long);
+    let mut random = varve_tests::random::Random::new(7);
+    for _ in 0..300 {
+        let mut bytes = good.clone();
+        // Where descriptions are rather than values.
+        let from = if random.below(2) == 0 {
+            good.len() - 900
+        } else {
+            0
+        };
+        let at = from + random.below((good.len() - from) as u64) as usize;
+        bytes[at] = random.below(256) as u8;
+        attempt(&mut client, &bytes);
+    }
+    let known = ["XX001", "22021", "22P02", "23505", "23502", "restored"];
+    assert!(
+        outcomes.keys().all(|o| known.contains(&o.as_str())),
+        "{outcomes:?}"
+    );
+    assert!(outcomes["XX001"] > 30, "{outcomes:?}");
+    forge(&mut client, &dir, &id, "00001.parquet", &good);
+    // A definition that does more than define.
+    let ddl = std::fs::read_to_string(&objects(&dir, &id, "ddl.json")[0]).unwrap();
+    for (part, forged) in [
+        ("PRIMARY KEY (id)", "PRIMARY KEY (id); DROP TABLE victim"),
+        ("\"integer\"", "\"int); DROP TABLE victim; --\""),
+        ("\"heap\"", "\"heap; DROP TABLE victim\""),
+        ("\"id\"", "\"id int); DROP TABLE victim; --\""),
+        ("\"version\": 1", "\"version\": 2"),
+        ("\"columns\"", "\"column\""),
+        ("{", "["),
+    ] {
+        assert!(ddl.contains(part), "{part}");
+        let bytes = ddl.replacen(part, forged, 1);
+        forge(&mut client, &dir, &id, "ddl.json", bytes.as_bytes());
+        let code = code(&mut client, &restore);
+        assert!(
+            ["XX001", "0A000", "42704", "42804", "42601"].contains(&code.as_str()),
+            "{part}: {code}"
+        );
+    }
+    assert_eq!(
+        one(
+            &mut client,
+            "SELECT to_regclass('victim'), to_regclass('u')"
+        ),
+        "victim|∅"
+    );
+    forge(&mut client, &dir, &id, "ddl.json", ddl.as_bytes());
+    // Records that do not hold together.
+    let record = objects(&dir, &id, "snapshot.json").remove(0);
+    let text = std::fs::read_to_string(&record).unwrap();
+    let (_, body) = text.split_once("\"snapshot\":").unwrap();
+    let body = body.strip_suffix('}').unwrap();
+    for (part, forged) in [
+        ("\"rows\":3000", "\"rows\":3001"),
+        ("\"chunk\":0", "\"chunk\":7"),
+        ("00001.parquet", "../../../cluster.json"),
+        ("\"kept\":\"int32\"", "\"kept\":\"int64\""),
+        ("\"raw_bytes\":", "\"raw_bytes\":1"),
+        ("\"version\":1", "\"version\":2"),
+    ] {
+        assert!(body.contains(part), "{part}");
+        sign(&mut client, &record, &body.replacen(part, forged, 1));
+        let code = code(&mut client, &restore);
+        assert!(
+            ["XX001", "0A000", "42804"].contains(&code.as_str()),
+            "{part}: {code}"
+        );
+    }
+    sign(&mut client, &record, body);
+    assert_eq!(one(&mut client, &restore), "3000");
+    assert_eq!(difference(&mut client, "t", "u"), "0|0|t");
+    assert_eq!(one(&mut client, "SELECT pg_backend_pid()"), pid);
+}
+
+#[test]
+fn privileges() {
+    let (_cluster, mut client, dir) = start(&[]);
+    ok(
+        &mut client,
+        "CREATE ROLE joe; CREATE TABLE t (id int, owner text, secret text); INSERT INTO t SELECT i, CASE i % 2 WHEN 0 THEN 'joe' ELSE 'ann' END FROM generate_series(1, 100) i; \
+         REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+    );
+    let id = one(&mut client, "SELECT varve.snapshot('t')");
+    ok(&mut client, "SET ROLE joe");
+    let all = [
+        "SELECT varve.snapshot('t')",
+        "SELECT varve.restore_snapshot('x')",
+        "SELECT * FROM varve.snapshots",
+        "SELECT * FROM varve.list_snapshots()",
+        "SELECT * FROM varve.verify_snapshot('x')",
+    ];
+    for call in all {
+        assert_eq!(code(&mut client, call), "42501", "{call}");
+    }
+    ok(
+        &mut client,
+        "RESET ROLE; GRANT EXECUTE ON FUNCTION varve.snapshot(regclass, name, text), varve.restore_snapshot(text, text, name), varve.list_snapshots(), varve.verify_snapshot(text) TO joe; SET ROLE joe",
+    );
+    // The table, then the store, then all of the table's columns.
+    assert_eq!(
+        code(&mut client, "SELECT varve.snapshot('t', 'first')"),
+        "42501"
+    );
+    ok(
+        &mut client,
+        "RESET ROLE; GRANT SELECT (id, owner) ON t TO joe; SET ROLE joe",
+    );
+    let error = simple(&mut client, "SELECT varve.snapshot('t', 'first')").unwrap_err();
+    assert_eq!(
+        (error.code.as_str(), error.message.contains("store")),
+        ("42501", true)
+    );
+    assert_eq!(
+        code(
+            &mut client,
+            &format!("SELECT varve.restore_snapshot('{id}')")
+        ),
+        "42704"
+    );
+    ok(
+        &mut client,
+        "RESET ROLE; GRANT USAGE ON FOREIGN SERVER first TO joe; SET ROLE joe",
+    );
+    let error = simple(&mut client, "SELECT varve.snapshot('t', 'first')").unwrap_err();
+    assert_eq!(
+        (error.code.as_str(), error.message.contains("table t")),
+        ("42501", true)
+    );
+    assert_eq!(objects(&dir, "", "").len(), 1, "nothing is left of it");
+    ok(
+        &mut client,
+        "RESET ROLE; GRANT SELECT ON t TO joe; SET ROLE joe",
+    );
+    let his = one(&mut client, "SELECT varve.snapshot('t', 'first')");
+    // Somewhere to put it.
+    let restore = format!("SELECT varve.restore_snapshot('{his}', 'joes.t')");
+    assert_eq!(code(&mut client, &restore), "3F000");
+    ok(
+        &mut client,
+        "RESET ROLE; CREATE SCHEMA joes; GRANT USAGE ON SCHEMA joes TO joe; SET ROLE joe",
+    );
+    assert_eq!(code(&mut client, &restore), "42501");
+    ok(
+        &mut client,
+        "RESET ROLE; GRANT CREATE ON SCHEMA joes TO joe; SET ROLE joe",
+    );
+    assert_eq!(one(&mut client, &restore), "100");
+    assert_eq!(
+        one(
+            &mut client,
+            "SELECT relowner::regrole FROM pg_class WHERE oid = 'joes.t'::regclass"
+        ),
+        "joe"
+    );
+    // Of rows that policies hide from him there are none in a snapshot of his.
+    ok(
+        &mut client,
+        "RESET ROLE; CREATE POLICY own ON t USING (owner = current_user); ALTER TABLE t ENABLE ROW LEVEL SECURITY; SET ROLE joe",
+    );
+    let his = one(&mut client, "SELECT varve.snapshot('t')");
+    let rows = format!("SELECT rows FROM varve.list_snapshots() WHERE id = '{his}'");
+    assert_eq!(one(&mut client, &rows), "50");
+    ok(&mut client, "SET row_security = off");
+    assert_eq!(code(&mut client, "SELECT varve.snapshot('t')"), "42501");
+    ok(&mut client, "RESET row_security; RESET ROLE");
+    // What is no table of the user's.
+    ok(
+        &mut client,
+        "CREATE VIEW v AS SELECT 1; CREATE TABLE p (i int) PARTITION BY RANGE (i); CREATE TEMP TABLE temporary (i int)",
+    );
+    for (what, expected) in [
+        ("v", "42809"),
+        ("p", "0A000"),
+        ("pg_class", "42501"),
+        ("varve.managed", "42501"),
+        ("temporary", "0A000"),
+    ] {
+        let call = format!("SELECT varve.snapshot('{what}')");
+        assert_eq!(code(&mut client, &call), expected, "{what}");
+    }
+    ok(&mut client, "SET default_transaction_read_only = on");
+    let id = one(&mut client, "SELECT varve.snapshot('t')");
+    let restore = format!("SELECT varve.restore_snapshot('{id}', 'u')");
+    assert_eq!(code(&mut client, &restore), "25006");
+}
+
+#[test]
+fn cancelled() {
+    let (cluster, mut client, dir) = start(&[]);
+    ok(
+        &mut client,
+        "CREATE TABLE big AS SELECT i, md5(i::text) a, md5((i + 1)::text) b FROM generate_series(1, 1500000) i",
+    );
+    let mut session = Session::new(&cluster).unwrap();
+    let mut stopped = |client: &mut Client, call: &str, operation: &str| {
+        session.start(call);
+        let shown = format!(
+            "SELECT count(*) FROM varve.progress WHERE operation = '{operation}' AND phase = 'rows' AND done > 0 AND unit = 'rows'"
+        );
+        wait::until("the work to be shown", || ok(client, &shown) == ["1"]);
+        ok(
+            client,
+            &format!("SELECT pg_cancel_backend({})", session.pid()),
+        );
+        assert_eq!(session.finish().unwrap_err().code, "57014", "{call}");
+    };
+    stopped(&mut client, "SELECT varve.snapshot('big')", "snapshot");
+    assert_eq!(
+        ok(&mut client, "SELECT count(*) FROM varve.list_snapshots()"),
+        ["0"]
+    );
+    let left = |dir: &Path| -> usize {
+        let found = std::fs::read_dir(dir.join("snapshots"));
+        found
+            .into_iter()
+            .flatten()
+            .map(|d| std::fs::read_dir(d.unwrap().path()).unwrap().count())
+            .sum()
+    };
+    assert_eq!(left(&dir), 0);
+    let id = one(&mut client, "SELECT varve.snapshot('big')");
+    assert_eq!(left(&dir), 4);
+    let restore = format!("SELECT varve.restore_snapshot('{id}', 'again')");
+    stopped(&mut client, &restore, "restore snapshot");
+    assert_eq!(one(&mut client, "SELECT to_regclass('again')"), "∅");
+    assert_eq!(one(&mut client, &restore), "1500000");
+    assert_eq!(difference(&mut client, "big", "again"), "0|0|t");
+}
