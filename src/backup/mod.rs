@@ -3,7 +3,7 @@
 //! - [`take`] is `varve.backup`; [`look`] are `list_backups` and `verify_backup`.
 //! - [`checks`]: what a record says of tables, and counting them again; [`checksum`]: the aggregate for that.
 //! - [`drill`] is `varve.recovery_drill`, [`plan`] `varve.recovery_plan`; [`choice`]: which backup they begin with.
-//! - [`scratch`]: a restored server beside the running one, and [`wal_feed`] its WAL.
+//! - [`scratch`]: a restored server beside the running one.
 //! - [`archive`]: the archive module; [`destination`]: where it archives to.
 //! - [`error`]: errors of backups as those of PostgreSQL.
 
@@ -18,4 +18,3 @@ mod look;
 mod plan;
 pub mod scratch;
 mod take;
-mod wal_feed;
