@@ -202,7 +202,11 @@ fn counts_hold_while_writes_go_on() {
     bench.backup("incremental");
     for _ in 0..3 {
         // The backup's own transaction has written something, too.
-        bench.ok("BEGIN; DELETE FROM still WHERE a = 7; SELECT varve.backup('incremental'); COMMIT; INSERT INTO still VALUES (7)");
+        bench.ok(
+            "SET client_encoding = 'LATIN1'; INSERT INTO still (a, \"*\") VALUES (7, chr(252))",
+        );
+        bench.ok("BEGIN; DELETE FROM still WHERE a = 7; SELECT varve.backup('incremental'); COMMIT; INSERT INTO still (a, \"*\") VALUES (7, chr(228))");
+        bench.ok("RESET client_encoding");
         let steps = bench.drill();
         assert_good(&steps);
         assert!(steps[3].contains("tables compared"), "{steps:#?}");
@@ -638,5 +642,19 @@ fn targets_places_and_tablespaces() {
             "{steps:#?}"
         );
     }
+    // A name that shells, lists and files of settings take apart.
+    let odd = bench.directory("o'dd %p, \"x\\");
+    let name = odd.to_string_lossy().into_owned();
+    let quoted = name.replace('\'', "''");
+    bench.ok(&format!(
+        "ALTER SYSTEM SET varve.scratch_directory = '{quoted}'"
+    ));
+    bench.ok("SELECT pg_reload_conf()");
+    wait::until("the setting", || {
+        bench.ok("SHOW varve.scratch_directory") == [name.as_str()]
+    });
+    let steps = bench.drill();
+    assert_good(&steps);
+    assert_eq!(std::fs::read_dir(&odd).unwrap().count(), 0);
     assert_eq!(bench.left(), Vec::<PathBuf>::new());
 }

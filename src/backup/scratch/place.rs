@@ -76,7 +76,7 @@ pub fn check_room(parent: &Path, origin: &Origin<'_>) -> Result<(), BackupError>
         if libc::statvfs(path.as_ptr(), &mut found) != 0 {
             return Err(at(parent)(io::Error::last_os_error()));
         }
-        u64::from(found.f_bavail).saturating_mul(found.f_frsize)
+        found.f_bavail.saturating_mul(found.f_frsize)
     };
     let needed = needed(origin);
     if free < needed {
