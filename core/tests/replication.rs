@@ -155,3 +155,36 @@ proptest! {
         prop_assert!(session.identify(&never).is_err());
     }
 }
+
+/// A session for SQL is in a database, and takes rows, copied data and errors as they come.
+#[test]
+fn statements_and_copies() {
+    let directory = tempfile::tempdir().unwrap();
+    let info = serve(directory.path(), |number, text| match (number, text) {
+        (0, start) => {
+            assert!(start.contains("database\0here\0"), "{start:?}");
+            assert!(!start.contains("replication"), "{start:?}");
+            welcome()
+        }
+        (_, "SELECT") => [row(&[Some("1"), None]), ready()].concat(),
+        (_, "COPY") => {
+            let pieces = [message(b'd', b"one\n"), message(b'd', b"two\n")].concat();
+            let end = [message(b'c', b""), message(b'C', b"COPY 2\0"), ready()].concat();
+            [message(b'H', &[0, 0, 0]), pieces, end].concat()
+        }
+        _ => [message(b'E', b"SERROR\0C42601\0Mno\0\0"), ready()].concat(),
+    });
+    let mut session = Session::connect(&info.with_database("here"), &never).unwrap();
+    let rows = session.query("SELECT", &never).unwrap();
+    assert_eq!(rows, [[Some("1".to_owned()), None]]);
+    let mut got = Vec::new();
+    let mut each = |bytes: &[u8]| {
+        got.push(bytes.to_vec());
+        Ok(())
+    };
+    session.copy_out("COPY", &mut each, &never).unwrap();
+    assert_eq!(got, [b"one\n", b"two\n"]);
+    assert_eq!(session.query("SELECT", &never).unwrap().len(), 1);
+    let error = session.query("nonsense", &never).unwrap_err();
+    assert_eq!(error.sqlstate(), Some("42601"));
+}

@@ -428,8 +428,13 @@ fn counted(
     };
     let name = relation::qualified_name(relation::oid(rel));
     let query = format!("SELECT pg_catalog.count(*), {sum} FROM ONLY {name} x");
-    let found = read_under(snapshot, &query, |field| {
-        Some((field(1)?.parse::<i64>().ok()?, field(2)))
+    // SAFETY: the name of an encoding, which lives for ever.
+    let encoding = unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) };
+    // Text is sent in the client's encoding, and checksums are the same whoever the client is.
+    let found = spi::with_setting(c"client_encoding", encoding, || {
+        read_under(snapshot, &query, |field| {
+            Some((field(1)?.parse::<i64>().ok()?, field(2)))
+        })
     });
     match found.into_iter().next().flatten() {
         Some(count) => Ok((tier.to_string(), count)),

@@ -3,7 +3,7 @@
 use crate::stores;
 use std::collections::BTreeMap;
 use varve_core::backup::{self, Backup, BackupError, Target, Timestamp, WalFile, WalReach};
-use varve_core::store::{Role, Store};
+use varve_core::store::{ErrorKind, Role, Store};
 
 /// A store, and what SQL calls it.
 pub struct Named {
@@ -38,6 +38,21 @@ impl Stores {
             Role::Offsite => 2,
         });
         Stores { all, troubles }
+    }
+
+    /// Takes out those in which nothing was ever put; their names. A restored server takes such a store for one that is
+    /// not mounted.
+    pub fn take_out_empty(&mut self) -> Vec<String> {
+        let is_empty = |named: &Named| {
+            let found = named.store.head(backup::CLUSTER_KEY, &stores::interrupts);
+            found.is_err_and(|e| e.kind() == ErrorKind::NotFound)
+        };
+        let (empty, filled) = std::mem::take(&mut self.all)
+            .into_iter()
+            .partition(is_empty);
+        self.all = filled;
+        let empty: Vec<Named> = empty;
+        empty.into_iter().map(|named| named.name).collect()
     }
 
     /// The stores alone.

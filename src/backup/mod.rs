@@ -3,7 +3,7 @@
 //! - [`take`] is `varve.backup`; [`look`] are `list_backups` and `verify_backup`.
 //! - [`checks`]: what a record says of tables, and counting them again; [`checksum`]: the aggregate for that.
 //! - [`drill`] is `varve.recovery_drill`, [`plan`] `varve.recovery_plan`; [`choice`]: which backup they begin with.
-//! - [`scratch`]: a restored server beside the running one, and [`wal_feed`] its WAL.
+//! - [`scratch`]: a restored server beside the running one.
 //! - [`archive`]: the archive module; [`destination`]: where it archives to.
 //! - [`copies`]: other stores are brought into step; [`expire`]: what is not kept is removed; [`scrub`]: all is read again.
 //! - [`policy`] has all that done by jobs; [`status`]: what the stores have; [`turn`]: one after the other.
@@ -29,7 +29,6 @@ pub mod settings;
 mod status;
 mod take;
 mod turn;
-mod wal_feed;
 
 pub use error::raise;
 pub use take::store;

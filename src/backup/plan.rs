@@ -129,6 +129,8 @@ struct Plan<'p> {
     rates: Rates,
     /// The moment; none for all that is archived.
     target: Option<Timestamp>,
+    /// Stores without anything: they are not asked, but may have copies later.
+    empty: Vec<String>,
     pgdata: PathBuf,
     steps: Vec<Step>,
 }
@@ -252,6 +254,7 @@ impl Plan<'_> {
                 format!(" -o {}", shell(&words))
             }
         };
+        let control = program("pg_ctl");
         let segments = self.chosen.segments();
         let bytes = segments * self.chosen.backup.wal_segment_bytes;
         let files = match (&self.chosen.reach.last, segments) {
@@ -264,9 +267,10 @@ impl Plan<'_> {
         };
         self.add(
             format!("Start it; it replays {files}, and takes writes when it is done"),
+            // pg_ctl is content when the server can be read.
             Some(format!(
-                "{} -D {pgdata}{options} -l {log} -t 86400 start",
-                program("pg_ctl")
+                "{control} -D {pgdata}{options} -l {log} -t 86400 start; while {control} -D {pgdata} status >/dev/null && [ \"$({} -XAt)\" != f ]; do sleep 1; done",
+                Self::psql("SELECT pg_is_in_recovery()")
             )),
             Rates::time(bytes, self.rates.replay),
         );
@@ -292,10 +296,12 @@ impl Plan<'_> {
             Some(Self::psql("SELECT varve.backup('full')")),
             took,
         );
-        let mut others = self.stores.all.iter();
-        let Some(first) = others.next() else {
+        let names = self.stores.all.iter().map(|named| &named.name);
+        let mut others: Vec<String> = names.chain(&self.empty).cloned().collect();
+        if others.len() < 2 {
             return;
-        };
+        }
+        let first = others.remove(0);
         let copies = as_owner(|| {
             read_all(
                 "SELECT pg_catalog.to_regproc('varve.copy_backups') IS NOT NULL",
@@ -309,12 +315,12 @@ impl Plan<'_> {
             let command = copies.then(|| {
                 Self::psql(&format!(
                     "SELECT * FROM varve.copy_backups({}, {})",
-                    literal(&first.name),
-                    literal(&other.name)
+                    literal(&first),
+                    literal(&other)
                 ))
             });
             self.add(
-                format!("Have a copy of it in store \"{}\" again", other.name),
+                format!("Have a copy of it in store \"{other}\" again"),
                 command,
                 None,
             );
@@ -369,6 +375,7 @@ fn archived_until() -> Option<Timestamp> {
 
 fn plan(target: Option<Timestamp>, pgdata: Option<&str>) -> Result<Vec<Step>, BackupError> {
     let mut stores = Stores::usable();
+    let empty = stores.take_out_empty();
     let chosen = match choice::choose(&mut stores, None, target) {
         Ok(chosen) => chosen,
         Err(error) if error.is_not_found() => return hopeless(&mut stores, target),
@@ -379,6 +386,7 @@ fn plan(target: Option<Timestamp>, pgdata: Option<&str>) -> Result<Vec<Step>, Ba
         chosen: &chosen,
         rates: Rates::measured(),
         target,
+        empty,
         pgdata: pgdata.map_or_else(data_directory, PathBuf::from),
         steps: Vec::new(),
     };

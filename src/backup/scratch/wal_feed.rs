@@ -53,7 +53,7 @@ impl<'s> Feed<'s> {
         last: u64,
     ) -> io::Result<Self> {
         let directory = scratch.join("wal");
-        super::scratch::make_directory(&directory)?;
+        super::place::make_directory(&directory)?;
         fs::write(scratch.join("wal.sh"), SCRIPT)?;
         Ok(Feed {
             stores,
