@@ -5,6 +5,7 @@ mod backup_common;
 mod store_common;
 
 use backup_common::made_up::*;
+use backup_common::{ready, row, serve, welcome};
 use store_common::file_store;
 use varve_core::backup::*;
 use varve_core::seal::Recipients;
@@ -188,6 +189,37 @@ fn backups_of_a_timeline_that_was_left() {
     let none = Timelines::default();
     let ids = |backup: Option<&Backup>| backup.map(|b| b.id.clone());
     assert_eq!(ids(choose_along(&both, late, &none, None)), second);
+}
+
+/// A server that went on from segment 5 on a timeline of its own takes nothing against what ended behind that on the old one.
+#[test]
+fn parents_are_of_the_servers_past() {
+    let bench = bench();
+    let info = serve(bench.work.path(), |number, text| {
+        let rows = match text {
+            _ if number == 0 => return welcome(),
+            "IDENTIFY_SYSTEM" => row(&[Some("7"), Some("2"), Some("0/900000"), None]),
+            "TIMELINE_HISTORY 2" => row(&[Some("00000002.history"), Some("1\t0/500000\twhy\n")]),
+            "SHOW server_version" => row(&[Some("17.12")]),
+            "SHOW wal_segment_size" => row(&[Some("1MB")]),
+            "SHOW archive_mode" | "SHOW summarize_wal" => row(&[Some("on")]),
+            _ => return Vec::new(),
+        };
+        [rows, ready()].concat()
+    });
+    let taken = |kind| {
+        let options = TakeOptions::new(kind);
+        take(&bench.store, &info, &options, &mut |_| {}, &never)
+            .unwrap_err()
+            .to_string()
+    };
+    // What was made up has no manifest that anybody could read: the error says whose it is.
+    assert!(taken(Kind::Incremental).contains(&format!("{CHILD}/backup_manifest")));
+    assert!(taken(Kind::Differential).contains(&format!("{FULL}/backup_manifest")));
+    for id in [FULL, CHILD] {
+        remove(&bench.store, id, &never).unwrap();
+    }
+    assert!(taken(Kind::Incremental).contains("this timeline's past"));
 }
 
 /// Histories come from the stores, from the first that has them undamaged.

@@ -109,8 +109,7 @@ fn kinds_lists_and_damage() {
         )]
     );
     // What is taken against it is worth no more.
-    let chain =
-        format!("SELECT object FROM varve.verify_backup('{incremental}') WHERE NOT ok");
+    let chain = format!("SELECT object FROM varve.verify_backup('{incremental}') WHERE NOT ok");
     assert_eq!(ok(&mut client, &chain), [object.as_str()]);
     std::fs::remove_file(&path).unwrap();
     let bad = format!("SELECT object, actual FROM varve.verify_backup('{full}') WHERE NOT ok");
