@@ -7,7 +7,10 @@ use common::Bench;
 
 /// A server whose WAL takes a while to be replayed.
 fn filled(bench: &mut Bench) -> i64 {
-    bench.client.batch_execute("CREATE TABLE t (i int)").unwrap();
+    bench
+        .client
+        .batch_execute("CREATE TABLE t (i int)")
+        .unwrap();
     bench.backup("full");
     for _ in 0..12 {
         bench
@@ -28,8 +31,17 @@ fn start(bench: &Bench, pgdata: &std::path::Path, more: &[&str]) {
     let pgdata = pgdata.display().to_string();
     let socket = format!("unix_socket_directories={}", socket.display());
     let fixed = [
-        "restore", "--quiet", "--start", "--from", &store, "--pgdata", &pgdata, "--set", &socket,
-        "--set", "archive_mode=off",
+        "restore",
+        "--quiet",
+        "--start",
+        "--from",
+        &store,
+        "--pgdata",
+        &pgdata,
+        "--set",
+        &socket,
+        "--set",
+        "archive_mode=off",
     ];
     bench.ok(&[&fixed, more].concat());
 }
@@ -64,10 +76,17 @@ fn started_is_recovered() {
     let pgdata = bench.path("paused");
     let target = ["--to-name", "archived", "--target-action", "pause"];
     start(&bench, &pgdata, &target);
-    assert_eq!(answer(&bench, "SELECT pg_get_wal_replay_pause_state()"), "paused");
+    assert_eq!(
+        answer(&bench, "SELECT pg_get_wal_replay_pause_state()"),
+        "paused"
+    );
     assert_eq!(answer(&bench, "SELECT count(*)::text FROM t"), "100000");
     stop(&bench, &pgdata);
     let pgdata = bench.path("shut");
-    start(&bench, &pgdata, &["--to-name", "archived", "--target-action", "shutdown"]);
+    start(
+        &bench,
+        &pgdata,
+        &["--to-name", "archived", "--target-action", "shutdown"],
+    );
     assert!(!pgdata.join("postmaster.pid").exists());
 }

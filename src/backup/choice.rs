@@ -1,5 +1,6 @@
 //! Which backup a drill or a plan begins with, and which WAL there is behind it.
 
+use super::keys;
 use crate::stores;
 use std::collections::BTreeMap;
 use varve_core::backup::{self, Backup, BackupError, Target, Timestamp, WalFile, WalReach};
@@ -193,8 +194,15 @@ fn reach(stores: &[&Store], backup: &Backup) -> Result<(WalReach, Vec<String>), 
     }
     let files: Vec<WalFile> = files.into_values().collect();
     // Histories of timelines are read from the first store that has them undamaged.
+    let identities = keys::identities()?;
     for store in listed {
-        match backup::wal_reach(store, backup, &files, None, &stores::interrupts) {
+        match backup::wal_reach(
+            store,
+            backup,
+            &files,
+            identities.as_ref(),
+            &stores::interrupts,
+        ) {
             Ok(reach) => return Ok((reach, troubles)),
             Err(e) => drop(first.get_or_insert(e)),
         }

@@ -45,13 +45,23 @@ fn rows(store: &str, expiry: &Expiry) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for backup in &expiry.backups {
         let (id, bytes) = (backup.id.clone(), backup.bytes as i64);
-        rows.push(row("backup", Some(id), Some(bytes), Some(backup.reason.clone())));
+        rows.push(row(
+            "backup",
+            Some(id),
+            Some(bytes),
+            Some(backup.reason.clone()),
+        ));
     }
     if let (Some(first), Some(last)) = (expiry.wal.first(), expiry.wal.last()) {
         let file = |key: &str| key.rsplit('/').next().unwrap_or_default().to_string();
         let detail = format!("{} files, up to {}", expiry.wal.len(), file(&last.key));
         let bytes = expiry.wal_bytes() as i64;
-        rows.push(row("wal", Some(file(&first.key)), Some(bytes), Some(detail)));
+        rows.push(row(
+            "wal",
+            Some(file(&first.key)),
+            Some(bytes),
+            Some(detail),
+        ));
     }
     for note in &expiry.notes {
         rows.push(row("note", None, None, Some(note.clone())));

@@ -1,6 +1,6 @@
 //! `varve.list_backups` and `varve.verify_backup`: what the stores have.
 
-use super::error;
+use super::{error, keys};
 use crate::am::error::{null_argument, raise};
 use crate::stores;
 use pgrx::prelude::*;
@@ -128,6 +128,7 @@ fn verify_backup(
 > {
     crate::require_preload();
     let id = id.unwrap_or_else(|| null_argument("the backup"));
+    let identities = keys::identities().unwrap_or_else(|e| error::raise(&e));
     let mut rows = Vec::new();
     for (name, store) in stores::all_usable() {
         let store = match store {
@@ -157,7 +158,13 @@ fn verify_backup(
             ));
         };
         // The server has no keys: encrypted WAL is told by its size.
-        let verified = backup::verify_chain(&store, &loaded, None, &mut each, &stores::interrupts);
+        let verified = backup::verify_chain(
+            &store,
+            &loaded,
+            identities.as_ref(),
+            &mut each,
+            &stores::interrupts,
+        );
         if let Err(e) = verified {
             error::raise(&e);
         }

@@ -19,7 +19,7 @@ pub mod destination;
 mod drill;
 mod error;
 mod expire;
-mod keys;
+pub mod keys;
 mod look;
 mod plan;
 mod policy;

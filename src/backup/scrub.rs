@@ -59,7 +59,11 @@ fn scrub(
         match listed.backup {
             Ok(backup) => backups.push(backup),
             Err(e) => findings.problem(
-                Some(format!("{}/{}/backup.json", backup::BACKUP_PREFIX, listed.id)),
+                Some(format!(
+                    "{}/{}/backup.json",
+                    backup::BACKUP_PREFIX,
+                    listed.id
+                )),
                 e.to_string(),
             ),
         }

@@ -104,9 +104,7 @@ fn look(name: &str, store: &Store, primary: Option<&Store>) -> Found {
         moment(head.modified)
     });
     let lag = match (&state, primary) {
-        (Ok(_), Some(primary)) => {
-            Some(told(backup::compare(primary, store, &stores::interrupts)))
-        }
+        (Ok(_), Some(primary)) => Some(told(backup::compare(primary, store, &stores::interrupts))),
         _ => None,
     };
     Found {

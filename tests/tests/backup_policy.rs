@@ -102,11 +102,26 @@ fn a_policy_takes_copies_and_removes() {
     let add = |more: &str| format!("SELECT varve.add_backup_policy({more})");
     assert_eq!(code(&mut client, &add("NULL")), "22004");
     assert_eq!(code(&mut client, &add("'no schedule'")), "22023");
-    assert_eq!(code(&mut client, &add("'0 2 * * 0', keep_full => 0")), "22023");
-    assert_eq!(code(&mut client, &add("'0 2 * * 0', keep_for => '-1 day'")), "22023");
-    assert_eq!(code(&mut client, &add("'0 2 * * 0', store => 'none'")), "42704");
-    assert_eq!(code(&mut client, &add("'0 2 * * 0', time_zone => 'Nowhere'")), "22023");
-    assert_eq!(code(&mut client, "SELECT varve.remove_backup_policy()"), "42704");
+    assert_eq!(
+        code(&mut client, &add("'0 2 * * 0', keep_full => 0")),
+        "22023"
+    );
+    assert_eq!(
+        code(&mut client, &add("'0 2 * * 0', keep_for => '-1 day'")),
+        "22023"
+    );
+    assert_eq!(
+        code(&mut client, &add("'0 2 * * 0', store => 'none'")),
+        "42704"
+    );
+    assert_eq!(
+        code(&mut client, &add("'0 2 * * 0', time_zone => 'Nowhere'")),
+        "22023"
+    );
+    assert_eq!(
+        code(&mut client, "SELECT varve.remove_backup_policy()"),
+        "42704"
+    );
     ok(&mut client, "CREATE ROLE joe; SET ROLE joe");
     for call in [
         add("'0 2 * * 0'"),
@@ -165,7 +180,13 @@ fn a_policy_takes_copies_and_removes() {
     assert_eq!(ok(&mut client, shown), ["second|backup|2", "second|wal|1"]);
     // Shown is not removed, and what is to be kept longer is not shown.
     assert_eq!(ok(&mut client, shown), ["second|backup|2", "second|wal|1"]);
-    assert_eq!(one(&mut client, "SELECT count(*) FROM varve.expire(1, '1 hour')"), "0");
+    assert_eq!(
+        one(
+            &mut client,
+            "SELECT count(*) FROM varve.expire(1, '1 hour')"
+        ),
+        "0"
+    );
     let removed = "SELECT count(*) FROM varve.expire(remove => true) WHERE kind = 'backup'";
     assert_eq!(one(&mut client, removed), "2");
     assert_eq!(ok(&mut client, both), ["full|{first,second}"]);
@@ -174,7 +195,10 @@ fn a_policy_takes_copies_and_removes() {
     let bad = "SELECT * FROM varve.verify_stores() WHERE NOT ok";
     assert_eq!(ok(&mut client, bad), Vec::<String>::new());
     // A backup that begins anew commits what was before it: not in a transaction of somebody else's.
-    assert_eq!(code(&mut client, "BEGIN; CALL varve.take_backup()"), "2D000");
+    assert_eq!(
+        code(&mut client, "BEGIN; CALL varve.take_backup()"),
+        "2D000"
+    );
     ok(&mut client, "ROLLBACK");
     ok(&mut client, "SELECT varve.remove_backup_policy()");
     assert_eq!(one(&mut client, "SELECT count(*) FROM varve.jobs"), "0");
@@ -209,15 +233,26 @@ fn the_log_warns_when_it_begins() {
     let (cluster, mut client, [first, _]) = start(&["log_min_messages = warning"]);
     let alerts = "SELECT string_agg(key, ',' ORDER BY key) FROM varve.recovery_status, jsonb_each_text(alerts)";
     assert_eq!(one(&mut client, alerts), "backup,drill");
-    let warned = |what: &str| cluster.log().matches(&format!("backups need attention ({what})")).count();
+    let warned = |what: &str| {
+        cluster
+            .log()
+            .matches(&format!("backups need attention ({what})"))
+            .count()
+    };
     ok(&mut client, "CALL varve.watch_backups()");
     ok(&mut client, "CALL varve.watch_backups()");
-    assert_eq!((warned("backup"), warned("drill"), warned("wal")), (1, 1, 0));
+    assert_eq!(
+        (warned("backup"), warned("drill"), warned("wal")),
+        (1, 1, 0)
+    );
     ok(&mut client, "SELECT varve.backup('full')");
     set(&mut client, "varve.drill_max_age", "0");
     assert_eq!(one(&mut client, alerts), "∅");
     ok(&mut client, "CALL varve.watch_backups()");
-    assert_eq!(one(&mut client, "SELECT count(*) FROM varve.backup_alert"), "0");
+    assert_eq!(
+        one(&mut client, "SELECT count(*) FROM varve.backup_alert"),
+        "0"
+    );
     // It is over, and begins again.
     set(&mut client, "varve.backup_max_age", "1");
     until("the backup to be older than a second", || {
@@ -233,7 +268,10 @@ fn the_log_warns_when_it_begins() {
         "00:00:00"
     );
     std::fs::rename(&first, first.with_extension("away")).unwrap();
-    ok(&mut client, "CREATE TABLE t AS SELECT 1 AS i; SELECT pg_switch_wal()");
+    ok(
+        &mut client,
+        "CREATE TABLE t AS SELECT 1 AS i; SELECT pg_switch_wal()",
+    );
     let stores = one(&mut client, "SELECT stores FROM varve.recovery_status");
     assert!(stores.contains("first: cannot be reached"), "{stores}");
     assert_eq!(one(&mut client, alerts), "store first");
@@ -246,7 +284,10 @@ fn the_log_warns_when_it_begins() {
     until("WAL that is not archived to be older than a second", || {
         one(&mut client, alerts) == "wal"
     });
-    let text = one(&mut client, "SELECT alerts ->> 'wal' FROM varve.recovery_status");
+    let text = one(
+        &mut client,
+        "SELECT alerts ->> 'wal' FROM varve.recovery_status",
+    );
     assert!(text.contains("the limit is 00:00:01"), "{text}");
 }
 
@@ -265,18 +306,30 @@ fn what_is_damaged_is_known_and_replaced() {
     bytes[middle] ^= 4;
     std::fs::write(&path, &bytes).unwrap();
     assert_eq!(
-        ok(&mut client, "SELECT store, object FROM varve.verify_stores() WHERE object IS NOT NULL"),
+        ok(
+            &mut client,
+            "SELECT store, object FROM varve.verify_stores() WHERE object IS NOT NULL"
+        ),
         [format!("second|{key}")]
     );
     assert_eq!(one(&mut client, good), format!("first {id}, second none"));
-    let alert = one(&mut client, "SELECT alerts ? 'verification' FROM varve.recovery_status");
+    let alert = one(
+        &mut client,
+        "SELECT alerts ? 'verification' FROM varve.recovery_status",
+    );
     assert_eq!(alert, "t");
     // The next copy makes it good, and it is known that it did.
     assert_eq!(
-        ok(&mut client, "SELECT store, ok, objects FROM varve.copy_backups()"),
+        ok(
+            &mut client,
+            "SELECT store, ok, objects FROM varve.copy_backups()"
+        ),
         ["second|t|2"]
     );
-    assert_eq!(std::fs::read(first.join(&key)).unwrap(), std::fs::read(&path).unwrap());
+    assert_eq!(
+        std::fs::read(first.join(&key)).unwrap(),
+        std::fs::read(&path).unwrap()
+    );
     assert_eq!(one(&mut client, good), format!("first {id}, second {id}"));
     let bad = "SELECT * FROM varve.verify_stores('second') WHERE NOT ok";
     assert_eq!(ok(&mut client, bad), Vec::<String>::new());
@@ -291,40 +344,70 @@ fn what_is_damaged_is_known_and_replaced() {
     );
     assert!(gap.contains(lost.trim_end_matches(".zst")), "{gap}");
     // Other names than stores have.
-    assert_eq!(code(&mut client, "SELECT * FROM varve.verify_stores('none')"), "42704");
-    assert_eq!(code(&mut client, "SELECT * FROM varve.copy_backups('first', 'first')"), "22023");
+    assert_eq!(
+        code(&mut client, "SELECT * FROM varve.verify_stores('none')"),
+        "42704"
+    );
+    assert_eq!(
+        code(
+            &mut client,
+            "SELECT * FROM varve.copy_backups('first', 'first')"
+        ),
+        "22023"
+    );
 }
 
 #[test]
 fn encrypted_everywhere() {
-    let (cluster, mut client, [first, second]) = start(&[&format!("varve.backup_recipients = '{PUBLIC}'")]);
+    let (cluster, mut client, [first, second]) =
+        start(&[&format!("varve.backup_recipients = '{PUBLIC}'")]);
     let full = one(&mut client, "SELECT varve.backup('full')");
     // The manifest of the one before cannot be read without the secret.
-    assert_eq!(code(&mut client, "SELECT varve.backup('incremental')"), "55000");
+    assert_eq!(
+        code(&mut client, "SELECT varve.backup('incremental')"),
+        "55000"
+    );
     let keys = cluster.dir().join("keys");
     std::fs::write(&keys, format!("{SECRET}\n")).unwrap();
     let above = std::fs::metadata(cluster.dir()).unwrap();
     chown(&keys, Some(above.uid()), Some(above.gid())).unwrap();
     std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o600)).unwrap();
-    set(&mut client, "varve.backup_identity_file", &keys.display().to_string());
-    ok(&mut client, "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i");
+    set(
+        &mut client,
+        "varve.backup_identity_file",
+        &keys.display().to_string(),
+    );
+    ok(
+        &mut client,
+        "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i",
+    );
     let incremental = one(&mut client, "SELECT varve.backup('incremental')");
     archived(&mut client);
     ok(&mut client, "SELECT * FROM varve.copy_backups()");
     assert_eq!(
-        ok(&mut client, "SELECT id, encrypted, stores FROM varve.backups ORDER BY started_at"),
+        ok(
+            &mut client,
+            "SELECT id, encrypted, stores FROM varve.backups ORDER BY started_at"
+        ),
         [
             format!("{full}|t|{{first,second}}"),
             format!("{incremental}|t|{{first,second}}")
         ]
     );
     for store in [&first, &second] {
-        assert!(wal_files(store).iter().all(|n| n.ends_with(".age") || n.ends_with(".sha256")));
+        assert!(
+            wal_files(store)
+                .iter()
+                .all(|n| n.ends_with(".age") || n.ends_with(".sha256"))
+        );
     }
     let bad = "SELECT * FROM varve.verify_stores() WHERE NOT ok OR detail IS NOT NULL";
     assert_eq!(ok(&mut client, bad), Vec::<String>::new());
     set(&mut client, "varve.backup_identity_file", "");
-    let note = one(&mut client, "SELECT detail FROM varve.verify_stores('first')");
+    let note = one(
+        &mut client,
+        "SELECT detail FROM varve.verify_stores('first')",
+    );
     assert!(note.contains("were not read"), "{note}");
     set(&mut client, "varve.backup_recipients", "age1nonsense");
     assert_eq!(code(&mut client, "SELECT varve.backup('full')"), "22023");
@@ -332,7 +415,13 @@ fn encrypted_everywhere() {
     let pgdata = cluster.dir().join("restored");
     let restored = cluster
         .tool("varve")
-        .args(["restore", "--quiet", "--from", &format!("file://{}", second.display()), "--identity"])
+        .args([
+            "restore",
+            "--quiet",
+            "--from",
+            &format!("file://{}", second.display()),
+            "--identity",
+        ])
         .arg(&keys)
         .arg("--pgdata")
         .arg(&pgdata)

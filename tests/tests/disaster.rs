@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use varve_tests::cluster::Cluster;
-use varve_tests::s3;
 use varve_tests::random::Random;
+use varve_tests::s3;
 use varve_tests::session::{Session, simple};
 use varve_tests::wait::until;
 
@@ -129,9 +129,9 @@ impl Writer {
                     "INSERT INTO readings SELECT now() + i * interval '1 us', {id}, repeat(md5(i::text), 8) FROM generate_series(1, 100) i"
                 );
                 // The position is read behind the commit, so that it is not before its end.
-                let position = client
-                    .batch_execute(&insert)
-                    .and_then(|()| client.query_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8", &[]));
+                let position = client.batch_execute(&insert).and_then(|()| {
+                    client.query_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8", &[])
+                });
                 match position {
                     Ok(row) => commits.push((id, row.get::<_, i64>(0) as u64)),
                     Err(_) => break,
@@ -150,7 +150,9 @@ impl Writer {
 
 /// Where the newest whole segment of timeline 1 in a directory of WAL ends.
 fn archived_to(wal: &Path) -> u64 {
-    let names = std::fs::read_dir(wal.join("00000001")).into_iter().flatten();
+    let names = std::fs::read_dir(wal.join("00000001"))
+        .into_iter()
+        .flatten();
     names
         .filter_map(|entry| {
             let name = entry.ok()?.file_name().into_string().ok()?;
@@ -169,7 +171,9 @@ fn archived_to(wal: &Path) -> u64 {
 fn job(client: &mut Client, task: &str) -> String {
     one(
         client,
-        &format!("SELECT id FROM varve.jobs WHERE kind = 'backup' AND settings ->> 'task' = '{task}'"),
+        &format!(
+            "SELECT id FROM varve.jobs WHERE kind = 'backup' AND settings ->> 'task' = '{task}'"
+        ),
     )
 }
 
@@ -246,8 +250,16 @@ fn the_server_and_the_stores_beside_it_are_lost() {
     let pgdata = cluster.dir().join("recovered");
     let mut restore = cluster.tool("varve");
     restore
-        .args(["restore", "--start", "--from", &format!("s3://{}/varve", s3::BUCKET)])
-        .args(["--store-option", &format!("endpoint=http://{}", offsite.address)])
+        .args([
+            "restore",
+            "--start",
+            "--from",
+            &format!("s3://{}/varve", s3::BUCKET),
+        ])
+        .args([
+            "--store-option",
+            &format!("endpoint=http://{}", offsite.address),
+        ])
         .args(["--store-option", "allow_http=true", "--pgdata"])
         .arg(&pgdata)
         .env("AWS_ACCESS_KEY_ID", s3::KEY)
@@ -278,7 +290,10 @@ fn the_server_and_the_stores_beside_it_are_lost() {
     let found: usize = parts[0].parse().unwrap();
     assert_eq!((parts[0], parts[2]), (parts[1], "t"), "{rows}");
     let sure = commits.iter().filter(|(_, at)| *at <= safe).count();
-    println!("{found} transactions, {sure} were safe, {} committed", commits.len());
+    println!(
+        "{found} transactions, {sure} were safe, {} committed",
+        commits.len()
+    );
     assert!(
         sure > 0 && found >= sure,
         "{found} of {sure}\n{:?}\n{}",
@@ -468,7 +483,8 @@ fn flip(client: &mut Client, near: &[PathBuf; 2], far: &Path, random: &mut Rando
 
 #[test]
 fn kills_full_disks_and_flipped_bytes() {
-    let rounds: usize = std::env::var("VARVE_CHAOS_ROUNDS").map_or(FAULTS.len(), |n| n.parse().unwrap());
+    let rounds: usize =
+        std::env::var("VARVE_CHAOS_ROUNDS").map_or(FAULTS.len(), |n| n.parse().unwrap());
     let seed: u64 = std::env::var("VARVE_SEED").map_or_else(
         |_| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
         |n| n.parse().unwrap(),
@@ -559,9 +575,15 @@ fn kills_full_disks_and_flipped_bytes() {
             Fault::FullDiskOfArchiver => {
                 let pid = archiver(&mut client);
                 limit_files(&cluster, &pid, "1000");
-                ok(&mut client, "SELECT pg_create_restore_point('full'), pg_switch_wal()");
+                ok(
+                    &mut client,
+                    "SELECT pg_create_restore_point('full'), pg_switch_wal()",
+                );
                 until("the archiver to fail", || {
-                    one(&mut client, "SELECT last_failed_time > coalesce(last_archived_time, '-infinity') FROM pg_stat_archiver") == "t"
+                    one(
+                        &mut client,
+                        "SELECT last_failed_time > coalesce(last_archived_time, '-infinity') FROM pg_stat_archiver",
+                    ) == "t"
                 });
                 limit_files(&cluster, &pid, "unlimited");
                 sound.push(session.ok(&take).concat());
@@ -586,7 +608,13 @@ fn kills_full_disks_and_flipped_bytes() {
         let pgdata = cluster.dir().join(format!("recovered{number}"));
         let restored = cluster
             .tool("varve")
-            .args(["restore", "--quiet", "--from", &format!("file://{}", path.display()), "--pgdata"])
+            .args([
+                "restore",
+                "--quiet",
+                "--from",
+                &format!("file://{}", path.display()),
+                "--pgdata",
+            ])
             .arg(&pgdata)
             .args(["--start", "--set", "archive_mode=off"])
             .output()

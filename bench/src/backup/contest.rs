@@ -77,7 +77,10 @@ impl<'c> Varve<'c> {
         let to = self.cluster.dir().join("restored");
         let mut program = self.program();
         program.args(["restore", "--quiet", "--threads", "2"]);
-        program.args(["--from", &self.url()]).arg("--pgdata").arg(&to);
+        program
+            .args(["--from", &self.url()])
+            .arg("--pgdata")
+            .arg(&to);
         let took = timed(&mut program)?;
         let bytes = size_of(&to)?;
         remove(self.cluster, &to)?;

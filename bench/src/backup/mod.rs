@@ -169,11 +169,7 @@ pub fn run(options: &Options) -> Result<Vec<String>> {
     }
     let rows = [
         line("full", best(&full), best(&full_other)),
-        line(
-            "incremental, 1 % changed",
-            best(&step),
-            best(&step_other),
-        ),
+        line("incremental, 1 % changed", best(&step), best(&step_other)),
         line("restored, full", best(&back), best(&back_other)),
         line(
             &format!("restored, {rounds} incrementals"),

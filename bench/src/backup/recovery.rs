@@ -26,7 +26,10 @@ pub fn run(
     let mut restore = varve.program();
     restore
         .args(["restore", "--quiet", "--start", "--from", &varve.url()])
-        .args(["--set", &format!("unix_socket_directories={}", socket.display())])
+        .args([
+            "--set",
+            &format!("unix_socket_directories={}", socket.display()),
+        ])
         .arg("--pgdata")
         .arg(&to);
     timed(&mut restore)?;

@@ -165,9 +165,9 @@ fn lose_and_recover(stage: &mut Stage, place: &Path) -> Result<()> {
     let full = stage.text("SELECT id FROM varve.jobs WHERE name = 'full backup'")?;
     stage.text(&format!("SELECT varve.run_job({full})"))?;
     wait_for("copies in all stores", || {
-        Ok(stage.text(
-            "SELECT count(*) = 1 AND bool_and(cardinality(stores) = 3) FROM varve.backups",
-        )? == "t")
+        Ok(stage
+            .text("SELECT count(*) = 1 AND bool_and(cardinality(stores) = 3) FROM varve.backups")?
+            == "t")
     })?;
     let rule = stage.text("SELECT rule_3_2_1 FROM varve.recovery_status")?;
     stage.claim(&rule, rule.starts_with("3-2-1 satisfied"), "")?;
@@ -178,7 +178,9 @@ fn lose_and_recover(stage: &mut Stage, place: &Path) -> Result<()> {
             "SELECT coalesce(max(wal_end::pg_lsn) > '{behind}', false) FROM varve.store_state() WHERE role = 'offsite'"
         ))? == "t")
     })?;
-    show::say("Writes go on. The server is killed, its data and both stores beside it are deleted.");
+    show::say(
+        "Writes go on. The server is killed, its data and both stores beside it are deleted.",
+    );
     stage.cluster.kill_all()?;
     let disaster = Instant::now();
     let written = clock.end()?;

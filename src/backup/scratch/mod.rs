@@ -9,6 +9,7 @@ mod server;
 mod settings;
 mod wal_feed;
 
+use super::keys;
 use crate::pg::background;
 use crate::stores;
 use pgrx::pg_sys;
@@ -112,11 +113,13 @@ impl<'s> Scratch<'s> {
         place::check_room(&parent, origin)?;
         let place = Place::new(&parent)?;
         let dir = &place.path;
+        let identities = keys::identities()?;
         let feed = Feed::new(
             origin.stores.clone(),
             dir,
             origin.backup.wal_segment_bytes,
             origin.last_segment,
+            identities.clone(),
         )
         .map_err(at(dir))?;
         let tablespaces = dir.join("tablespaces");
@@ -134,7 +137,7 @@ impl<'s> Scratch<'s> {
                 .collect(),
             threads: std::thread::available_parallelism().map_or(2, |n| n.get().min(4)),
             recovery: Recovery::default(),
-            identities: None,
+            identities,
             bindir: Some(bindir()),
         };
         let id = &origin.backup.id;

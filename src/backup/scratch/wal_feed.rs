@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use varve_core::backup::{self, BackupError, WalName};
+use varve_core::seal::Identities;
 use varve_core::store::Store;
 use varve_core::wait::Tick;
 
@@ -35,6 +36,8 @@ pub struct Feed<'s> {
     segment_bytes: u64,
     /// Segments with a higher number are not there, whatever the stores have.
     last: u64,
+    /// Who can decrypt.
+    identities: Option<Identities>,
     ahead: RefCell<VecDeque<WalName>>,
     next: RefCell<Option<WalName>>,
     failed: RefCell<Option<BackupError>>,
@@ -51,6 +54,7 @@ impl<'s> Feed<'s> {
         scratch: &Path,
         segment_bytes: u64,
         last: u64,
+        identities: Option<Identities>,
     ) -> io::Result<Self> {
         let directory = scratch.join("wal");
         super::place::make_directory(&directory)?;
@@ -60,6 +64,7 @@ impl<'s> Feed<'s> {
             directory,
             segment_bytes,
             last,
+            identities,
             ahead: RefCell::default(),
             next: RefCell::default(),
             failed: RefCell::default(),
@@ -146,7 +151,7 @@ impl<'s> Feed<'s> {
     /// Whether some store has the file; it is in its place then.
     fn fetch(&self, name: &WalName, tick: Tick<'_>) -> Result<bool, BackupError> {
         let to = self.place(name, "have");
-        match backup::fetch_from_any(&self.stores, name, &to, None, tick) {
+        match backup::fetch_from_any(&self.stores, name, &to, self.identities.as_ref(), tick) {
             Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
