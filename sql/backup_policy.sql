@@ -159,7 +159,7 @@ BEGIN
     FOR alert IN SELECT e.key AS kind, e.value AS message FROM pg_catalog.jsonb_each_text(alerts) e ORDER BY e.key LOOP
         SELECT * INTO known FROM varve.backup_alert k WHERE k.kind OPERATOR(pg_catalog.=) alert.kind;
         -- Told when it begins, and once an hour while it goes on.
-        IF NOT FOUND OR known.logged_at OPERATOR(pg_catalog.<) present OPERATOR(pg_catalog.-) interval '1 hour' THEN
+        IF NOT FOUND OR known.logged_at OPERATOR(pg_catalog.<) (present OPERATOR(pg_catalog.-) interval '1 hour') THEN
             RAISE WARNING 'backups need attention (%): %', alert.kind, alert.message
                 USING HINT = 'SELECT * FROM varve.recovery_status tells more.';
             INSERT INTO varve.backup_alert AS k (kind, since, logged_at) VALUES (alert.kind, present, present)
