@@ -224,15 +224,6 @@ struct There {
     spool: Spool,
 }
 
-fn database() -> String {
-    // SAFETY: a catalogue look-up of the database that the session is in.
-    unsafe {
-        CStr::from_ptr(pg_sys::get_database_name(pg_sys::MyDatabaseId))
-            .to_string_lossy()
-            .into_owned()
-    }
-}
-
 fn io(error: std::io::Error) -> BackupError {
     BackupError::Io {
         path: "temporary file".into(),
@@ -258,7 +249,7 @@ fn copy_out(
             hint: "Take another backup.".into(),
         });
     }
-    let database = database();
+    let database = super::take::database();
     let origin = Origin {
         stores: stores.refs(),
         backup: &chosen.backup,
