@@ -34,9 +34,17 @@ struct Known {
 
 /// The chunk in this database.
 struct Here {
-    root: OpenRel,
+    /// Its table.
+    root: pg_sys::Oid,
     /// None where it was dropped.
     chunk: Option<pg_sys::Oid>,
+}
+
+impl Here {
+    /// Opens the table.
+    fn root(&self) -> OpenRel {
+        OpenRel::table(self.root, pg_sys::RowExclusiveLock)
+    }
 }
 
 fn lookup(table: &Table) -> Option<pg_sys::Oid> {
@@ -61,9 +69,13 @@ fn here(name: &Table, known: &Known) -> Here {
         );
     };
     tier::set_tier::check_table(root);
-    let opened = OpenRel::table(root, pg_sys::RowExclusiveLock);
-    let chunk = lookup(name);
-    if let Some(chunk) = chunk {
+    let here = Here {
+        root,
+        chunk: lookup(name),
+    };
+    // Nobody changes its definition from now on.
+    drop(here.root());
+    if let Some(chunk) = here.chunk {
         let same =
             tier::catalog::root_of(chunk) == root && hypertable::slices(chunk) == known.slices;
         if !same {
@@ -75,10 +87,7 @@ fn here(name: &Table, known: &Known) -> Here {
             );
         }
     }
-    Here {
-        root: opened,
-        chunk,
-    }
+    here
 }
 
 /// Refuses columns of the table that do not come: the chunk would not be as it was.
@@ -107,7 +116,6 @@ fn put(
     rows: &mut dyn Incoming,
     work: &mut Work,
 ) -> Loaded {
-    let root = relation::oid(here.root.as_ptr());
     let loaded = match here.chunk {
         Some(chunk) => {
             restore::truncate(chunk);
@@ -115,22 +123,22 @@ fn put(
             let count = if restore::has_triggers(&table) {
                 // One row after the other, as INSERT does it: through the hypertable they find their way back.
                 drop(table);
-                load::insert_rest(rows, &here.root, columns, work)
+                load::insert_rest(rows, &here.root(), columns, work)
             } else {
                 load::into_new_storage(rows, false, table, columns, work)
             };
             Some(Loaded { chunk, rows: count })
         }
         None => {
-            let dimensions = describe::describe(root).hypertable;
+            let dimensions = describe::describe(here.root).hypertable;
             let dimensions = dimensions.map(|h| h.dimensions).unwrap_or_default();
             let functions = hypertable::functions().unwrap_or_default();
-            let target = relation::qualified_name(root);
+            let target = relation::qualified_name(here.root);
             let mut lengths: Vec<_> = dimensions.iter().map(|d| d.interval).collect();
             restore::set_lengths(&functions, &target, &dimensions, &mut lengths, |d| {
                 restore::length_of(&known.slices, d)
             });
-            let loaded = restore::load_chunk(rows, columns, &known.slices, &here.root, work);
+            let loaded = restore::load_chunk(rows, columns, &known.slices, &here.root(), work);
             restore::set_lengths(&functions, &target, &dimensions, &mut lengths, |d| {
                 d.interval
             });
@@ -174,16 +182,13 @@ fn from_snapshot(id: &str, name: &Table) -> Loaded {
     };
     let here = here(name, &known);
     let columns = source.names();
-    check_columns(&here.root, &columns);
+    check_columns(&here.root(), &columns);
     let given = source.snapshot.columns.iter();
     let given = given.map(|c| (c.name.clone(), c.type_name.clone()));
-    types(&here.root, &given.collect::<Vec<_>>());
-    let mut work = Work::begin(
-        Operation::RestoreSnapshot,
-        relation::oid(here.root.as_ptr()),
-    );
+    types(&here.root(), &given.collect::<Vec<_>>());
+    let mut work = Work::begin(Operation::RestoreSnapshot, here.root);
     work.phase(Phase::Rows, record.rows);
-    let mut rows = source.rows(number, &restore::shapes(&here.root));
+    let mut rows = source.rows(number, &restore::shapes(&here.root()));
     put(name, &known, &here, &columns, &mut rows, &mut work)
 }
 
@@ -219,15 +224,6 @@ struct There {
     spool: Spool,
 }
 
-fn database() -> String {
-    // SAFETY: a catalogue look-up of the database that the session is in.
-    unsafe {
-        CStr::from_ptr(pg_sys::get_database_name(pg_sys::MyDatabaseId))
-            .to_string_lossy()
-            .into_owned()
-    }
-}
-
 fn io(error: std::io::Error) -> BackupError {
     BackupError::Io {
         path: "temporary file".into(),
@@ -253,7 +249,7 @@ fn copy_out(
             hint: "Take another backup.".into(),
         });
     }
-    let database = database();
+    let database = super::take::database();
     let origin = Origin {
         stores: stores.refs(),
         backup: &chosen.backup,
@@ -376,7 +372,7 @@ fn from_backup(id: &str, time: Option<Timestamp>, name: &Table) -> Loaded {
     // Somebody else's table of the same name would show what was in this one.
     // SAFETY: a look-up that returns NULL where there is no such role.
     let owner = unsafe {
-        let owner = relation::form(here.root.as_ptr()).relowner;
+        let owner = relation::form(here.root().as_ptr()).relowner;
         let name = pg_sys::GetUserNameFromId(owner, true);
         (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
     };
@@ -390,8 +386,8 @@ fn from_backup(id: &str, time: Option<Timestamp>, name: &Table) -> Loaded {
         );
     }
     let columns: Vec<String> = there.columns.iter().map(|(name, _)| name.clone()).collect();
-    check_columns(&here.root, &columns);
-    let types = types(&here.root, &there.columns);
+    check_columns(&here.root(), &columns);
+    let types = types(&here.root(), &there.columns);
     let rows = there.spool.rows(&types);
     let mut rows = rows.unwrap_or_else(|e| error::raise(&io(e)));
     work.phase(Phase::Rows, 0);

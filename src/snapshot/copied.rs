@@ -44,6 +44,7 @@ impl Spool {
         Ok(Copied {
             input: BufReader::with_capacity(1 << 20, file),
             begun: false,
+            ended: false,
             values: vec![pg_sys::Datum::from(0usize); columns.len()],
             nulls: vec![true; columns.len()],
             columns,
@@ -110,6 +111,7 @@ fn damaged(what: &str) -> ! {
 pub struct Copied {
     input: BufReader<File>,
     begun: bool,
+    ended: bool,
     columns: Vec<Column>,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
@@ -147,11 +149,15 @@ impl Copied {
 
 impl Incoming for Copied {
     fn next(&mut self) -> bool {
+        if self.ended {
+            return false;
+        }
         if !self.begun {
             self.begin();
         }
         let count = i16::from_be_bytes(self.take());
         if count == -1 {
+            self.ended = true;
             return false;
         }
         if usize::try_from(count) != Ok(self.columns.len()) {

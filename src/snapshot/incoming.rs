@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 /// Rows, one after the other.
 pub trait Incoming {
-    /// Goes on to the next row; whether there is one.
+    /// Goes on to the next row; whether there is one. May be asked again at the end.
     fn next(&mut self) -> bool;
 
     /// The row at hand: a value and a NULL flag for each column. Values live until [`forget`](Self::forget).

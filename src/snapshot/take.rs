@@ -289,7 +289,8 @@ fn version() -> String {
         .unwrap_or_default()
 }
 
-fn database() -> String {
+/// The database that the session is in.
+pub fn database() -> String {
     // SAFETY: a catalogue look-up of the database that the session is in.
     unsafe {
         CStr::from_ptr(pg_sys::get_database_name(pg_sys::MyDatabaseId))

@@ -139,8 +139,8 @@ fn comes_back(cluster: &Cluster, client: &mut Client, id: &str) {
         client,
         &format!("SELECT varve.segment_table('{}')", all[1].0),
     );
-    damage(cluster, client, &segments, 4000..4400);
-    assert!(simple(client, "SELECT sum(price) FROM prices").is_err());
+    damage(cluster, client, &segments, 8092..8180);
+    assert!(simple(client, "SELECT md5(string_agg(p::text, '')) FROM prices p").is_err());
     let call = format!(
         "SELECT * FROM varve.restore_chunk('{id}', '{}'::regclass)",
         all[1].0
@@ -149,7 +149,7 @@ fn comes_back(cluster: &Cluster, client: &mut Client, id: &str) {
     check_whole(client);
     // The heap of the hot one.
     damage(cluster, client, &all[2].0, 8192..16384);
-    assert!(simple(client, "SELECT sum(price) FROM prices").is_err());
+    assert!(simple(client, "SELECT md5(string_agg(p::text, '')) FROM prices p").is_err());
     let call = format!("SELECT * FROM varve.restore_chunk('{id}', '{}')", all[2].0);
     assert_eq!(one(client, &call), format!("{}|2880", all[2].0));
     check_whole(client);
@@ -255,16 +255,9 @@ fn from_a_base_backup() {
     let moment = one(&mut client, "SELECT clock_timestamp()");
     ok(
         &mut client,
-        "DELETE FROM prices WHERE ts < '2025-01-02 00:00Z'; SELECT pg_switch_wal()",
+        "DELETE FROM prices WHERE ts < '2025-01-02 00:00Z'",
     );
-    ok(
-        &mut client,
-        "CREATE TABLE after (i int); SELECT pg_switch_wal()",
-    );
-    let archived = one(
-        &mut client,
-        "SELECT pg_walfile_name(pg_current_wal_lsn() - 1)",
-    );
+    let archived = one(&mut client, "SELECT pg_walfile_name(pg_switch_wal())");
     wait::until("WAL to be archived", || {
         one(
             &mut client,
