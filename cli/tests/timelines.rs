@@ -38,11 +38,11 @@ fn a_backup_of_a_timeline_that_was_left() {
     assert_eq!(chosen(&[]), before);
     assert_eq!(chosen(&["--timeline", "1"]), left);
     assert_eq!(chosen(&["--timeline", "current"]), left);
+    let again = bench.restored("again", &[]);
+    let mut client = restored.connect();
+    assert_eq!(sum(&mut again.connect(), "x"), sum(&mut client, "x"));
     let conninfo = format!("host={} port=5432 user=postgres", restored.pgdata.display());
     let take = ["backup", "--to", &store, "--conninfo", &conninfo, "--quiet"];
     let new = bench.ok(&take);
     assert_eq!(chosen(&[]), new);
-    bench.archived();
-    let again = bench.restored("again", &[]);
-    assert_eq!(sum(&mut again.connect(), "x"), sum(&mut bench.client, "x"));
 }

@@ -156,6 +156,22 @@ fn wal_that_the_backup_has_or_nobody_can_read() {
     assert_eq!(bench.bad(), [(key, "it is empty".to_owned())]);
 }
 
+/// No record makes a verification tell of segments without end.
+#[test]
+fn a_backup_that_needs_all_wal_that_there_can_be() {
+    let bench = bench();
+    let mut endless = bench.last.clone();
+    endless.stop_lsn = Lsn(u64::MAX);
+    let found = bench.found(&endless);
+    let missing = found.iter().filter(|check| !check.ok).count();
+    assert_eq!(missing, 1001);
+    let last = found.last().unwrap();
+    assert!(
+        last.detail.as_ref().unwrap().contains("no more"),
+        "{last:?}"
+    );
+}
+
 /// A timeline was left at segment 5 for the next one: what ended on it later leads nowhere.
 #[test]
 fn backups_of_a_timeline_that_was_left() {
