@@ -35,6 +35,11 @@ COMMENT ON FUNCTION varve.verify_snapshot(text) IS
     'Reads every object of a snapshot in every store that has it, and compares SHA-256 with what was written';
 REVOKE ALL ON FUNCTION varve.verify_snapshot(text) FROM PUBLIC;
 
+CREATE FUNCTION varve.remove_snapshot(id text)
+    RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_remove_snapshot';
+COMMENT ON FUNCTION varve.remove_snapshot(text) IS 'Removes a snapshot from every store that has it; no policy does';
+REVOKE ALL ON FUNCTION varve.remove_snapshot(text) FROM PUBLIC;
+
 CREATE FUNCTION varve.restore_chunk(backup text, chunk text, target_time timestamptz DEFAULT NULL,
         OUT restored regclass, OUT rows bigint)
     RETURNS record LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'varve_restore_chunk';

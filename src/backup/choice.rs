@@ -3,7 +3,9 @@
 use super::keys;
 use crate::stores;
 use std::collections::BTreeMap;
-use varve_core::backup::{self, Backup, BackupError, Target, Timestamp, WalFile, WalReach};
+use varve_core::backup::{
+    self, Backup, BackupError, Target, Timelines, Timestamp, WalFile, WalReach,
+};
 use varve_core::store::{ErrorKind, Role, Store};
 
 /// A store, and what SQL calls it.
@@ -148,7 +150,10 @@ pub fn choose(
     let target = time.map_or(Target::Latest, Target::Time);
     let backup = match id {
         Some(id) => found.get(id),
-        None => backup::choose(found.values(), target),
+        None => {
+            let timelines = timelines(&stores.refs())?;
+            backup::choose_along(found.values(), target, &timelines, None)
+        }
     };
     let Some(backup) = backup.cloned() else {
         return Err(BackupError::NotFound {
@@ -170,6 +175,20 @@ pub fn choose(
         chain,
         reach,
     })
+}
+
+/// The timelines of those stores that are there; what is wrong with the others was told when their backups were listed.
+fn timelines(stores: &[&Store]) -> Result<Timelines, BackupError> {
+    let identities = keys::identities()?;
+    let mut known = Timelines::default();
+    for store in stores {
+        match Timelines::of(&[store], identities.as_ref(), &stores::interrupts) {
+            Ok(found) => known.extend(found),
+            Err(e) if e.is_cancelled() => return Err(e),
+            Err(_) => {}
+        }
+    }
+    Ok(known)
 }
 
 /// How far the WAL of all stores together leads.

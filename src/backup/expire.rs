@@ -76,6 +76,7 @@ fn one(store: &Store, retention: &Retention, remove: bool) -> Result<Expiry, Bac
     if remove {
         backup::expire(store, &expiry, &mut |_| {}, tick)?;
         backup::sweep(store, LEFTOVERS, tick)?;
+        backup::snapshot::sweep(store, LEFTOVERS, tick)?;
     }
     Ok(expiry)
 }

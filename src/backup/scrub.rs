@@ -8,6 +8,7 @@ use crate::stores;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::collections::BTreeSet;
+use varve_core::backup::snapshot::{self, Snapshot};
 use varve_core::backup::{self, Backup, BackupError, ObjectCheck, WalFile};
 use varve_core::seal::Identities;
 use varve_core::store::Store;
@@ -68,8 +69,24 @@ fn scrub(
             ),
         }
     }
+    let mut tables = Vec::new();
+    for listed in snapshot::list(store, tick)? {
+        match listed.snapshot {
+            Ok(snapshot) => tables.push(snapshot),
+            Err(e) => {
+                let key = format!(
+                    "{}/{}/{}",
+                    snapshot::SNAPSHOT_PREFIX,
+                    listed.id,
+                    snapshot::SNAPSHOT_RECORD
+                );
+                findings.problem(Some(key), e.to_string());
+            }
+        }
+    }
     let files = backup::wal_list(store, tick)?;
     let total = backups.iter().map(Backup::stored_bytes).sum::<u64>()
+        + tables.iter().map(Snapshot::stored_bytes).sum::<u64>()
         + files.iter().map(|f| f.stored_bytes).sum::<u64>();
     work.phase(Phase::Files, total);
     for backup in &backups {
@@ -86,6 +103,13 @@ fn scrub(
         work.add(backup.stored_bytes());
         findings.backups += 1;
         findings.bytes += backup.stored_bytes();
+    }
+    for table in &tables {
+        let mut each = |check| findings.check(check);
+        snapshot::verify(store, table, &mut each, tick)?;
+        work.add(table.stored_bytes());
+        findings.backups += 1;
+        findings.bytes += table.stored_bytes();
     }
     let mut unread = 0;
     for file in &files {

@@ -1,6 +1,6 @@
 //! `varve.store_state`: what each store has, and what of it is behind the primary store. `varve.recovery_status` is made of it.
 
-use super::error;
+use super::{error, keys};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::{read_all, write};
 use crate::stores;
@@ -97,7 +97,13 @@ fn told<T>(result: Result<T, BackupError>) -> Result<T, String> {
 }
 
 fn look(name: &str, store: &Store, primary: Option<&Store>) -> Found {
-    let state = told(backup::state(store, &damaged(name), &stores::interrupts));
+    let identities = keys::identities().unwrap_or_else(|e| error::raise(&e));
+    let state = told(backup::state(
+        store,
+        &damaged(name),
+        identities.as_ref(),
+        &stores::interrupts,
+    ));
     let newest = state.as_ref().ok().and_then(StoreState::newest_segment);
     let wal_end_at = newest.and_then(|file| {
         let head = store.head(&file.key, &stores::interrupts).ok()?;
@@ -176,7 +182,7 @@ fn row(found: Found) -> Row {
     });
     match found.lag {
         Some(Ok(lag)) => {
-            row.9 = Some(lag.backups.len() as i64);
+            row.9 = Some((lag.backups.len() + lag.snapshots.len()) as i64);
             row.10 = Some(lag.wal_files as i64);
             row.11 = Some(lag.bytes as i64);
         }

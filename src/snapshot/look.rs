@@ -1,8 +1,10 @@
-//! `varve.list_snapshots` and `varve.verify_snapshot`: what the stores have.
+//! `varve.list_snapshots`, `varve.verify_snapshot` and `varve.remove_snapshot`: what the stores have.
 
 use super::error;
 use crate::am::error::{null_argument, raise};
+use crate::pg::function::Args;
 use crate::stores;
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 use varve_core::backup::ObjectCheck;
 use varve_core::backup::snapshot::{self, Snapshot};
@@ -160,3 +162,44 @@ fn verify_snapshot(
     }
     TableIterator::new(rows)
 }
+
+/// Removes a snapshot from every store that has it and that the current user may use.
+fn remove_snapshot(args: &Args) -> pg_sys::Datum {
+    crate::tier::check_writable(c"varve.remove_snapshot()");
+    let id: String = args.get(0).unwrap_or_else(|| null_argument("the snapshot"));
+    let mut found = false;
+    for (name, store) in stores::all_usable() {
+        let store = store.unwrap_or_else(|why| {
+            raise(
+                PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
+                format!("store \"{name}\" cannot be asked: {why}"),
+                None,
+                None,
+            )
+        });
+        match snapshot::load(&store, &id, &stores::interrupts) {
+            Err(e) if e.is_not_found() => continue,
+            // A damaged one can be removed, too.
+            Err(e) if e.is_cancelled() || e.is_unreachable() => error::raise(&e),
+            _ => found = true,
+        }
+        if let Err(e) = snapshot::remove(&store, &id, &stores::interrupts) {
+            error::raise(&e);
+        }
+    }
+    if !found {
+        raise(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("no store has a snapshot \"{id}\""),
+            None,
+            Some("SELECT id FROM varve.snapshots lists the snapshots.".into()),
+        );
+    }
+    args.null()
+}
+
+crate::sql_function!(
+    varve_remove_snapshot,
+    pg_finfo_varve_remove_snapshot,
+    remove_snapshot
+);

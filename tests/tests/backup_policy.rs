@@ -333,6 +333,60 @@ fn what_is_damaged_is_known_and_replaced() {
     assert_eq!(one(&mut client, good), format!("first {id}, second {id}"));
     let bad = "SELECT * FROM varve.verify_stores('second') WHERE NOT ok";
     assert_eq!(ok(&mut client, bad), Vec::<String>::new());
+    // Snapshots of tables are copied and verified as well.
+    ok(
+        &mut client,
+        "CREATE TABLE kept AS SELECT generate_series(1, 100) AS i",
+    );
+    let table = one(&mut client, "SELECT varve.snapshot('kept')");
+    assert_eq!(
+        ok(
+            &mut client,
+            "SELECT missing_backups FROM varve.store_state() WHERE store = 'second'"
+        ),
+        ["1"]
+    );
+    assert_eq!(
+        ok(&mut client, "SELECT ok FROM varve.copy_backups()"),
+        ["t"]
+    );
+    let stores = format!("SELECT stores FROM varve.snapshots WHERE id = '{table}'");
+    assert_eq!(one(&mut client, &stores), "{first,second}");
+    let object = std::fs::read_dir(second.join("snapshots").join(&table))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "parquet"))
+        .unwrap();
+    std::fs::write(&object, b"PAR1").unwrap();
+    let named = one(
+        &mut client,
+        "SELECT object FROM varve.verify_stores() WHERE object IS NOT NULL",
+    );
+    assert_eq!(
+        named,
+        object.strip_prefix(&second).unwrap().display().to_string()
+    );
+    assert_eq!(
+        ok(&mut client, "SELECT ok FROM varve.copy_backups()"),
+        ["t"]
+    );
+    let bad = "SELECT * FROM varve.verify_stores() WHERE NOT ok";
+    assert_eq!(ok(&mut client, bad), Vec::<String>::new());
+    ok(
+        &mut client,
+        &format!("SELECT varve.remove_snapshot('{table}')"),
+    );
+    assert_eq!(
+        one(&mut client, "SELECT count(*) FROM varve.snapshots"),
+        "0"
+    );
+    assert_eq!(
+        code(
+            &mut client,
+            &format!("SELECT varve.remove_snapshot('{table}')")
+        ),
+        "42704"
+    );
     // WAL in the middle is gone.
     let names = wal_files(&first);
     let lost = names.iter().filter(|n| n.len() == 28).nth_back(0).unwrap();

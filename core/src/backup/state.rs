@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::chain::{Target, choose_along};
 use super::error::BackupError;
 use super::keys::BACKUP_PREFIX;
 use super::list::list;
 use super::record::Backup;
+use super::timeline::Timelines;
 use super::wal_list::{WalFile, wal_list};
 use super::wal_name::WalName;
+use crate::seal::Identities;
 use crate::store::Store;
 use crate::wait::Tick;
 
@@ -20,17 +23,20 @@ pub struct StoreState {
     pub unreadable: Vec<(String, String)>,
     /// Backups that cannot be restored from this store, and what is missing.
     pub incomplete: Vec<(String, String)>,
+    /// The timelines that it knows.
+    pub timelines: Timelines,
     /// Files of WAL that are not known to be damaged, in order of their names.
     pub wal: Vec<WalFile>,
 }
 
-/// Looks into a store. `damaged` are keys of objects that are known to be, and what is wrong with them: they count as missing.
+/// Looks into a store. Histories of timelines that are encrypted are known only with `identities`. `damaged` are keys of objects that are known to be, and what is wrong with them: they count as missing.
 ///
 /// # Errors
 /// What the store answers.
 pub fn state(
     store: &Store,
     damaged: &BTreeMap<String, String>,
+    identities: Option<&Identities>,
     tick: Tick<'_>,
 ) -> Result<StoreState, BackupError> {
     let mut found = HashMap::new();
@@ -57,6 +63,7 @@ pub fn state(
         backups,
         unreadable,
         incomplete,
+        timelines: Timelines::of(&[store], identities, tick)?,
         wal,
     })
 }
@@ -118,10 +125,11 @@ fn wal_that_is_missing(backup: &Backup, there: &BTreeSet<&WalName>) -> Option<St
 }
 
 impl StoreState {
-    /// The newest backup that can be restored from this store alone.
+    /// The newest backup that can be restored from this store alone, and leads to its newest timeline.
     pub fn newest_good(&self) -> Option<&Backup> {
         let lacks = |backup: &&Backup| self.incomplete.iter().any(|(id, _)| *id == backup.id);
-        self.backups.iter().rev().find(|backup| !lacks(backup))
+        let whole = self.backups.iter().filter(|backup| !lacks(backup));
+        choose_along(whole, Target::Latest, &self.timelines, None)
     }
 
     /// The newest whole segment of WAL, on the newest timeline.
@@ -141,7 +149,9 @@ mod tests {
     const SEGMENT: u64 = 16 << 20;
 
     fn backup(id: &str, parent: Option<&str>, segments: (u64, u64)) -> Backup {
-        let moment = "2026-11-29T08:00:00Z".parse().unwrap();
+        let moment = format!("2026-11-29T08:00:{:02}Z", segments.1)
+            .parse()
+            .unwrap();
         Backup {
             version: 1,
             id: id.to_owned(),
@@ -196,6 +206,7 @@ mod tests {
             incomplete: incomplete(&backups, &sizes, &wal),
             backups,
             unreadable: Vec::new(),
+            timelines: Timelines::default(),
             wal,
         }
     }

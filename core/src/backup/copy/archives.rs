@@ -132,7 +132,7 @@ impl Copying<'_> {
         {
             return Ok(true);
         }
-        match self.stream(object) {
+        match self.stream(key, object.stored_bytes, &object.sha256) {
             Ok(()) => {
                 self.copied(key, object.stored_bytes);
                 Ok(true)
@@ -158,7 +158,7 @@ impl Copying<'_> {
     }
 
     /// Whether an object in the copy has a SHA-256.
-    fn is_there(&mut self, key: &str, sha256: &str) -> Result<bool, BackupError> {
+    pub(super) fn is_there(&mut self, key: &str, sha256: &str) -> Result<bool, BackupError> {
         match self.sum_of(key) {
             Ok(sum) => Ok(hex(&sum) == sha256),
             Err(BackupError::Store(error))
@@ -180,20 +180,24 @@ impl Copying<'_> {
         Ok(hash.finalize().into())
     }
 
-    fn stream(&mut self, object: &StoredObject) -> Result<(), BackupError> {
-        let key = &object.key;
+    /// Copies an object, and reads it back.
+    pub(super) fn stream(
+        &mut self,
+        key: &str,
+        stored_bytes: u64,
+        sha256: &str,
+    ) -> Result<(), BackupError> {
         let damaged = |detail: String| BackupError::corrupt(at(self.from, key), detail);
         let mut reader = self.from.get_stream(key, self.tick)?;
-        if reader.size() != object.stored_bytes {
+        if reader.size() != stored_bytes {
             return Err(damaged(format!(
-                "it has {} bytes and should have {}",
+                "it has {} bytes and should have {stored_bytes}",
                 reader.size(),
-                object.stored_bytes
             )));
         }
         (self.each)(CopyEvent::Begun {
-            key: key.clone(),
-            bytes: object.stored_bytes,
+            key: key.to_owned(),
+            bytes: stored_bytes,
         });
         let mut writer = self
             .to
@@ -207,14 +211,14 @@ impl Copying<'_> {
             self.between()?;
         }
         let sum = hex(&writer.sha256());
-        if sum != object.sha256 {
+        if sum != sha256 {
             return Err(BackupError::corrupt(
                 at(self.from, key),
-                format!("its SHA-256 should be {} and is {sum}", object.sha256),
+                format!("its SHA-256 should be {sha256} and is {sum}"),
             ));
         }
         writer.finish()?;
-        match self.is_there(key, &object.sha256)? {
+        match self.is_there(key, sha256)? {
             true => Ok(()),
             false => Err(self.take_back(key)?),
         }
@@ -230,8 +234,8 @@ impl Copying<'_> {
         ))
     }
 
-    /// The record makes the backup exist, if it still does where it comes from.
-    fn record(&mut self, key: &str, bytes: &[u8]) -> Result<(), BackupError> {
+    /// The record makes the backup or snapshot exist, if it still does where it comes from.
+    pub(super) fn record(&mut self, key: &str, bytes: &[u8]) -> Result<(), BackupError> {
         match self.from.get(key, MAX_RECORD_BYTES, self.tick) {
             Ok(now) if now == bytes => {}
             Ok(_) => {

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::super::error::BackupError;
 use super::super::keys::{self, BACKUP_PREFIX, RECORD_NAME, RUNNING_NAME, WAL_PREFIX, WalPart};
+use super::super::snapshot::{self, SNAPSHOT_PREFIX};
 use crate::store::Store;
 use crate::wait::Tick;
 
@@ -13,6 +14,8 @@ use crate::wait::Tick;
 pub struct Lag {
     /// Ids of backups, oldest first.
     pub backups: Vec<String>,
+    /// Ids of snapshots of tables, oldest first.
+    pub snapshots: Vec<String>,
     /// How many files of WAL.
     pub wal_files: u64,
     /// Bytes of all objects that are missing or of another size.
@@ -57,47 +60,76 @@ pub(super) type Objects = BTreeMap<String, Stored>;
 pub(super) struct Contents {
     /// By their ids; some have no record.
     pub(super) backups: BTreeMap<String, Objects>,
+    /// As the backups.
+    pub(super) snapshots: BTreeMap<String, Objects>,
     pub(super) wal: Objects,
+}
+
+/// The objects below a prefix by the ids in their keys.
+fn by_id(
+    store: &Store,
+    prefix: &str,
+    id_of: fn(&str) -> Option<&str>,
+    tick: Tick<'_>,
+) -> Result<BTreeMap<String, Objects>, BackupError> {
+    let mut found: BTreeMap<String, Objects> = BTreeMap::new();
+    for object in store.list(prefix, tick)? {
+        let object = object?;
+        let stored = Stored {
+            size: object.size,
+            modified: object.modified,
+        };
+        if let Some(id) = id_of(&object.key) {
+            let entry = found.entry(id.to_owned()).or_default();
+            entry.insert(object.key, stored);
+        }
+    }
+    Ok(found)
+}
+
+/// The id of the backup that an object is part of.
+fn backup_of(key: &str) -> Option<&str> {
+    let (id, name) = keys::split(key)?;
+    (keys::is_id(id) && name != RUNNING_NAME).then_some(id)
 }
 
 impl Contents {
     pub(super) fn of(store: &Store, tick: Tick<'_>) -> Result<Self, BackupError> {
-        let mut backups: BTreeMap<String, Objects> = BTreeMap::new();
-        for object in store.list(BACKUP_PREFIX, tick)? {
-            let object = object?;
-            let stored = Stored {
-                size: object.size,
-                modified: object.modified,
-            };
-            if let Some((id, name)) = keys::split(&object.key)
-                && keys::is_id(id)
-                && name != RUNNING_NAME
-            {
-                let entry = backups.entry(id.to_owned()).or_default();
-                entry.insert(object.key, stored);
-            }
-        }
+        let backups = by_id(store, BACKUP_PREFIX, backup_of, tick)?;
+        let snapshots = by_id(store, SNAPSHOT_PREFIX, snapshot::id_of, tick)?;
         let wal = wal_of(store, tick)?;
-        Ok(Self { backups, wal })
+        Ok(Self {
+            backups,
+            snapshots,
+            wal,
+        })
+    }
+
+    /// The objects that one with a key is among.
+    fn among(&mut self, key: &str) -> &mut Objects {
+        match (keys::split(key), snapshot::id_of(key)) {
+            (Some((id, _)), _) => self.backups.entry(id.to_owned()).or_default(),
+            (None, Some(id)) => self.snapshots.entry(id.to_owned()).or_default(),
+            (None, None) => &mut self.wal,
+        }
     }
 
     /// Notes an object that was written.
     pub(super) fn add(&mut self, key: &str, size: u64) {
         let modified = SystemTime::now();
         let stored = Stored { size, modified };
-        let objects = match keys::split(key) {
-            Some((id, _)) => self.backups.entry(id.to_owned()).or_default(),
-            None => &mut self.wal,
-        };
-        objects.insert(key.to_owned(), stored);
+        self.among(key).insert(key.to_owned(), stored);
     }
 
     /// Notes an object that was deleted.
     pub(super) fn forget(&mut self, key: &str) {
-        match keys::split(key).and_then(|(id, _)| self.backups.get_mut(id)) {
-            Some(objects) => objects.remove(key),
-            None => self.wal.remove(key),
-        };
+        self.among(key).remove(key);
+    }
+
+    /// Whether a snapshot exists elsewhere, with these objects, and not whole here.
+    pub(super) fn lacks_snapshot(&self, id: &str, objects: &Objects) -> bool {
+        objects.contains_key(&snapshot::record_of(id))
+            && missing(objects, self.snapshots.get(id)).next().is_some()
     }
 
     pub(super) fn size_in_backup(&self, id: &str, key: &str) -> Option<u64> {
@@ -122,6 +154,14 @@ impl Contents {
             if there.lacks_backup(id, objects) {
                 lag.backups.push(id.clone());
                 for (_, object) in missing(objects, there.backups.get(id)) {
+                    lag.add(object);
+                }
+            }
+        }
+        for (id, objects) in &self.snapshots {
+            if there.lacks_snapshot(id, objects) {
+                lag.snapshots.push(id.clone());
+                for (_, object) in missing(objects, there.snapshots.get(id)) {
                     lag.add(object);
                 }
             }

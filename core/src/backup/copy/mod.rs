@@ -6,6 +6,7 @@
 
 mod archives;
 mod lag;
+mod tables;
 mod wal;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,7 +84,7 @@ pub struct Copied {
     pub behind: Lag,
 }
 
-/// Brings a store into step with another: copies each backup and each file of WAL that it has not.
+/// Brings a store into step with another: copies each backup, each snapshot of a table and each file of WAL that it has not.
 ///
 /// The newest backups come first, each behind those that it needs, and its record behind all of its objects. A backup that is
 /// removed while it is copied gets no record. What is damaged in `from`, or is a different thing in `to`, is told and left
@@ -191,6 +192,7 @@ impl Copying<'_> {
                 self.backup(&id, &here)?;
             }
         }
+        self.snapshots(&here)?;
         self.wal(true)
     }
 

@@ -11,6 +11,8 @@ mod look;
 mod record;
 mod taking;
 
+use super::keys::is_id;
+
 pub use look::{Listed, fetch, list, load, load_from_any, remove, sweep, verify};
 pub use record::{Chunk, Column, Holds, Kept, Object, Slice, Snapshot, Table};
 pub use taking::{ObjectOut, Part, Taking};
@@ -27,6 +29,17 @@ pub const SNAPSHOT_SUFFIX: &str = "-snapshot";
 /// An object of a snapshot.
 fn key(id: &str, name: &str) -> String {
     format!("{SNAPSHOT_PREFIX}/{id}/{name}")
+}
+
+/// The key of a snapshot's record.
+pub(super) fn record_of(id: &str) -> String {
+    key(id, SNAPSHOT_RECORD)
+}
+
+/// The id of the snapshot that an object is part of.
+pub(super) fn id_of(key: &str) -> Option<&str> {
+    let (id, _) = split(key)?;
+    is_id(id).then_some(id)
 }
 
 /// The id of the snapshot that an object belongs to, and the object's name in it.
