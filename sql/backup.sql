@@ -6,11 +6,11 @@ COMMENT ON FUNCTION varve.backup(text, text, name) IS
     'Takes a base backup of the cluster (full, differential or incremental) into the primary store, or another one; returns its id';
 REVOKE ALL ON FUNCTION varve.backup(text, text, name) FROM PUBLIC;
 
-CREATE PROCEDURE varve.take_backup(kind text DEFAULT 'full', label text DEFAULT NULL, store name DEFAULT NULL)
+CREATE PROCEDURE varve.take_backup(kind text DEFAULT 'full', label text DEFAULT NULL, store name DEFAULT NULL, wait boolean DEFAULT true)
     LANGUAGE c AS 'MODULE_PATHNAME', 'varve_take_backup';
-COMMENT ON PROCEDURE varve.take_backup(text, text, name) IS
-    'As varve.backup, but one at a time, and without a snapshot that would hold up VACUUM: it commits the transaction it is called in';
-REVOKE ALL ON PROCEDURE varve.take_backup(text, text, name) FROM PUBLIC;
+COMMENT ON PROCEDURE varve.take_backup(text, text, name, boolean) IS
+    'As varve.backup, but one at a time, and without a snapshot that would hold up VACUUM: it commits the transaction it is called in; with wait => false it leaves where another one is being taken';
+REVOKE ALL ON PROCEDURE varve.take_backup(text, text, name, boolean) FROM PUBLIC;
 
 CREATE FUNCTION varve.list_backups(OUT store text, OUT id text, OUT kind text, OUT parent text, OUT label text,
         OUT started_at text, OUT stopped_at text, OUT start_lsn text, OUT stop_lsn text, OUT timeline bigint,

@@ -189,8 +189,8 @@ BEGIN
         RAISE EXCEPTION 'job % is no backup policy', job
             USING ERRCODE = 'undefined_object', HINT = 'SELECT id, kind FROM varve.jobs lists the jobs.';
     END IF;
-    task := policy.settings ->> 'task';
-    target := policy.settings ->> 'store';
+    task := policy.settings OPERATOR(pg_catalog.->>) 'task';
+    target := policy.settings OPERATOR(pg_catalog.->>) 'store';
     IF task OPERATOR(pg_catalog.=) ANY (ARRAY['full', 'differential', 'incremental']) THEN
         IF task OPERATOR(pg_catalog.<>) 'full' AND NOT EXISTS (
             SELECT FROM varve.list_backups() b
@@ -198,13 +198,22 @@ BEGIN
         THEN
             task := 'full';
         END IF;
-        CALL varve.take_backup(task, 'policy', target);
+        -- Those that come often do not queue behind one that takes long, and take up workers: the next one is soon.
+        CALL varve.take_backup(task, 'policy', target, task OPERATOR(pg_catalog.=) 'full');
         COMMIT;
         IF task OPERATOR(pg_catalog.=) 'full' THEN
-            PERFORM FROM varve.expire((policy.settings ->> 'keep_full')::int, (policy.settings ->> 'keep_for')::interval, true);
+            BEGIN
+                PERFORM FROM varve.expire((policy.settings OPERATOR(pg_catalog.->>) 'keep_full')::int, (policy.settings OPERATOR(pg_catalog.->>) 'keep_for')::interval, true);
+            EXCEPTION
+                WHEN query_canceled OR admin_shutdown THEN
+                    RAISE;
+                WHEN OTHERS THEN
+                    -- The backup is taken: the job is not run again for this.
+                    RAISE WARNING 'old backups were not removed: %', SQLERRM;
+            END;
         END IF;
     ELSIF task OPERATOR(pg_catalog.=) 'copy' THEN
-        SELECT pg_catalog.string_agg(pg_catalog.concat(c.store, ': ', c.detail), '; ') INTO failed FROM varve.copy_backups() c WHERE NOT c.ok;
+        SELECT pg_catalog.string_agg(pg_catalog.concat(c.store, ': ', c.detail), '; ') INTO failed FROM varve.copy_backups(target) c WHERE NOT c.ok;
         IF failed IS NOT NULL THEN
             COMMIT;
             RAISE EXCEPTION 'not all stores are in step: %', failed

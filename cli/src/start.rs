@@ -25,6 +25,7 @@ pub struct Server {
 
 /// Where a server that runs is reached, as `postmaster.pid` says.
 struct Address {
+    pid: i32,
     port: u16,
     socket: String,
 }
@@ -35,9 +36,18 @@ impl Address {
         let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
         let line = |number: usize| text.lines().nth(number).unwrap_or_default().trim();
         Some(Self {
+            pid: line(0).parse().unwrap_or_default(),
             port: line(3).parse().unwrap_or_default(),
             socket: line(4).to_owned(),
         })
+    }
+}
+
+impl Address {
+    /// Whether the server's process is: one that was killed leaves its file.
+    fn is_there(&self) -> bool {
+        let pid = nix::unistd::Pid::from_raw(self.pid);
+        nix::sys::signal::kill(pid, None) != Err(nix::errno::Errno::ESRCH)
     }
 }
 
@@ -70,7 +80,7 @@ impl Server {
             return Err(self.failed("the server did not start"));
         }
         // It takes connections while it recovers.
-        while let Some(address) = Address::read(&self.pgdata) {
+        while let Some(address) = Address::read(&self.pgdata).filter(Address::is_there) {
             tick().map_err(varve_core::backup::BackupError::from)?;
             if self.state_is("in production") || self.action == "pause" && paused(&address) {
                 return Ok(ExitCode::SUCCESS);

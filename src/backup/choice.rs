@@ -31,6 +31,10 @@ impl Stores {
         let mut troubles = Vec::new();
         for (name, store) in stores::all_usable() {
             match store {
+                // What is restored is started, and may hold code of whoever wrote it.
+                Ok(_) if !stores::is_trusted(&name) => troubles.push(format!(
+                    "store \"{name}\" is not asked: its owner is no superuser"
+                )),
                 Ok(store) => all.push(Named { name, store }),
                 Err(why) => troubles.push(format!("store \"{name}\": {why}")),
             }
@@ -77,6 +81,11 @@ impl Stores {
                     listed = true;
                     for one in all {
                         match one.backup {
+                            Ok(backup) if !is_ours(&backup) => self.troubles.push(format!(
+                                "{} has a backup of another cluster: {}",
+                                named.store.url(),
+                                backup.id
+                            )),
                             Ok(backup) => drop(found.entry(one.id).or_insert(backup)),
                             Err(e) => self.troubles.push(e.to_string()),
                         }
@@ -93,6 +102,17 @@ impl Stores {
             _ => Ok(found),
         }
     }
+}
+
+/// Whether a backup is of this cluster.
+pub fn is_ours(backup: &Backup) -> bool {
+    backup.system_identifier == system_identifier()
+}
+
+/// This cluster's system identifier, as records have it.
+pub fn system_identifier() -> String {
+    // SAFETY: read from the control file at start.
+    unsafe { pgrx::pg_sys::GetSystemIdentifier() }.to_string()
 }
 
 /// A backup, and how far it leads.

@@ -56,11 +56,12 @@ fn copy_backups(
     crate::require_preload();
     crate::tier::check_writable(c"varve.copy_backups()");
     let name = |name: Option<&core::ffi::CStr>| name.map(|n| n.to_string_lossy().into_owned());
-    let from = take::store(name(source));
+    let source = take::store_name(name(source));
+    let from = stores::open(&source);
     let targets = match name(target) {
         Some(name) => {
             let store = stores::open(&name);
-            if store.url() == from.url() {
+            if name == source {
                 crate::am::error::raise(
                     PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                     format!("store \"{name}\" cannot be copied to itself"),
@@ -72,7 +73,7 @@ fn copy_backups(
         }
         None => stores::all_usable()
             .into_iter()
-            .filter(|(_, store)| !store.as_ref().is_ok_and(|s| s.url() == from.url()))
+            .filter(|(name, _)| *name != source)
             .collect(),
     };
     let identities = keys::identities().unwrap_or_else(|e| error::raise(&e));
@@ -96,8 +97,8 @@ fn copy_backups(
             Ok(copied) => {
                 let (objects, bytes) = (copied.objects as i64, copied.bytes as i64);
                 crate::jobs::note_done(objects, bytes);
-                status::forget_damaged(&name, &copied.replaced);
                 let ok = copied.failed.is_empty();
+                status::forget_damaged(&name, &copied.replaced, ok);
                 (name, ok, objects, bytes, elapsed, told(&copied))
             }
             Err(why) => (name, false, 0, 0, elapsed, Some(why)),

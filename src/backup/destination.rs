@@ -96,6 +96,17 @@ pub fn keep_only(databases: &[pg_sys::Oid]) {
     }
 }
 
+/// Forgets the store of this database, which has none any more.
+pub fn withdraw() {
+    // SAFETY: reads a variable of the process.
+    clear(unsafe { pg_sys::MyDatabaseId });
+}
+
+/// The name of this database's store that WAL goes into, if one does.
+pub fn here() -> Option<String> {
+    found().map(|(name, _)| name)
+}
+
 /// Publishes the primary store of this database, with its owner's credentials; the first one by its name, where there are several.
 /// That of another database stays, where that was first.
 pub fn publish() {
@@ -105,9 +116,23 @@ pub fn publish() {
     if published != pg_sys::InvalidOid && published != here {
         return;
     }
-    let found: Vec<Vec<String>> = as_owner(|| {
+    match found() {
+        Some((_, options)) => {
+            let bytes: Vec<u8> = options
+                .iter()
+                .flat_map(|option| option.bytes().chain([0]))
+                .collect();
+            set(here, &bytes);
+        }
+        None => clear(here),
+    }
+}
+
+/// The store that WAL goes into, by its name, and its options with its owner's credentials.
+fn found() -> Option<(String, Vec<String>)> {
+    as_owner(|| {
         read_all(
-            "SELECT pg_catalog.array_cat(s.srvoptions, m.umoptions) FROM pg_catalog.pg_foreign_server s \
+            "SELECT s.srvname::pg_catalog.text, pg_catalog.array_cat(s.srvoptions, m.umoptions) FROM pg_catalog.pg_foreign_server s \
              JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid OPERATOR(pg_catalog.=) s.srvfdw \
              LEFT JOIN LATERAL (SELECT u.umoptions FROM pg_catalog.pg_user_mapping u WHERE u.umserver OPERATOR(pg_catalog.=) s.oid \
                  AND u.umuser OPERATOR(pg_catalog.=) ANY (ARRAY[s.srvowner, 0::pg_catalog.oid]) ORDER BY u.umuser DESC LIMIT 1) m ON true \
@@ -117,17 +142,13 @@ pub fn publish() {
                AND (SELECT a.rolsuper FROM pg_catalog.pg_authid a WHERE a.oid OPERATOR(pg_catalog.=) s.srvowner) \
              ORDER BY s.srvname LIMIT 1",
             &[],
-            |tuple| tuple.get(1),
+            |tuple| {
+                let name: String = tuple.get(1)?.unwrap_or_default();
+                let options: Vec<String> = tuple.get(2)?.unwrap_or_default();
+                Ok(Some((name, options)))
+            },
         )
-    });
-    match found.first() {
-        Some(options) => {
-            let bytes: Vec<u8> = options
-                .iter()
-                .flat_map(|option| option.bytes().chain([0]))
-                .collect();
-            set(here, &bytes);
-        }
-        None => clear(here),
-    }
+    })
+    .into_iter()
+    .next()
 }

@@ -1,7 +1,7 @@
 //! `varve.expire`: backups and WAL that are not kept.
 
-use super::error;
 use super::turn::{self, Turn};
+use super::{choice, error};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::{self, read_all};
 use crate::stores;
@@ -18,8 +18,8 @@ const LEFTOVERS: Duration = Duration::from_secs(24 * 3600);
 fn policy() -> Option<(Option<i32>, Option<Interval>)> {
     as_owner(|| {
         read_all(
-            "SELECT (settings ->> 'keep_full')::pg_catalog.int4, (settings ->> 'keep_for')::pg_catalog.interval FROM varve.job \
-             WHERE kind OPERATOR(pg_catalog.=) 'backup' AND settings ->> 'task' OPERATOR(pg_catalog.=) 'full'",
+            "SELECT (settings OPERATOR(pg_catalog.->>) 'keep_full')::pg_catalog.int4, (settings OPERATOR(pg_catalog.->>) 'keep_for')::pg_catalog.interval FROM varve.job \
+             WHERE kind OPERATOR(pg_catalog.=) 'backup' AND (settings OPERATOR(pg_catalog.->>) 'task') OPERATOR(pg_catalog.=) 'full'",
             &[],
             |tuple| Ok(Some((tuple.get(1)?, tuple.get(2)?))),
         )
@@ -72,6 +72,16 @@ fn rows(store: &str, expiry: &Expiry) -> Vec<Row> {
 /// Plans for a store, and removes if it shall.
 fn one(store: &Store, retention: &Retention, remove: bool) -> Result<Expiry, BackupError> {
     let tick = &stores::interrupts;
+    match backup::cluster_of(store, tick)? {
+        None => return Ok(Expiry::default()),
+        Some(cluster) if cluster.system_identifier != choice::system_identifier() => {
+            return Ok(Expiry {
+                notes: vec!["it belongs to another cluster, and is left as it is".to_string()],
+                ..Expiry::default()
+            });
+        }
+        Some(_) => {}
+    }
     let expiry = backup::plan_expiry(store, retention, Timestamp::now(), tick)?;
     if remove {
         backup::expire(store, &expiry, &mut |_| {}, tick)?;

@@ -1,6 +1,8 @@
 //! `varve.add_backup_policy`: jobs that take, copy, expire, verify and rehearse backups. What they run is in
 //! `sql/backup_policy.sql`.
 
+use super::turn::{self, Turn};
+use super::{destination, take};
 use crate::am::error::{null_argument, raise};
 use crate::jobs::{self, NewJob};
 use crate::pg::function::Args;
@@ -46,6 +48,7 @@ fn add_backup_policy(args: &Args) -> pg_sys::Datum {
     let time_zone = args
         .get::<String>(10)
         .unwrap_or_else(|| Zone::of_session().name());
+    turn::wait_for(Turn::Policy);
     if !jobs::policies_of(KIND, None).is_empty() {
         refuse(
             PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
@@ -54,7 +57,18 @@ fn add_backup_policy(args: &Args) -> pg_sys::Datum {
         );
     }
     // What runs as the caller must be his to run.
-    super::take::store(store.clone());
+    let name = take::store_name(store.clone());
+    crate::stores::open(&name);
+    if let Some(archived_to) = destination::here()
+        && archived_to != name
+        && take::archiving()
+    {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            &format!("WAL is archived into store {archived_to}, and not into {name}"),
+            "Take backups into the store that has their WAL: the first one whose role is primary, by name, of a superuser's.",
+        );
+    }
     // SAFETY: reads a variable of the session.
     let owner = unsafe { pg_sys::GetUserId() };
     let mut ids: Vec<i64> = Vec::new();

@@ -25,6 +25,8 @@ struct Findings {
     problems: Vec<serde_json::Value>,
     more: usize,
     note: Option<String>,
+    /// Something could not be read since the store was last known to be there.
+    unread: bool,
 }
 
 impl Findings {
@@ -38,6 +40,7 @@ impl Findings {
     }
 
     fn check(&mut self, check: ObjectCheck) {
+        self.unread |= !check.ok && check.actual.is_none();
         if !check.ok {
             let detail = check
                 .detail
@@ -45,6 +48,55 @@ impl Findings {
             self.problem(Some(check.key), detail);
         }
     }
+}
+
+/// Fails where something could not be read because the store is away: then nothing is known of it.
+fn still_there(store: &Store, findings: &mut Findings) -> Result<(), BackupError> {
+    if std::mem::take(&mut findings.unread) {
+        backup::cluster_of(store, &stores::interrupts)?;
+    }
+    Ok(())
+}
+
+/// What was removed while all was read is not missing.
+fn without_removed(store: &Store, findings: &mut Findings) -> Result<(), BackupError> {
+    if findings.problems.is_empty() {
+        return Ok(());
+    }
+    let there = backup::list(store, &stores::interrupts)?;
+    let ids: BTreeSet<&str> = there.iter().map(|listed| listed.id.as_str()).collect();
+    let segment = |lsn: backup::Lsn, bytes: u64| lsn.0 / bytes;
+    let needed = there
+        .iter()
+        .filter_map(|listed| listed.backup.as_ref().ok())
+        .map(|b| {
+            (
+                segment(b.start_lsn, b.wal_segment_bytes),
+                b.wal_segment_bytes,
+            )
+        })
+        .min();
+    findings.problems.retain(|problem| {
+        let Some(key) = problem.get("object").and_then(serde_json::Value::as_str) else {
+            return true;
+        };
+        let mut parts = key.split('/');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(backup::BACKUP_PREFIX), Some(id), _) => ids.contains(id),
+            (Some(backup::WAL_PREFIX), _, Some(name)) => {
+                let name = name.split(".zst").next().unwrap_or_default();
+                let name: Option<backup::WalName> = name.parse().ok();
+                match (name, needed) {
+                    (Some(name), Some((first, bytes))) => {
+                        name.number(bytes).is_none_or(|number| number >= first)
+                    }
+                    _ => true,
+                }
+            }
+            _ => true,
+        }
+    });
+    Ok(())
 }
 
 /// Reads everything in a store.
@@ -92,6 +144,7 @@ fn scrub(
     for backup in &backups {
         let mut each = |check| findings.check(check);
         backup::verify(store, backup, &mut each, tick)?;
+        still_there(store, findings)?;
         if let Some(parent) = &backup.parent
             && !backups.iter().any(|b| b.id == *parent)
         {
@@ -107,6 +160,7 @@ fn scrub(
     for table in &tables {
         let mut each = |check| findings.check(check);
         snapshot::verify(store, table, &mut each, tick)?;
+        still_there(store, findings)?;
         work.add(table.stored_bytes());
         findings.backups += 1;
         findings.bytes += table.stored_bytes();
@@ -119,6 +173,7 @@ fn scrub(
             let one = std::slice::from_ref(file);
             let mut each = |check| findings.check(check);
             backup::verify_wal(store, one, identities, &mut each, tick)?;
+            still_there(store, findings)?;
             findings.bytes += file.stored_bytes;
         }
         work.add(file.stored_bytes);
@@ -129,7 +184,8 @@ fn scrub(
             "{unread} encrypted files of WAL were not read: varve.backup_identity_file is not set"
         ));
     }
-    gaps(store, &backups, &files, identities, findings)
+    gaps(store, &backups, &files, identities, findings)?;
+    without_removed(store, findings)
 }
 
 /// WAL that is missing behind some backup.
@@ -234,13 +290,16 @@ fn verify_stores(
         let mut work = Work::begin(Operation::Verify, pg_sys::InvalidOid);
         match store {
             Ok(store) => match scrub(&store, identities.as_ref(), &mut work, &mut findings) {
-                Ok(()) => {}
+                Ok(()) => record(&name, &findings, begun),
                 Err(e) if e.is_cancelled() => error::raise(&e),
-                Err(e) => findings.problem(None, e.to_string()),
+                // What was known of it before stays.
+                Err(e) => {
+                    findings.problems.clear();
+                    findings.problem(None, e.to_string());
+                }
             },
             Err(why) => findings.problem(None, why),
         }
-        record(&name, &findings, begun);
         crate::jobs::note_done(
             (findings.backups + findings.wal) as i64,
             findings.bytes as i64,

@@ -1,6 +1,6 @@
 //! `varve.store_state`: what each store has, and what of it is behind the primary store. `varve.recovery_status` is made of it.
 
-use super::{error, keys};
+use super::{choice, error, keys};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::{read_all, write};
 use crate::stores;
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 use varve_core::backup::{self, BackupError, Lag, StoreState};
+use varve_core::seal::Identities;
 use varve_core::store::{Role, Scheme, Store, StoreUrl};
 
 /// What verification found damaged in a store when it last looked: keys, and what is wrong with them.
@@ -30,17 +31,14 @@ pub fn damaged(store: &str) -> BTreeMap<String, String> {
     found.into_iter().collect()
 }
 
-/// Objects of a store that are whole again are forgotten as damaged.
-pub fn forget_damaged(store: &str, keys: &[String]) {
-    if keys.is_empty() {
-        return;
-    }
+/// Objects of a store that are whole again are forgotten as damaged; where the store is in step with a sound one, gaps are too.
+pub fn forget_damaged(store: &str, keys: &[String], in_step: bool) {
     as_owner(|| {
         write(
             "UPDATE varve.verification v SET problems = coalesce((SELECT pg_catalog.jsonb_agg(p) \
-             FROM pg_catalog.jsonb_array_elements(v.problems) p WHERE NOT coalesce(p ->> 'object' OPERATOR(pg_catalog.=) ANY ($2), false)), '[]') \
-             WHERE v.store OPERATOR(pg_catalog.=) $1",
-            &[store.into(), keys.to_vec().into()],
+             FROM pg_catalog.jsonb_array_elements(v.problems) p WHERE NOT coalesce((p OPERATOR(pg_catalog.->>) 'object') OPERATOR(pg_catalog.=) ANY ($2), $3)), '[]') \
+             WHERE v.store OPERATOR(pg_catalog.=) $1 AND v.problems OPERATOR(pg_catalog.<>) '[]'",
+            &[store.into(), keys.to_vec().into(), in_step.into()],
         );
     });
 }
@@ -85,6 +83,7 @@ struct Found {
     medium: String,
     state: Result<StoreState, String>,
     lag: Option<Result<Lag, String>>,
+    wal_end: Option<backup::Lsn>,
     wal_end_at: Option<TimestampWithTimeZone>,
 }
 
@@ -98,15 +97,20 @@ fn told<T>(result: Result<T, BackupError>) -> Result<T, String> {
 
 fn look(name: &str, store: &Store, primary: Option<&Store>) -> Found {
     let identities = keys::identities().unwrap_or_else(|e| error::raise(&e));
-    let state = told(backup::state(
-        store,
-        &damaged(name),
-        identities.as_ref(),
-        &stores::interrupts,
-    ));
-    let newest = state.as_ref().ok().and_then(StoreState::newest_segment);
-    let wal_end_at = newest.and_then(|file| {
-        let head = store.head(&file.key, &stores::interrupts).ok()?;
+    let state = told(whose(store)).and_then(|()| {
+        told(backup::state(
+            store,
+            &damaged(name),
+            identities.as_ref(),
+            &stores::interrupts,
+        ))
+    });
+    let wal_end = state
+        .as_ref()
+        .ok()
+        .and_then(|state| wal_end(store, state, identities.as_ref()));
+    let wal_end_at = wal_end.as_ref().and_then(|(_, key)| {
+        let head = store.head(key, &stores::interrupts).ok()?;
         moment(head.modified)
     });
     let lag = match (&state, primary) {
@@ -119,8 +123,47 @@ fn look(name: &str, store: &Store, primary: Option<&Store>) -> Found {
         medium: medium(store),
         state,
         lag,
+        wal_end: wal_end.map(|(end, _)| end),
         wal_end_at,
     }
+}
+
+/// Fails where a store is another cluster's.
+fn whose(store: &Store) -> Result<(), BackupError> {
+    match backup::cluster_of(store, &stores::interrupts)? {
+        Some(cluster) if cluster.system_identifier != choice::system_identifier() => {
+            Err(BackupError::Refused {
+                message: "it belongs to another cluster".to_string(),
+                hint: "Give each cluster a store of its own.".to_string(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How far the newest good backup can be rolled forward from a store: where that ends, and the last segment's key. None where
+/// that is not the timeline that the server is on.
+fn wal_end(
+    store: &Store,
+    state: &StoreState,
+    identities: Option<&Identities>,
+) -> Option<(backup::Lsn, String)> {
+    let backup = state.newest_good()?;
+    let reach = backup::wal_reach(store, backup, &state.wal, identities, &stores::interrupts);
+    let reach = told(reach).ok()?;
+    // SAFETY: asks the server's state.
+    let here = unsafe {
+        match pg_sys::RecoveryInProgress() {
+            true => None,
+            false => Some(pg_sys::GetWALInsertionTimeLine()),
+        }
+    };
+    let last = reach.last?;
+    if here.is_some_and(|here| here != last.timeline()) {
+        return None;
+    }
+    let file = state.wal.iter().find(|file| file.name == last)?;
+    Some((reach.end?, file.key.clone()))
 }
 
 type Row = (
@@ -174,12 +217,7 @@ fn row(found: Found) -> Row {
         row.5 = Some(good.id.clone());
         row.6 = Some(good.stopped_at.for_postgresql());
     }
-    // SAFETY: a variable of the server.
-    let segment = unsafe { pg_sys::wal_segment_size } as u64;
-    row.7 = state.newest_segment().and_then(|file| {
-        let number = file.name.number(segment)?;
-        Some(backup::Lsn((number + 1).saturating_mul(segment)).to_string())
-    });
+    row.7 = found.wal_end.map(|lsn| lsn.to_string());
     match found.lag {
         Some(Ok(lag)) => {
             row.9 = Some((lag.backups.len() + lag.snapshots.len()) as i64);

@@ -18,12 +18,17 @@ use varve_core::store::{Role, Store};
 
 /// The store that is named, or the only one whose role is `primary`.
 pub fn store(name: Option<String>) -> Store {
+    stores::open(&store_name(name))
+}
+
+/// The name that is given, or that of the only store whose role is `primary`.
+pub fn store_name(name: Option<String>) -> String {
     if let Some(name) = name {
-        return stores::open(&name);
+        return name;
     }
     let primary: Vec<String> = stores::of_role(Role::Primary);
     match primary.as_slice() {
-        [name] => stores::open(name),
+        [name] => name.clone(),
         [] => raise(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "there is no primary store".into(),
@@ -196,8 +201,14 @@ fn function(args: &Args) -> pg_sys::Datum {
 /// as it takes. So it is a procedure, and ends the transaction that it is called in.
 fn procedure(args: &Args) -> pg_sys::Datum {
     let (store, options) = asked(args);
+    let waits = args.get::<bool>(3).unwrap_or(true);
     transaction::begin_anew(args);
-    turn::wait_for(Turn::Backup);
+    if waits {
+        turn::wait_for(Turn::Backup);
+    } else if !turn::try_for(Turn::Backup) {
+        notice!("another backup is being taken: none is taken now");
+        return args.null();
+    }
     transaction::release_snapshot();
     take(&store, &options);
     args.null()

@@ -9,18 +9,39 @@ pub enum Turn {
     Backup = 1,
     /// Backups are copied, or removed.
     Stores = 2,
+    /// A policy is made.
+    Policy = 3,
 }
 
 /// Waits for the turn, and keeps it to the end of the transaction.
 pub fn wait_for(turn: Turn) {
-    // SAFETY: a look-up of the extension's own wrapper, and a lock on it that serves nothing else.
+    // SAFETY: a lock on the extension's own wrapper that serves nothing else.
     unsafe {
-        let wrapper = pg_sys::get_foreign_data_wrapper_oid(c"varve_store".as_ptr(), false);
         pg_sys::LockDatabaseObject(
             pg_sys::ForeignDataWrapperRelationId,
-            wrapper,
+            wrapper(),
             turn as u16,
-            pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
+            MODE,
         );
     }
+}
+
+/// Takes the turn, if nobody has it, and keeps it to the end of the transaction.
+pub fn try_for(turn: Turn) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::ConditionalLockDatabaseObject(
+            pg_sys::ForeignDataWrapperRelationId,
+            wrapper(),
+            turn as u16,
+            MODE,
+        )
+    }
+}
+
+const MODE: pg_sys::LOCKMODE = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+
+fn wrapper() -> pg_sys::Oid {
+    // SAFETY: a look-up in a catalogue.
+    unsafe { pg_sys::get_foreign_data_wrapper_oid(c"varve_store".as_ptr(), false) }
 }

@@ -23,6 +23,9 @@ pub fn visit(ticket: shared::Ticket, stuck: i64) {
                 put_in_order();
                 destination::publish();
             }
+            if !installed {
+                destination::withdraw();
+            }
             installed
         });
         report_if(installed)

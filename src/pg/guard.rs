@@ -152,6 +152,26 @@ pub fn attempt<R: UnwindSafe>(
     body: impl FnOnce() -> R + UnwindSafe,
     caught: impl Fn(PgSqlErrorCode) -> bool + RefUnwindSafe,
 ) -> Result<R, String> {
+    within(body, caught, pg_sys::ReleaseCurrentSubTransaction)
+}
+
+/// As [`attempt`], for a body that only reads: what it did is taken back in any case, and its locks are given back with it.
+pub fn look<R: UnwindSafe>(
+    body: impl FnOnce() -> R + UnwindSafe,
+    caught: impl Fn(PgSqlErrorCode) -> bool + RefUnwindSafe,
+) -> Result<R, String> {
+    within(
+        body,
+        caught,
+        pg_sys::RollbackAndReleaseCurrentSubTransaction,
+    )
+}
+
+fn within<R: UnwindSafe>(
+    body: impl FnOnce() -> R + UnwindSafe,
+    caught: impl Fn(PgSqlErrorCode) -> bool + RefUnwindSafe,
+    end: unsafe fn(),
+) -> Result<R, String> {
     // SAFETY: as a procedural language does with a block that has an exception handler; memory context and resource owner
     // are put back whichever way it ends.
     unsafe {
@@ -161,7 +181,7 @@ pub fn attempt<R: UnwindSafe>(
         pg_sys::MemoryContextSwitchTo(context);
         let result = PgTryBuilder::new(|| {
             let result = body();
-            pg_sys::ReleaseCurrentSubTransaction();
+            end();
             Ok(result)
         })
         .catch_others(|error| {

@@ -13,5 +13,5 @@ mod open;
 mod validator;
 
 pub use error::raise;
-pub use open::{all_usable, interrupts, of_role, open};
+pub use open::{all_usable, interrupts, is_trusted, of_role, open};
 pub use validator::pairs;

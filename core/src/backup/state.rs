@@ -131,12 +131,6 @@ impl StoreState {
         let whole = self.backups.iter().filter(|backup| !lacks(backup));
         choose_along(whole, Target::Latest, &self.timelines, None)
     }
-
-    /// The newest whole segment of WAL, on the newest timeline.
-    pub fn newest_segment(&self) -> Option<&WalFile> {
-        let whole = |file: &&WalFile| matches!(file.name, WalName::Segment { partial: false, .. });
-        self.wal.iter().rev().find(whole)
-    }
 }
 
 #[cfg(test)]
@@ -225,8 +219,6 @@ mod tests {
         let whole = of(three(), &all, &[1, 2, 3, 4, 5]);
         assert!(whole.incomplete.is_empty());
         assert_eq!(whole.newest_good().unwrap().id, "c");
-        let name = WalName::of_number(1, 5, SEGMENT);
-        assert_eq!(whole.newest_segment().unwrap().name, name);
         assert!(of(Vec::new(), &[], &[]).newest_good().is_none());
     }
 

@@ -39,6 +39,8 @@ pub struct ConnInfo {
     pub(super) application_name: String,
     /// The database of a connection for SQL; one for replication is in none.
     pub(super) database: Option<String>,
+    /// Settings of the session, as `options` of libpq has them.
+    pub(super) options: Option<String>,
 }
 
 impl ConnInfo {
@@ -50,7 +52,14 @@ impl ConnInfo {
             password: None,
             application_name: "varve".to_owned(),
             database: None,
+            options: None,
         }
+    }
+
+    /// The same server, with settings of the session: `-c name=value`, a backslash before each blank in a value.
+    pub fn with_options(mut self, options: &str) -> Self {
+        self.options = Some(options.to_owned());
+        self
     }
 
     /// The same server, for SQL in a database instead of replication.
@@ -156,6 +165,7 @@ impl Settings {
             password,
             application_name: self.application_name.unwrap_or_else(|| "varve".to_owned()),
             database: None,
+            options: None,
         })
     }
 }

@@ -26,13 +26,16 @@ pub(super) fn login(info: &ConnInfo, tick: Tick<'_>) -> Result<Wire, Replication
         Some(database) => ("database", database.as_str()),
         None => ("replication", "true"),
     };
-    let parameters = [
+    let mut parameters = vec![
         ("user", info.user.as_str()),
         purpose,
         ("application_name", info.application_name.as_str()),
         ("client_encoding", "UTF8"),
     ];
-    login.send(|bytes| frontend::startup_message(parameters, bytes))?;
+    if let Some(options) = &info.options {
+        parameters.push(("options", options));
+    }
+    login.send(|bytes| frontend::startup_message(parameters.iter().copied(), bytes))?;
     login.authenticate()?;
     login.settle()?;
     Ok(login.wire)

@@ -192,13 +192,18 @@ impl<'s> Scratch<'s> {
                         return Err(BackupError::Cancelled(stopped));
                     }
                     // It is starting up still; that it has ended is seen above.
-                    Err(_) => continue,
+                    Err(error) if passes(&error) => continue,
+                    Err(error) => return Err(error),
                 },
             };
-            // Replay may cancel a query on its way.
-            let Ok(rows) = self.query(&mut open, STATE) else {
-                self.tick_or_error()?;
-                continue;
+            let rows = match self.query(&mut open, STATE) {
+                Ok(rows) => rows,
+                // Replay may cancel a query on its way.
+                Err(error) if passes(&error) => {
+                    self.tick_or_error()?;
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             session = Some(open);
             let field = |n: usize| rows.first()?.get(n)?.as_deref();
@@ -207,7 +212,20 @@ impl<'s> Scratch<'s> {
             }
             match (until, field(0)) {
                 (Until::PausedAt(_) | Until::Consistent, Some("paused"))
-                | (Until::Time(_) | Until::End, Some("open")) => return Ok(begun.elapsed()),
+                | (Until::Time(_) | Until::End, Some("open")) => {
+                    // A server that was not given a file takes what it has for all there is.
+                    return match self.feed.failure() {
+                        Some(error) => Err(error),
+                        None => Ok(begun.elapsed()),
+                    };
+                }
+                // It does where a setting is lower than the primary's was.
+                (Until::Time(_) | Until::End, Some("paused")) => {
+                    return Err(BackupError::Program {
+                        program: "the scratch server".into(),
+                        detail: format!("it does not go on: {}", self.last_words()),
+                    });
+                }
                 (Until::PausedAt(_) | Until::Consistent, Some("open")) => {
                     return Err(BackupError::Program {
                         program: "the scratch server".into(),
@@ -225,7 +243,9 @@ impl<'s> Scratch<'s> {
     /// What the server says.
     pub fn connect(&self, database: &str) -> Result<Session, BackupError> {
         let user = super::take::superuser();
-        let info = ConnInfo::socket(&self.place.path, PORT, &user).with_database(database);
+        let info = ConnInfo::socket(&self.place.path, PORT, &user)
+            .with_database(database)
+            .with_options(OPTIONS);
         Session::connect(&info, &|| self.tick()).map_err(BackupError::from)
     }
 
@@ -325,6 +345,24 @@ impl Drop for Scratch<'_> {
 
 /// What the server is at, and up to where it has replayed.
 const STATE: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_get_wal_replay_pause_state() ELSE 'open' END, pg_catalog.pg_last_wal_replay_lsn()";
+
+/// Whatever is set for the database or its roles: a standby has no serializable transactions, and counting takes its time.
+const OPTIONS: &str = r"-c default_transaction_isolation=read\ committed -c default_transaction_deferrable=off -c statement_timeout=0 -c lock_timeout=0 -c transaction_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
+
+/// Whether an error of a server that starts, or replays WAL, may be gone at the next try.
+fn passes(error: &BackupError) -> bool {
+    let BackupError::Replication(error) = error else {
+        return false;
+    };
+    match error {
+        ReplicationError::Unreachable { .. } | ReplicationError::Lost { .. } => true,
+        // It starts up, has no connection to spare, has cancelled the query or the session for the sake of replay.
+        error => matches!(
+            error.sqlstate(),
+            Some("57P03" | "53300" | "40001" | "40P01" | "57014" | "57P01" | "57P02")
+        ),
+    }
+}
 
 fn wait_event() -> u32 {
     background::wait_event(c"VarveScratchServer")

@@ -121,6 +121,8 @@ impl<'s> Feed<'s> {
 
     fn answer(&self, name: &WalName, tick: Tick<'_>) -> Result<(), BackupError> {
         let number = name.number(self.segment_bytes);
+        // An earlier start of the server may have been told that there is none.
+        let _ = fs::remove_file(self.place(name, "none"));
         let fetched = match number.is_some_and(|number| number > self.last) {
             true => Ok(false),
             false => self.fetch(name, tick),
