@@ -75,19 +75,42 @@ impl Timelines {
                 let Some((WalName::History { timeline }, _)) = keys::wal_object(&object.key) else {
                     continue;
                 };
-                if timelines.histories.contains_key(&timeline) {
-                    continue;
-                }
-                match history(store, timeline, identities, tick) {
-                    Ok(history) => timelines.insert(timeline, history),
-                    Err(error) if error.is_cancelled() || error.is_unreachable() => {
-                        return Err(error);
-                    }
-                    Err(_) => {}
-                }
+                timelines.read(store, timeline, identities, tick)?;
             }
         }
         Ok(timelines)
+    }
+
+    /// Reads the history of a timeline, if it can be and is not known yet.
+    ///
+    /// # Errors
+    /// As of [`Timelines::of`].
+    pub(super) fn read(
+        &mut self,
+        store: &Store,
+        timeline: u32,
+        identities: Option<&Identities>,
+        tick: Tick<'_>,
+    ) -> Result<(), BackupError> {
+        if !self.knows(timeline) {
+            match history(store, timeline, identities, tick) {
+                Ok(history) => self.insert(timeline, history),
+                Err(error) if error.is_cancelled() || error.is_unreachable() => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the history of a timeline is known.
+    pub fn knows(&self, timeline: u32) -> bool {
+        self.histories.contains_key(&timeline)
+    }
+
+    /// Where a timeline begins, if its history is known.
+    pub(super) fn begin(&self, timeline: u32) -> Option<Lsn> {
+        let (_, at) = self.histories.get(&timeline)?.left.last()?;
+        Some(*at)
     }
 
     /// Makes a history known.

@@ -199,9 +199,7 @@ impl Copying<'_> {
             key: key.to_owned(),
             bytes: stored_bytes,
         });
-        let mut writer = self
-            .to
-            .writer_expecting(key, object.stored_bytes, self.tick)?;
+        let mut writer = self.to.writer_expecting(key, stored_bytes, self.tick)?;
         while let Some(chunk) = reader.chunk()? {
             writer
                 .write_all(&chunk)

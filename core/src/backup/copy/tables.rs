@@ -4,12 +4,13 @@ use super::super::error::BackupError;
 use super::super::record::MAX_RECORD_BYTES;
 use super::super::snapshot::{self, Snapshot};
 use super::Copying;
-use super::lag::Contents;
+use super::lag::{Contents, Objects};
 
 impl Copying<'_> {
     /// Copies each snapshot that the copy lacks.
     pub(super) fn snapshots(&mut self, here: &Contents) -> Result<(), BackupError> {
-        let lacks = |(id, objects): &(&String, _)| self.there.lacks_snapshot(id, objects);
+        let lacks =
+            |(id, objects): &(&String, &Objects)| self.there.lacks_snapshot(id, objects);
         let ids: Vec<String> = here
             .snapshots
             .iter()

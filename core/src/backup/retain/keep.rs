@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::chain::link_fault;
 use super::super::lsn::Lsn;
 use super::super::record::{Backup, Kind};
+use super::super::timeline::Timelines;
 use super::super::timestamp::Timestamp;
 use super::Retention;
 
@@ -55,8 +56,11 @@ pub(super) struct Situation {
     pub(super) known: Vec<Known>,
     pub(super) unknown: Vec<Unknown>,
     pub(super) running: Vec<Running>,
-    /// The timelines of which there is something, and where each begins at the latest, if that is known.
+    /// The timelines of which there is something, and a position in the segment in which each begins that is no later than
+    /// that, if it is known.
     pub(super) begins: BTreeMap<u32, Option<Lsn>>,
+    /// The histories that can be read.
+    pub(super) timelines: Timelines,
 }
 
 /// What is to be done.
@@ -211,36 +215,57 @@ impl<'k> Kept<'k> {
         }
         for (timeline, before) in wanted {
             let old = |full: &&&Known| before.is_none_or(|at| full.backup.stopped_at < at);
-            let mut of = |other: u32, until: Option<Lsn>| {
-                let full = fulls.iter().filter(old).find(|full| {
-                    full.timeline == other && until.is_none_or(|at| full.backup.stop_lsn <= at)
-                });
-                if let Some(full) = full {
+            let candidates: Vec<&Known> = fulls.iter().filter(old).copied().collect();
+            let history = self.situation.timelines.knows(timeline);
+            let leads = |full: &&&Known| {
+                let (from, stop) = (full.timeline, full.backup.stop_lsn);
+                self.situation.timelines.lead(from, stop, timeline)
+            };
+            match candidates.iter().find(leads) {
+                Some(full) => {
                     self.fulls.insert(&full.id);
                 }
-                full.is_some()
-            };
-            if of(timeline, None) {
-                continue;
-            }
-            match self.situation.begins.get(&timeline).copied().flatten() {
-                // From which of the older ones it came is not asked: one more backup stays for a while.
-                Some(at) => {
-                    for other in self.situation.begins.range(..timeline).map(|(t, _)| *t) {
-                        of(other, Some(at));
+                None if history || timeline == 1 => {}
+                None => match self.may_lead(&candidates, timeline) {
+                    Some(may) => self.fulls.extend(may.iter().map(|full| full.id.as_str())),
+                    None => {
+                        self.fulls.extend(fulls.iter().map(|full| full.id.as_str()));
+                        self.notes.push(format!(
+                            "no backup is removed: where timeline {timeline} comes from is not known"
+                        ));
+                        return false;
                     }
-                }
-                None if timeline == 1 => {}
-                None => {
-                    self.fulls.extend(fulls.iter().map(|full| full.id.as_str()));
-                    self.notes.push(format!(
-                        "no backup is removed: where timeline {timeline} begins is not known before WAL of it is there"
-                    ));
-                    return false;
-                }
+                },
             }
         }
         true
+    }
+
+    /// Of some full backups, the newest first, enough to have one that leads to a timeline whose history cannot be read, if
+    /// any does; none if that cannot be told. From which of the older timelines it came is not known, nor where exactly each
+    /// of them was left: more backups stay than are needed.
+    fn may_lead(&self, fulls: &[&'k Known], timeline: u32) -> Option<Vec<&'k Known>> {
+        let mut may = Vec::new();
+        let others: BTreeSet<u32> = fulls.iter().map(|full| full.timeline).collect();
+        for other in others.into_iter().filter(|other| *other < timeline) {
+            // On the way there it was left for one of these.
+            let next = self.situation.begins.range(other + 1..=timeline);
+            let next: Vec<Lsn> = next.filter_map(|(_, begin)| *begin).collect();
+            if next.len() as u64 != u64::from(timeline - other) {
+                return None;
+            }
+            for begin in next {
+                let before = |full: &&&Known| full.backup.stop_lsn <= begin;
+                let within = |full: &&&Known| {
+                    let (stop, segment) = (full.backup.stop_lsn, full.segment_bytes);
+                    stop > begin && stop.0 / segment == begin.0 / segment
+                };
+                let on = || fulls.iter().filter(|full| full.timeline == other);
+                may.extend(on().find(before));
+                may.extend(on().filter(within));
+            }
+        }
+        Some(may)
     }
 
     /// Keeps what others need.

@@ -13,8 +13,8 @@ use super::keys::{self, BACKUP_PREFIX, RECORD_NAME, WAL_PREFIX, WalPart};
 use super::list::{list, remove};
 use super::lsn::Lsn;
 use super::running::{SILENT, is_alive};
+use super::timeline::Timelines;
 use super::timestamp::Timestamp;
-use super::wal_list::history;
 use super::wal_name::WalName;
 use crate::store::{ErrorKind, Store};
 use crate::wait::Tick;
@@ -254,13 +254,19 @@ impl Found {
                 });
             }
         }
-        let begins = begins(store, &known, &wal, tick)?;
+        let mut timelines = Timelines::default();
+        for object in &wal {
+            if let WalName::History { timeline } = object.name {
+                timelines.read(store, timeline, None, tick)?;
+            }
+        }
         Ok(Self {
             situation: Situation {
-                known,
                 unknown,
                 running,
-                begins,
+                begins: begins(&known, &wal, &timelines),
+                timelines,
+                known,
             },
             bytes,
             wal,
@@ -268,16 +274,16 @@ impl Found {
     }
 }
 
-/// Where each timeline begins: no later than its first segment, or the first backup on it; where it has neither, its history
-/// says it, if it can be read without keys.
+/// Where each timeline begins, as its history says if it can be read without keys; else its first segment begins no later, and
+/// so does that of the first backup on it.
 fn begins(
-    store: &Store,
     known: &[Known],
     wal: &[WalObject],
-    tick: Tick<'_>,
-) -> Result<BTreeMap<u32, Option<Lsn>>, BackupError> {
+    timelines: &Timelines,
+) -> BTreeMap<u32, Option<Lsn>> {
     let mut begins: BTreeMap<u32, Option<Lsn>> = BTreeMap::new();
-    let mut note = |timeline: u32, at: Option<Lsn>| {
+    let mut note = |timeline: u32, number: Option<u64>, segment: u64| {
+        let at = number.map(|number| Lsn(number.saturating_mul(segment)));
         let known = begins.entry(timeline).or_default();
         *known = match (*known, at) {
             (Some(before), Some(at)) => Some(before.min(at)),
@@ -285,22 +291,15 @@ fn begins(
         };
     };
     for backup in known {
-        note(backup.timeline, Some(backup.start_lsn));
+        let segment = backup.segment_bytes;
+        note(backup.timeline, Some(backup.start_lsn.0 / segment), segment);
     }
-    let segment = known.first().map(|backup| backup.segment_bytes);
-    for object in wal {
-        let number = segment.and_then(|segment| object.name.number(segment));
-        let at = number.zip(segment).map(|(n, segment)| Lsn(n * segment));
-        note(object.name.timeline(), at);
+    let segment = known.first().map_or(0, |backup| backup.segment_bytes);
+    for object in wal.iter().filter(|_| segment > 0) {
+        note(object.name.timeline(), object.name.number(segment), segment);
     }
     for (timeline, begin) in &mut begins {
-        if begin.is_none() {
-            *begin = match history(store, *timeline, None, tick) {
-                Ok(history) => history.left.last().map(|(_, at)| *at),
-                Err(error) if error.is_cancelled() || error.is_unreachable() => return Err(error),
-                Err(_) => None,
-            };
-        }
+        *begin = timelines.begin(*timeline).or(*begin);
     }
-    Ok(begins)
+    begins
 }

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 use super::super::lsn::Lsn;
 use super::super::record::{Backup, Kind};
+use super::super::timeline::{TimelineHistory, Timelines};
 use super::super::timestamp::Timestamp;
 use super::Retention;
 use super::keep::{Decision, Known, Running, Situation, Unknown, decide};
@@ -241,6 +242,49 @@ fn a_backup_of_a_timeline_that_was_left_is_no_way_to_the_next() {
     // Where the next one begins is not known yet.
     situation.begins.insert(3, None);
     let decision = decide(&situation, &keep_full(1), moment(40));
+    assert!(decision.remove.is_empty() && decision.notes[0].contains("timeline 3"));
+}
+
+fn history(lines: &str) -> TimelineHistory {
+    TimelineHistory::parse(lines).unwrap()
+}
+
+/// A timeline begins in the middle of the segment in which the backup ended that it was restored from.
+#[test]
+fn a_timeline_that_begins_right_behind_a_backup() {
+    let mut situation = of(&[full(3), full(5), full(8)]);
+    situation.begins.insert(2, Some(Lsn(5 * SEGMENT)));
+    assert_eq!(gone(&situation, &keep_full(1), 20), Vec::<u64>::new());
+    // Where it was left is known: after the backup, or before.
+    let stop = Lsn(5 * SEGMENT + 400);
+    let left = |at: Lsn| history(&format!("1 {at} promoted"));
+    situation.timelines.insert(2, left(stop));
+    assert_eq!(gone(&situation, &keep_full(1), 20), [3]);
+    assert_eq!(gone(&situation, &keep_for(2), 20), [3]);
+    situation.timelines.insert(2, left(Lsn(stop.0 - 1)));
+    assert_eq!(gone(&situation, &keep_full(1), 20), [5]);
+}
+
+/// Of the newest timeline there is no backup, nor of the one that it came from.
+#[test]
+fn timelines_without_backups_of_their_own() {
+    let mut situation = of(&[full(2), full(5), full(8)]);
+    situation.begins.insert(2, Some(Lsn(6 * SEGMENT)));
+    situation.begins.insert(3, Some(Lsn(20 * SEGMENT)));
+    assert_eq!(gone(&situation, &keep_full(1), 30), [2]);
+    let line = |timeline: u32, segment: u64| format!("{timeline} {}\n", Lsn(segment * SEGMENT));
+    let by_way_of_two = history(&(line(1, 6) + &line(2, 20)));
+    situation.timelines.insert(3, by_way_of_two);
+    assert_eq!(gone(&situation, &keep_full(1), 30), [2]);
+    // It came from the first one, which was left before the newest backup ended, or after.
+    situation.timelines.insert(3, history(&line(1, 7)));
+    assert_eq!(gone(&situation, &keep_full(1), 30), [2]);
+    situation.timelines.insert(3, history(&line(1, 20)));
+    assert_eq!(gone(&situation, &keep_full(1), 30), [5, 2]);
+    // Nothing is known of one that lies between.
+    situation.timelines = Timelines::default();
+    situation.begins.remove(&2);
+    let decision = decide(&situation, &keep_full(1), moment(30));
     assert!(decision.remove.is_empty() && decision.notes[0].contains("timeline 3"));
 }
 
