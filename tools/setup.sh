@@ -143,7 +143,10 @@ install_packages() {
     forbid_clusters
     local name others=()
     for name in "$@"; do
-        if [ "$name" = python3-asyncpg ]; then install_asyncpg; else others+=("$name"); fi
+        case "$name" in
+            python3-*) install_for_python "$name" ;;
+            *) others+=("$name") ;;
+        esac
     done
     if [ "${#others[@]}" -gt 0 ]; then apt_install "${release[@]}" "${others[@]}"; fi
     allow_clusters
@@ -157,13 +160,13 @@ apt_install() {
         -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@"
 }
 
-# asyncpg is built for one version of Python: on Debian 12 it comes from Debian 12, since Debian 13's would bring another
-# Python along; from Debian 13 only where Python itself has come from there.
-install_asyncpg() {
-    if apt-get install -s -q --no-install-recommends python3-asyncpg >/dev/null 2>&1; then
-        apt_install python3-asyncpg
+# What is made for one version of Python comes from Debian 12 on Debian 12, since Debian 13's would bring another Python along;
+# from Debian 13 only where Python itself has come from there.
+install_for_python() {
+    if apt-get install -s -q --no-install-recommends "$1" >/dev/null 2>&1; then
+        apt_install "$1"
     else
-        apt_install -t trixie python3-asyncpg
+        apt_install -t trixie "$1"
     fi
 }
 
