@@ -655,7 +655,7 @@ fn tiering_policies() {
              SELECT create_hypertable('l', 't', chunk_time_interval => interval '1 hour');
              SELECT varve.enable('l');
              INSERT INTO l SELECT 1, date_trunc('hour', timezone('Asia/Tokyo', now())) - g * interval '1 hour', 1 FROM generate_series(0, 5) g;
-             SELECT varve.add_tiering_policy('p', warm_after => interval '1 day', cold_after => '3 days', drop_after => '5 days 12 hours', schedule => '17 3 * * *');
+             SELECT varve.add_tiering_policy('p', warm_after => interval '1 day', cold_after => '3 days', drop_after => '6 days', schedule => '17 3 * * *');
              SELECT varve.add_tiering_policy('i', warm_after => 2000, drop_after => '8000');
              SELECT varve.add_tiering_policy('d', warm_after => '2 days');
              SELECT varve.add_tiering_policy('l', warm_after => '2 hours', time_zone => 'Asia/Tokyo')",
@@ -679,7 +679,7 @@ fn tiering_policies() {
     for table in ["p", "i", "d", "l"] {
         assert_eq!(run(&mut client, table).unwrap(), ["t"], "{table}");
     }
-    // Days that ended 5, 4, 3, 2, 1, 0 days ago, and today; the eldest is younger than 5.5 days.
+    // Days that ended 5, 4, 3, 2, 1, 0 days ago, and today; the eldest is younger than 6 days, at any hour.
     assert_eq!(tiers(&mut client, "p"), "cold cold cold warm warm hot hot");
     assert_eq!(
         tiers(&mut client, "i"),
