@@ -174,6 +174,36 @@ fn what_was_begun_meanwhile_is_noticed() {
     refused();
 }
 
+/// The removal of the first one may take minutes.
+#[test]
+fn what_is_begun_while_others_go_is_noticed() {
+    let work = tempfile::tempdir().unwrap();
+    let store = filled(work.path());
+    let expiry = plan(&store);
+    let wal = expiry.wal.len();
+    assert!(wal > 0 && expiry.backups.len() == 2);
+    let sign = "backups/20260101T070000000-differential/running";
+    let mut progress = |removed: &Removed| {
+        assert!(matches!(removed, Removed::Backup(backup) if backup.id == CHILD));
+        let text = format!("{OLD}\n1-0\n");
+        store.put(sign, text.into_bytes(), &never).unwrap();
+    };
+    let error = expire(&store, &expiry, &mut progress, &never).unwrap_err();
+    assert!(error.to_string().contains(OLD), "{error}");
+    assert!(load(&store, OLD, &never).is_ok());
+    store.delete(sign, &never).unwrap();
+    // So does one that has ended already.
+    let expiry = plan(&store);
+    let late = MadeUp::new("20260101T070000000-differential", Some(OLD), 7);
+    let mut more = expiry.clone();
+    more.backups.insert(0, expiry.backups[0].clone());
+    more.backups[0].id = NEW.to_owned();
+    let mut progress = |_: &Removed| put_record(&store, &late.record(1000).0);
+    let error = expire(&store, &more, &mut progress, &never).unwrap_err();
+    assert!(error.to_string().contains(OLD), "{error}");
+    assert!(load(&store, OLD, &never).is_ok());
+}
+
 /// Wherever it is cut off, what is left is whole, and the next one removes the rest.
 #[test]
 fn an_interrupted_removal_leaves_whole_backups() {
