@@ -5,6 +5,7 @@ mod backup_common;
 mod store_common;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use backup_common::made_up::*;
@@ -54,7 +55,11 @@ fn filled(work: &Path) -> Store {
 }
 
 fn plan(store: &Store) -> Expiry {
-    plan_expiry(store, &ONE, moment(9), &never).unwrap()
+    plan_with(store, &BTreeMap::new())
+}
+
+fn plan_with(store: &Store, damaged: &BTreeMap<String, String>) -> Expiry {
+    plan_expiry(store, &ONE, damaged, moment(9), &never).unwrap()
 }
 
 fn all_keys(store: &Store) -> Vec<String> {
@@ -120,6 +125,37 @@ fn a_chain_goes_with_its_wal() {
             .all(|key| !key.contains(OLD) && !key.contains(CHILD))
     );
     assert!(plan(&store).is_empty());
+}
+
+/// One that could not be restored takes nobody's place.
+#[test]
+fn a_full_backup_that_is_not_whole_does_not_count() {
+    let work = tempfile::tempdir().unwrap();
+    let store = filled(work.path());
+    let base = format!("backups/{NEW}/base.tar.zst");
+    let wal = format!("wal/00000002/{}.zst", segment(2, 6));
+    let stays = |damaged: &BTreeMap<String, String>| {
+        let expiry = plan_with(&store, damaged);
+        assert!(expiry.backups.is_empty(), "{expiry:?}");
+        let note = |note: &String| note.contains(NEW) && note.contains("does not count");
+        assert!(expiry.notes.iter().any(note), "{expiry:?}");
+    };
+    for key in [&base, &wal] {
+        stays(&BTreeMap::from([(key.clone(), "a bit".to_owned())]));
+        let whole = store.get(key, 1 << 20, &never).unwrap();
+        store.delete(key, &never).unwrap();
+        stays(&BTreeMap::new());
+        store.put(key, whole, &never).unwrap();
+    }
+    let whole = store.get(&base, 1 << 20, &never).unwrap();
+    store.put(&base, whole[1..].to_vec(), &never).unwrap();
+    stays(&BTreeMap::new());
+    store.put(&base, whole, &never).unwrap();
+    // One that is older than what is kept goes as it would.
+    let other = format!("backups/{OLD}/base.tar.zst");
+    let damaged = [&other, "backups/x/y"].map(|key| (key.to_owned(), String::new()));
+    assert_eq!(plan_with(&store, &damaged.into()), plan(&store));
+    assert_eq!(plan(&store).backups.len(), 2);
 }
 
 #[test]

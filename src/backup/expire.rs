@@ -70,9 +70,15 @@ fn rows(store: &str, expiry: &Expiry) -> Vec<Row> {
 }
 
 /// Plans for a store, and removes if it shall.
-fn one(store: &Store, retention: &Retention, remove: bool) -> Result<Expiry, BackupError> {
+fn one(
+    name: &str,
+    store: &Store,
+    retention: &Retention,
+    remove: bool,
+) -> Result<Expiry, BackupError> {
     let tick = &stores::interrupts;
-    let expiry = backup::plan_expiry(store, retention, Timestamp::now(), tick)?;
+    let damaged = super::status::damaged(name);
+    let expiry = backup::plan_expiry(store, retention, &damaged, Timestamp::now(), tick)?;
     if remove {
         backup::expire(store, &expiry, &mut |_| {}, tick)?;
         backup::sweep(store, LEFTOVERS, tick)?;
@@ -126,7 +132,7 @@ fn expire(
     let mut failed: Option<BackupError> = None;
     for (name, store) in stores::all_usable() {
         let expiry = match store {
-            Ok(store) => match one(&store, &retention, remove) {
+            Ok(store) => match one(&name, &store, &retention, remove) {
                 Ok(expiry) => expiry,
                 Err(e) if e.is_cancelled() => error::raise(&e),
                 Err(e) => {

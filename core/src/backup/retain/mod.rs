@@ -12,7 +12,9 @@ use super::error::BackupError;
 use super::keys::{self, BACKUP_PREFIX, RECORD_NAME, WAL_PREFIX, WalPart};
 use super::list::{list, load, remove};
 use super::lsn::Lsn;
+use super::record::Backup;
 use super::running::{SILENT, is_alive, parent_of};
+use super::state::{Sizes, incomplete};
 use super::timeline::Timelines;
 use super::timestamp::Timestamp;
 use super::wal_name::WalName;
@@ -91,11 +93,15 @@ pub enum Removed {
 /// removed are the newest full backup and what leads on from it, what a backup that stays needs, and backups whose chain
 /// cannot be followed, for nobody knows what these need: until they are gone nothing older goes either.
 ///
+/// A full backup of which something is missing, or among `damaged`, which are keys of objects that are known to be and what is
+/// wrong with them, does not count as one that is kept: it stays as long as those that do are not newer.
+///
 /// # Errors
 /// What the store answers.
 pub fn plan_expiry(
     store: &Store,
     retention: &Retention,
+    damaged: &BTreeMap<String, String>,
     now: Timestamp,
     tick: Tick<'_>,
 ) -> Result<Expiry, BackupError> {
@@ -103,7 +109,7 @@ pub fn plan_expiry(
     if *retention == Retention::default() {
         return Ok(expiry);
     }
-    let found = Found::of(store, tick)?;
+    let found = Found::of(store, damaged, tick)?;
     let Decision {
         remove,
         notes,
@@ -248,11 +254,15 @@ struct Found {
 }
 
 impl Found {
-    fn of(store: &Store, tick: Tick<'_>) -> Result<Self, BackupError> {
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    fn of(
+        store: &Store,
+        damaged: &BTreeMap<String, String>,
+        tick: Tick<'_>,
+    ) -> Result<Self, BackupError> {
+        let (mut backups, mut unknown) = (Vec::new(), Vec::new());
         for listed in list(store, tick)? {
             match listed.backup {
-                Ok(backup) => known.push(Known::of(backup)),
+                Ok(backup) => backups.push(backup),
                 Err(error) => unknown.push(Unknown {
                     id: listed.id,
                     why: error.to_string(),
@@ -260,6 +270,7 @@ impl Found {
             }
         }
         let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
+        let mut sizes = Sizes::new();
         let (mut alive, mut exists) = (Vec::new(), BTreeSet::new());
         for object in store.list(BACKUP_PREFIX, tick)? {
             let object = object?;
@@ -267,6 +278,11 @@ impl Found {
                 continue;
             };
             *bytes.entry(id.to_owned()).or_default() += object.size;
+            let size = damaged
+                .get(&object.key)
+                .cloned()
+                .map_or(Ok(object.size), Err);
+            sizes.insert(object.key.clone(), size);
             if name == RECORD_NAME {
                 exists.insert(id.to_owned());
             } else if is_alive(&object, SILENT) {
@@ -294,6 +310,15 @@ impl Found {
                 });
             }
         }
+        let sound = |w: &&WalObject| w.part != WalPart::Sum && !damaged.contains_key(&w.key);
+        let there = wal.iter().filter(sound).map(|w| &w.name).collect();
+        let mut faults: BTreeMap<String, String> =
+            incomplete(&backups, &sizes, &there).into_iter().collect();
+        let with_fault = |backup: Backup| Known {
+            fault: faults.remove(&backup.id),
+            ..Known::of(backup)
+        };
+        let known: Vec<Known> = backups.into_iter().map(with_fault).collect();
         let mut timelines = Timelines::default();
         for object in &wal {
             if let WalName::History { timeline } = object.name {
