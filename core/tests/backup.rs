@@ -474,10 +474,21 @@ fn leftovers_are_swept_and_backups_removed() {
     let id = full(&store, &info);
     let left = "backups/20260101T000000000-full/base.tar.zst";
     store.put(left, vec![1], &never).unwrap();
+    let others = [
+        "backups/mine/notes.txt",
+        "backups/20260101T000000000-full/notes.txt",
+    ];
+    for other in others {
+        store.put(other, vec![1], &never).unwrap();
+    }
     let hour = std::time::Duration::from_secs(3600);
     assert_eq!(sweep(&store, hour, &never).unwrap(), 0);
     assert_eq!(sweep(&store, std::time::Duration::ZERO, &never).unwrap(), 1);
     assert!(store.head(left, &never).is_err());
+    for other in others {
+        assert!(store.head(other, &never).is_ok());
+        store.delete(other, &never).unwrap();
+    }
     assert_eq!(list(&store, &never).unwrap().len(), 1);
     remove(&store, &id, &never).unwrap();
     assert_eq!(store.list(BACKUP_PREFIX, &never).unwrap().count(), 0);

@@ -206,43 +206,56 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let url = format!("file://{}", root.path().display());
         let store = Store::open(&StoreConfig::from_url(&url).unwrap()).unwrap();
-        let directory = root.path().join("backups/x-full");
+        let directory = root.path().join("backups/20261129T080000000-full");
         let there = |name: &str| directory.join(name).exists();
         let work = || {
-            store.put("backups/x-full/16400.tar.zst", vec![1], &never)?;
+            store.put(
+                "backups/20261129T080000000-full/16400.tar.zst",
+                vec![1],
+                &never,
+            )?;
             age(&directory.join("16400.tar.zst"));
             // It is written again and again.
             age(&directory.join("running"));
             let end = Instant::now() + Duration::from_secs(30);
             let alive = || {
-                let meta = store.head("backups/x-full/running", &never).unwrap();
+                let meta = store
+                    .head("backups/20261129T080000000-full/running", &never)
+                    .unwrap();
                 is_alive(&meta, DAY)
             };
             while !alive() {
                 assert!(Instant::now() < end, "nobody says that the backup is alive");
                 std::thread::yield_now();
             }
-            let parent = parent_of(&store, "backups/x-full/running", &never)?;
+            let parent = parent_of(&store, "backups/20261129T080000000-full/running", &never)?;
             assert_eq!(parent, Some(Some("parent".to_owned())));
             assert_eq!(sweep(&store, DAY, &never)?, 0);
             assert!(there("16400.tar.zst"));
             Ok(())
         };
-        let sign = Sign::put(&store, "x-full", Some("parent"), &never).unwrap();
+        let sign = Sign::put(&store, "20261129T080000000-full", Some("parent"), &never).unwrap();
         sign.during(work).unwrap();
         drop(sign);
         assert!(!there("running"));
         assert_eq!(sweep(&store, DAY, &never).unwrap(), 1);
         // One that was killed leaves its sign, which goes when it is old, of a whole backup too.
-        for name in ["y-full/running", "y-full/backup.json"] {
+        for name in [
+            "20261129T090000000-full/running",
+            "20261129T090000000-full/backup.json",
+        ] {
             store
                 .put(&format!("backups/{name}"), vec![], &never)
                 .unwrap();
         }
         assert_eq!(sweep(&store, DAY, &never).unwrap(), 0);
-        age(&root.path().join("backups/y-full/running"));
+        age(&root.path().join("backups/20261129T090000000-full/running"));
         assert_eq!(sweep(&store, DAY, &never).unwrap(), 1);
-        assert!(root.path().join("backups/y-full/backup.json").exists());
+        assert!(
+            root.path()
+                .join("backups/20261129T090000000-full/backup.json")
+                .exists()
+        );
     }
 
     #[test]
@@ -250,12 +263,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let url = format!("file://{}", root.path().display());
         let store = Store::open(&StoreConfig::from_url(&url).unwrap()).unwrap();
-        let new = || Sign::put_new(&store, "x-full", None, &never).unwrap();
+        let new = || Sign::put_new(&store, "20261129T080000000-full", None, &never).unwrap();
         let first = new().unwrap();
         assert!(new().is_none());
         assert!(first.is_there(&never).unwrap());
         // Who comes upon it by another way takes it over, and it is no longer the first one's to remove.
-        let second = Sign::put(&store, "x-full", None, &never).unwrap();
+        let second = Sign::put(&store, "20261129T080000000-full", None, &never).unwrap();
         drop(first);
         assert!(second.is_there(&never).unwrap());
         drop(second);
