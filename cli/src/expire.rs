@@ -1,5 +1,6 @@
 //! `varve expire`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,7 +41,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         keep_full: arguments.keep_full,
         keep_for: arguments.keep_for.map(|days| day * days),
     };
-    let expiry = plan_expiry(&store, &retention, Timestamp::now(), &tick)?;
+    // What verification has found nobody has written down.
+    let damaged = BTreeMap::new();
+    let expiry = plan_expiry(&store, &retention, &damaged, Timestamp::now(), &tick)?;
     let (would, done) = match arguments.yes {
         true => ("removed", "removed"),
         false => ("would go", "would be removed"),

@@ -72,9 +72,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         );
     }
     let mut reached = None;
+    let mut troubles = found.troubles;
     for store in &stores {
-        let files = wal_list(store, &tick)?;
-        let reach = wal_reach(store, &backup, &files, identities.as_ref(), &tick)?;
+        let reach = wal_list(store, &tick)
+            .and_then(|files| wal_reach(store, &backup, &files, identities.as_ref(), &tick));
+        let reach = match reach {
+            Ok(reach) => reach,
+            Err(error) if error.is_cancelled() => return Err(error.into()),
+            Err(error) => {
+                troubles.push(error.to_string());
+                continue;
+            }
+        };
         if reached
             .as_ref()
             .is_none_or(|r: &varve_core::backup::WalReach| r.end < reach.end)
@@ -111,10 +120,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             1.0,
         ),
         _ => println!(
-            "There is no WAL in the stores, and the backup needs some: it cannot be started"
+            "There is no WAL in the stores that can be read, and the backup needs some: it cannot be started"
         ),
     }
     println!("Together about {}", text::duration(total));
+    troubles.dedup();
+    for trouble in &troubles {
+        eprintln!("varve: warning: {trouble}");
+    }
     println!(
         "Command: {}",
         arguments.goal.command(&arguments.from, &backup)

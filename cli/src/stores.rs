@@ -23,6 +23,15 @@ struct Given {
 
 /// Opens stores by their URLs.
 pub fn open(urls: &[String], options: &StoreOptions) -> Result<Vec<Store>, Failure> {
+    open_as(urls, options, false)
+}
+
+/// Opens stores so that those that are away are given up soon.
+pub fn open_hasty(urls: &[String], options: &StoreOptions) -> Result<Vec<Store>, Failure> {
+    open_as(urls, options, true)
+}
+
+fn open_as(urls: &[String], options: &StoreOptions, hasty: bool) -> Result<Vec<Store>, Failure> {
     let mut given = Vec::new();
     for text in &options.store_option {
         given.push(parse(text)?);
@@ -32,7 +41,7 @@ pub fn open(urls: &[String], options: &StoreOptions) -> Result<Vec<Store>, Failu
     }
     let mut stores = Vec::new();
     for (number, url) in urls.iter().enumerate() {
-        stores.push(open_one(number + 1, url, &mut given)?);
+        stores.push(open_one(number + 1, url, &mut given, hasty)?);
     }
     match given.iter().find(|option| !option.used) {
         None => Ok(stores),
@@ -50,7 +59,7 @@ pub fn open_single(url: &str, options: &StoreOptions) -> Result<Store, Failure> 
         .ok_or_else(|| Failure::usage("no store is named"))
 }
 
-fn open_one(number: usize, url: &str, given: &mut [Given]) -> Result<Store, Failure> {
+fn open_one(number: usize, url: &str, given: &mut [Given], hasty: bool) -> Result<Store, Failure> {
     let wrong = |error: varve_core::store::StoreError| Failure::usage(error.to_string());
     let scheme = StoreUrl::parse(url).map_err(wrong)?.scheme();
     let mut all = vec![("url", url)];
@@ -66,6 +75,7 @@ fn open_one(number: usize, url: &str, given: &mut [Given]) -> Result<Store, Fail
         }
     }
     let config = StoreConfig::from_options(all).map_err(wrong)?;
+    let config = if hasty { config.hasty() } else { config };
     Store::open(&config).map_err(wrong)
 }
 

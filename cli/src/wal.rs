@@ -59,9 +59,25 @@ pub fn get(arguments: &GetArguments) -> ExitCode {
 }
 
 fn fetch(arguments: &GetArguments) -> Result<(), Failure> {
-    let stores = stores::open(&arguments.from.from, &arguments.from.options)?;
-    let stores: Vec<&Store> = stores.iter().collect();
+    let (urls, options) = (&arguments.from.from, &arguments.from.options);
     let identities = arguments.from.identity.open()?;
+    // Each file is fetched by a process of its own, which knows nothing of stores that were away for the last one: so all of
+    // them are asked before one that is away is waited for.
+    if urls.len() > 1 {
+        let hasty = stores::open_hasty(urls, options)?;
+        let hasty: Vec<&Store> = hasty.iter().collect();
+        let to = &arguments.to;
+        match fetch_from_any(&hasty, &arguments.name, to, identities.as_ref(), &tick) {
+            Ok((_, troubles)) => {
+                warn(&arguments.name, &troubles);
+                return Ok(());
+            }
+            Err(error) if error.is_cancelled() => return Err(error.into()),
+            Err(_) => {}
+        }
+    }
+    let stores = stores::open(urls, options)?;
+    let stores: Vec<&Store> = stores.iter().collect();
     let name = &arguments.name;
     let fetched = fetch_from_any(&stores, name, &arguments.to, identities.as_ref(), &tick);
     if fetched.as_ref().is_err_and(BackupError::is_not_found) {
@@ -82,13 +98,17 @@ fn fetch(arguments: &GetArguments) -> Result<(), Failure> {
         }
     }
     let (_, troubles) = fetched?;
+    warn(name, &troubles);
+    Ok(())
+}
+
+fn warn(name: &WalName, troubles: &[BackupError]) {
     for trouble in troubles {
         let _ = writeln!(
             std::io::stderr(),
             "varve: warning: {name} came from another store: {trouble}"
         );
     }
-    Ok(())
 }
 
 pub fn put(arguments: &PutArguments) -> Result<ExitCode, Failure> {

@@ -373,6 +373,93 @@ fn a_byte_of_an_encrypted_files_head() {
     }
 }
 
+/// A bench with a server that takes increments, and a full backup in the store.
+fn increments(work: &Path, tell: impl Fn(&Store, &str) + Send + 'static) -> (Store, ConnInfo) {
+    let root = work.join("store");
+    std::fs::create_dir(&root).unwrap();
+    let files: [(&str, &[u8]); 1] = [("PG_VERSION", VERSION)];
+    let sent = pieces(&[tar_file("PG_VERSION", VERSION)], &manifest(&files));
+    let told = store(&root);
+    let info = backup_server_telling(work, sent, move |text| tell(&told, text));
+    let store = store(&root);
+    (store, info)
+}
+
+fn increment(store: &Store, server: &ConnInfo) -> Result<Backup, BackupError> {
+    let options = TakeOptions::new(Kind::Incremental);
+    take(store, server, &options, &mut |_| {}, &never)
+}
+
+fn signs(store: &Store) -> Vec<String> {
+    let all = store_common::keys(store, BACKUP_PREFIX).into_iter();
+    all.filter(|key| key.ends_with("/running")).collect()
+}
+
+/// Its sign of life names the parent before the parent is read for the last time.
+#[test]
+fn the_parent_is_kept_before_it_is_read() {
+    let work = tempfile::tempdir().unwrap();
+    let (sender, told) = std::sync::mpsc::channel();
+    let (store, info) = increments(work.path(), move |store, text| {
+        if text == "UPLOAD_MANIFEST" {
+            let sign = store.get(&signs(store)[0], 1000, &never).unwrap();
+            sender.send(String::from_utf8(sign).unwrap()).unwrap();
+        }
+    });
+    let parent = full(&store, &info);
+    let child = increment(&store, &info).unwrap();
+    assert_eq!(child.parent, Some(parent.clone()));
+    assert_eq!(told.recv().unwrap().lines().next(), Some(parent.as_str()));
+    assert!(signs(&store).is_empty());
+}
+
+#[test]
+fn a_parent_that_is_removed_meanwhile() {
+    for at in ["SHOW summarize_wal", "BASE_BACKUP"] {
+        let work = tempfile::tempdir().unwrap();
+        let (store, info) = increments(work.path(), move |store, text| {
+            if text.starts_with(at)
+                && let Some(parent) = list(store, &never).unwrap().first()
+            {
+                remove(store, &parent.id, &never).unwrap();
+            }
+        });
+        let parent = full(&store, &info);
+        let error = increment(&store, &info).unwrap_err();
+        let expected = matches!(error, BackupError::Refused { .. });
+        assert!(
+            expected && error.to_string().contains(&parent),
+            "{at}: {error}"
+        );
+        let left = store_common::keys(&store, "");
+        assert_eq!(left, [CLUSTER_KEY], "{at}");
+    }
+}
+
+/// What lacks an object, or is based on what does, is no parent.
+#[test]
+fn a_parent_that_is_not_whole() {
+    let work = tempfile::tempdir().unwrap();
+    let (store, info) = increments(work.path(), |_, _| {});
+    let sound = full(&store, &info);
+    let lost = full(&store, &info);
+    let on_lost = increment(&store, &info).unwrap();
+    assert_eq!(on_lost.parent.as_ref(), Some(&lost));
+    let base = format!("backups/{lost}/base.tar.zst");
+    let whole = store.get(&base, 1 << 20, &never).unwrap();
+    store.delete(&base, &never).unwrap();
+    assert_eq!(increment(&store, &info).unwrap().parent, Some(sound));
+    for listed in list(&store, &never).unwrap() {
+        if listed.id != lost && listed.id != on_lost.id {
+            remove(&store, &listed.id, &never).unwrap();
+        }
+    }
+    let none = increment(&store, &info).unwrap_err();
+    assert!(matches!(none, BackupError::Refused { .. }), "{none}");
+    store.put(&base, whole, &never).unwrap();
+    assert_eq!(increment(&store, &info).unwrap().parent, Some(on_lost.id));
+}
+
 #[test]
 fn leftovers_are_swept_and_backups_removed() {
     let work = tempfile::tempdir().unwrap();
@@ -387,10 +474,21 @@ fn leftovers_are_swept_and_backups_removed() {
     let id = full(&store, &info);
     let left = "backups/20260101T000000000-full/base.tar.zst";
     store.put(left, vec![1], &never).unwrap();
+    let others = [
+        "backups/mine/notes.txt",
+        "backups/20260101T000000000-full/notes.txt",
+    ];
+    for other in others {
+        store.put(other, vec![1], &never).unwrap();
+    }
     let hour = std::time::Duration::from_secs(3600);
     assert_eq!(sweep(&store, hour, &never).unwrap(), 0);
     assert_eq!(sweep(&store, std::time::Duration::ZERO, &never).unwrap(), 1);
     assert!(store.head(left, &never).is_err());
+    for other in others {
+        assert!(store.head(other, &never).is_ok());
+        store.delete(other, &never).unwrap();
+    }
     assert_eq!(list(&store, &never).unwrap().len(), 1);
     remove(&store, &id, &never).unwrap();
     assert_eq!(store.list(BACKUP_PREFIX, &never).unwrap().count(), 0);

@@ -5,6 +5,7 @@ mod backup_common;
 mod store_common;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use backup_common::made_up::*;
@@ -54,7 +55,11 @@ fn filled(work: &Path) -> Store {
 }
 
 fn plan(store: &Store) -> Expiry {
-    plan_expiry(store, &ONE, moment(9), &never).unwrap()
+    plan_with(store, &BTreeMap::new())
+}
+
+fn plan_with(store: &Store, damaged: &BTreeMap<String, String>) -> Expiry {
+    plan_expiry(store, &ONE, damaged, moment(9), &never).unwrap()
 }
 
 fn all_keys(store: &Store) -> Vec<String> {
@@ -122,6 +127,37 @@ fn a_chain_goes_with_its_wal() {
     assert!(plan(&store).is_empty());
 }
 
+/// One that could not be restored takes nobody's place.
+#[test]
+fn a_full_backup_that_is_not_whole_does_not_count() {
+    let work = tempfile::tempdir().unwrap();
+    let store = filled(work.path());
+    let base = format!("backups/{NEW}/base.tar.zst");
+    let wal = format!("wal/00000002/{}.zst", segment(2, 6));
+    let stays = |damaged: &BTreeMap<String, String>| {
+        let expiry = plan_with(&store, damaged);
+        assert!(expiry.backups.is_empty(), "{expiry:?}");
+        let note = |note: &String| note.contains(NEW) && note.contains("does not count");
+        assert!(expiry.notes.iter().any(note), "{expiry:?}");
+    };
+    for key in [&base, &wal] {
+        stays(&BTreeMap::from([(key.clone(), "a bit".to_owned())]));
+        let whole = store.get(key, 1 << 20, &never).unwrap();
+        store.delete(key, &never).unwrap();
+        stays(&BTreeMap::new());
+        store.put(key, whole, &never).unwrap();
+    }
+    let whole = store.get(&base, 1 << 20, &never).unwrap();
+    store.put(&base, whole[1..].to_vec(), &never).unwrap();
+    stays(&BTreeMap::new());
+    store.put(&base, whole, &never).unwrap();
+    // One that is older than what is kept goes as it would.
+    let other = format!("backups/{OLD}/base.tar.zst");
+    let damaged = [&other, "backups/x/y"].map(|key| (key.to_owned(), String::new()));
+    assert_eq!(plan_with(&store, &damaged.into()), plan(&store));
+    assert_eq!(plan(&store).backups.len(), 2);
+}
+
 #[test]
 fn a_damaged_record_keeps_all_that_is_older() {
     let work = tempfile::tempdir().unwrap();
@@ -172,6 +208,36 @@ fn what_was_begun_meanwhile_is_noticed() {
     let (late, _) = late.record(1000);
     put_record(&store, &late);
     refused();
+}
+
+/// The removal of the first one may take minutes.
+#[test]
+fn what_is_begun_while_others_go_is_noticed() {
+    let work = tempfile::tempdir().unwrap();
+    let store = filled(work.path());
+    let expiry = plan(&store);
+    let wal = expiry.wal.len();
+    assert!(wal > 0 && expiry.backups.len() == 2);
+    let sign = "backups/20260101T070000000-differential/running";
+    let mut progress = |removed: &Removed| {
+        assert!(matches!(removed, Removed::Backup(backup) if backup.id == CHILD));
+        let text = format!("{OLD}\n1-0\n");
+        store.put(sign, text.into_bytes(), &never).unwrap();
+    };
+    let error = expire(&store, &expiry, &mut progress, &never).unwrap_err();
+    assert!(error.to_string().contains(OLD), "{error}");
+    assert!(load(&store, OLD, &never).is_ok());
+    store.delete(sign, &never).unwrap();
+    // So does one that has ended already.
+    let expiry = plan(&store);
+    let late = MadeUp::new("20260101T070000000-differential", Some(OLD), 7);
+    let mut more = expiry.clone();
+    more.backups.insert(0, expiry.backups[0].clone());
+    more.backups[0].id = NEW.to_owned();
+    let mut progress = |_: &Removed| put_record(&store, &late.record(1000).0);
+    let error = expire(&store, &more, &mut progress, &never).unwrap_err();
+    assert!(error.to_string().contains(OLD), "{error}");
+    assert!(load(&store, OLD, &never).is_ok());
 }
 
 /// Wherever it is cut off, what is left is whole, and the next one removes the rest.

@@ -79,6 +79,22 @@ fn the_chain_and_its_wal() {
     );
 }
 
+/// A record may say that it ends at the end of all WAL, or before it begins.
+#[test]
+fn records_that_lie_of_where_they_end() {
+    let mut bench = bench();
+    bench.last.stop_lsn = Lsn(u64::MAX);
+    bench.last.includes_wal = true;
+    let found = bench.found(&bench.last);
+    // What there is of it, and no more.
+    assert_eq!(found.len(), 6 + 6);
+    assert!(found.iter().all(|check| check.ok), "{found:?}");
+    bench.last.stop_lsn = Lsn(bench.last.start_lsn.0 - 1);
+    let json = bench.last.to_json().unwrap();
+    let error = Backup::from_json(LAST, &json).unwrap_err();
+    assert!(error.to_string().contains("before it begins"), "{error}");
+}
+
 #[test]
 fn all_that_is_wrong_is_named() {
     for (what, key, detail) in [

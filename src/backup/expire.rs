@@ -70,7 +70,12 @@ fn rows(store: &str, expiry: &Expiry) -> Vec<Row> {
 }
 
 /// Plans for a store, and removes if it shall.
-fn one(store: &Store, retention: &Retention, remove: bool) -> Result<Expiry, BackupError> {
+fn one(
+    name: &str,
+    store: &Store,
+    retention: &Retention,
+    remove: bool,
+) -> Result<Expiry, BackupError> {
     let tick = &stores::interrupts;
     match backup::cluster_of(store, tick)? {
         None => return Ok(Expiry::default()),
@@ -82,7 +87,8 @@ fn one(store: &Store, retention: &Retention, remove: bool) -> Result<Expiry, Bac
         }
         Some(_) => {}
     }
-    let expiry = backup::plan_expiry(store, retention, Timestamp::now(), tick)?;
+    let damaged = super::status::damaged(name);
+    let expiry = backup::plan_expiry(store, retention, &damaged, Timestamp::now(), tick)?;
     if remove {
         backup::expire(store, &expiry, &mut |_| {}, tick)?;
         backup::sweep(store, LEFTOVERS, tick)?;
@@ -136,7 +142,7 @@ fn expire(
     let mut failed: Option<BackupError> = None;
     for (name, store) in stores::all_usable() {
         let expiry = match store {
-            Ok(store) => match one(&store, &retention, remove) {
+            Ok(store) => match one(&name, &store, &retention, remove) {
                 Ok(expiry) => expiry,
                 Err(e) if e.is_cancelled() => error::raise(&e),
                 Err(e) => {

@@ -137,10 +137,11 @@ impl BackupError {
         }
     }
 
-    /// Whether another store may do better: the object is damaged, not there, or not understood, or its store is away.
+    /// Whether another store may do better: the object is damaged, not there, or not understood, or its store is away. A bucket
+    /// that does not exist is a wrong configuration, and the next store may have one.
     pub(super) fn is_the_stores(&self) -> bool {
         match self {
-            Self::Store(error) => !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Config),
+            Self::Store(error) => error.kind() != ErrorKind::Cancelled,
             Self::Corrupt { .. } | Self::NotFound { .. } | Self::Unsupported { .. } => true,
             Self::Seal { error, .. } => {
                 matches!(

@@ -1,5 +1,6 @@
 //! Where things lie in a store.
 
+use super::record::Kind;
 use super::wal_name::WalName;
 
 /// The object that says whose store it is.
@@ -47,6 +48,45 @@ pub(super) fn is_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= 64 && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
+/// Whether an object is one that varve writes into a backup: what else lies there is somebody else's.
+pub(super) fn is_written(key: &str) -> bool {
+    split(key).is_some_and(|(id, name)| is_made(id) && is_written_name(name))
+}
+
+/// Whether an id is made as those of backups are: of the time, the kind, and a number where several begin at once.
+fn is_made(id: &str) -> bool {
+    let mut parts = id.split('-');
+    let time = parts.next().is_some_and(is_time);
+    let kind = parts
+        .next()
+        .is_some_and(|kind| kind.parse::<Kind>().is_ok());
+    let number = parts.next().is_none_or(is_number);
+    time && kind && number && parts.next().is_none()
+}
+
+fn is_written_name(name: &str) -> bool {
+    let bare = [true, false]
+        .into_iter()
+        .find_map(|encrypted| name.strip_suffix(extension(encrypted)));
+    match bare {
+        None => [RECORD_NAME, RUNNING_NAME].contains(&name),
+        Some("base.tar" | "backup_manifest") => true,
+        Some(bare) => bare.strip_suffix(".tar").is_some_and(is_number),
+    }
+}
+
+/// Whether it is a time as ids begin with: `20261129T080000123`.
+pub(super) fn is_time(text: &str) -> bool {
+    let halves = text.split_once('T');
+    halves.is_some_and(|(date, time)| {
+        (date.len(), time.len()) == (8, 9) && is_number(date) && is_number(time)
+    })
+}
+
+pub(super) fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// A file of WAL.
 pub(super) fn wal(name: &WalName, encrypted: bool) -> String {
     format!(
@@ -90,4 +130,39 @@ pub(super) fn wal_object(key: &str) -> Option<(WalName, WalPart)> {
         WalPart::Sum => wal_sum(&name),
     };
     (key == mine).then_some((name, part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_varve_writes() {
+        let at = "20261129T080000123";
+        for mine in [
+            format!("backups/{at}-full/base.tar.zst"),
+            format!("backups/{at}-full/running"),
+            format!("backups/{at}-full/backup.json"),
+            format!("backups/{at}-differential-2/16400.tar.zst.age"),
+            format!("backups/{at}-incremental/backup_manifest.zst"),
+        ] {
+            assert!(is_written(&mine), "{mine}");
+        }
+        for other in [
+            "backups/notes.txt".to_owned(),
+            "backups/mine/base.tar.zst".to_owned(),
+            "backups/main-20261129/base.tar.zst".to_owned(),
+            format!("backups/{at}-full/notes.txt"),
+            format!("backups/{at}-full/base.tar"),
+            format!("backups/{at}-full/x.tar.zst"),
+            format!("backups/{at}-full/x/base.tar.zst"),
+            format!("backups/{at}-full-x/base.tar.zst"),
+            format!("backups/{at}-full-2-3/base.tar.zst"),
+            format!("backups/{at}-snapshot/base.tar.zst"),
+            format!("backups/{at}/base.tar.zst"),
+            format!("snapshots/{at}-full/base.tar.zst"),
+        ] {
+            assert!(!is_written(&other), "{other}");
+        }
+    }
 }

@@ -108,7 +108,7 @@ pub fn remove(store: &Store, id: &str, tick: Tick<'_>) -> Result<(), BackupError
 }
 
 /// Removes what backups that failed have left behind: objects without a record, none of which was written in the last while.
-/// How many objects those were. A backup that is being taken rewrites a small object every few minutes, so that it is never
+/// How many objects those were. What is not named as varve does is not touched. A backup that is being taken rewrites a small object every few minutes, so that it is never
 /// taken for one that failed: let it be hours, or a day.
 ///
 /// # Errors
@@ -128,7 +128,9 @@ pub fn sweep(store: &Store, older_than: Duration, tick: Tick<'_>) -> Result<u64,
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     for object in store.list(BACKUP_PREFIX, tick)? {
         let object = object?;
-        if let Some((id, name)) = keys::split(&object.key) {
+        if let Some((id, name)) = keys::split(&object.key)
+            && keys::is_written(&object.key)
+        {
             let entry = found.entry(id.to_owned()).or_default();
             entry.exists |= name == RECORD_NAME;
             let fresh = object.modified > before;

@@ -11,6 +11,7 @@ mod keys;
 mod list;
 mod lsn;
 mod manifest;
+mod parent;
 mod record;
 mod restore;
 mod retain;

@@ -216,6 +216,9 @@ impl Backup {
         if !segment.is_power_of_two() || !((1 << 20)..=(1 << 30)).contains(&segment) {
             return Err(format!("no segment of WAL has {segment} bytes"));
         }
+        if self.stop_lsn < self.start_lsn {
+            return Err("it ends before it begins".to_owned());
+        }
         if self.parent.is_some() == (self.kind == Kind::Full)
             || self.parent.as_deref().is_some_and(|p| !keys::is_id(p))
         {

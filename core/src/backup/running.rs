@@ -4,12 +4,13 @@
 //! longer than that for its WAL to be archived. Meanwhile what is there of the backup must not be taken for what a failed one
 //! has left behind.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::error::BackupError;
 use super::keys::{self, RUNNING_NAME};
-use crate::store::{ObjectMeta, Store};
+use crate::store::{ErrorKind, ObjectMeta, Store};
 use crate::wait::{Stopped, Tick, without_signals};
 
 /// How often it is rewritten.
@@ -25,54 +26,107 @@ pub(super) const SILENT: Duration = Duration::from_secs(24 * 3600);
 /// How long its removal may take at the end.
 const CLEAN_UP: Duration = Duration::from_secs(3);
 
-/// Does something while the sign of life is there. It says which backup this one needs, so that nobody removes that.
-///
-/// # Errors
-/// What `work` or the store answers.
-pub(super) fn while_running<T>(
-    store: &Store,
-    id: &str,
-    parent: Option<&str>,
-    tick: Tick<'_>,
-    work: impl FnOnce() -> Result<T, BackupError>,
-) -> Result<T, BackupError> {
-    let sign = Sign {
-        store,
-        key: keys::in_backup(id, RUNNING_NAME),
-        parent: parent.unwrap_or_default(),
-    };
-    sign.write(tick)?;
-    // The thread ends before the sign is removed, also where `work` unwinds.
-    std::thread::scope(|scope| {
-        let (stop, stopped) = channel::<()>();
-        let sign = &sign;
-        let spawned = without_signals(|| {
-            std::thread::Builder::new()
-                .name("varve-running".to_owned())
-                .spawn_scoped(scope, move || sign.renew(&stopped))
-        });
-        spawned
-            .and_then(|spawned| spawned.map(drop))
-            .map_err(|error| BackupError::Io {
-                path: "a thread".to_owned(),
-                error,
-            })?;
-        let result = work();
-        drop(stop);
-        result
-    })
-}
+/// Longest sign of life, in bytes.
+const MAX_BYTES: u64 = 1024;
 
-struct Sign<'s> {
+/// The sign of life of one backup: the id of the backup that it needs, so that nobody removes that, and in the next line who
+/// wrote it. Dropped, it is removed, if it is still the one that was written here.
+pub(super) struct Sign<'s> {
     store: &'s Store,
     key: String,
-    parent: &'s str,
+    text: Vec<u8>,
 }
 
-impl Sign<'_> {
+impl<'s> Sign<'s> {
+    /// Puts one up for a backup, whoever has done so before.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub(super) fn put(
+        store: &'s Store,
+        id: &str,
+        parent: Option<&str>,
+        tick: Tick<'_>,
+    ) -> Result<Self, BackupError> {
+        let sign = Self::new(store, id, parent);
+        sign.write(tick)?;
+        Ok(sign)
+    }
+
+    /// Puts one up for a backup of which there is none; nothing if there is: then the id is somebody else's.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub(super) fn put_new(
+        store: &'s Store,
+        id: &str,
+        parent: Option<&str>,
+        tick: Tick<'_>,
+    ) -> Result<Option<Self>, BackupError> {
+        let sign = Self::new(store, id, parent);
+        match store.put_new(&sign.key, sign.text.clone(), tick) {
+            // The first answer may have been lost, and it was asked twice.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Ok(sign.is_there(tick)?.then_some(sign))
+            }
+            answer => {
+                answer?;
+                Ok(Some(sign))
+            }
+        }
+    }
+
+    fn new(store: &'s Store, id: &str, parent: Option<&str>) -> Self {
+        // Two of one machine differ by their processes, and all of them by numbers that are different for each.
+        let token = RandomState::new().hash_one(SystemTime::now());
+        let parent = parent.unwrap_or_default();
+        Self {
+            store,
+            key: keys::in_backup(id, RUNNING_NAME),
+            text: format!("{parent}\n{}-{token:016x}\n", std::process::id()).into_bytes(),
+        }
+    }
+
+    /// Whether the sign that is there is this one.
+    fn is_there(&self, tick: Tick<'_>) -> Result<bool, BackupError> {
+        match self.store.get(&self.key, MAX_BYTES, tick) {
+            Ok(text) => Ok(text == self.text),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::TooLarge) => {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Does something while the sign is rewritten again and again.
+    ///
+    /// # Errors
+    /// What `work` answers, or that there is no thread.
+    pub(super) fn during<T>(
+        &self,
+        work: impl FnOnce() -> Result<T, BackupError>,
+    ) -> Result<T, BackupError> {
+        std::thread::scope(|scope| {
+            let (stop, stopped) = channel::<()>();
+            let spawned = without_signals(|| {
+                std::thread::Builder::new()
+                    .name("varve-running".to_owned())
+                    .spawn_scoped(scope, move || self.renew(&stopped))
+            });
+            spawned
+                .and_then(|spawned| spawned.map(drop))
+                .map_err(|error| BackupError::Io {
+                    path: "a thread".to_owned(),
+                    error,
+                })?;
+            let result = work();
+            drop(stop);
+            result
+        })
+    }
+
     fn write(&self, tick: Tick<'_>) -> Result<(), BackupError> {
-        let text = self.parent.as_bytes().to_vec();
-        Ok(self.store.put(&self.key, text, tick)?)
+        Ok(self.store.put(&self.key, self.text.clone(), tick)?)
     }
 
     fn renew(&self, stopped: &Receiver<()>) {
@@ -95,7 +149,29 @@ impl Drop for Sign<'_> {
             false => Err(Stopped::new("cleaning up takes too long")),
         };
         // One that stays is swept when it is old.
-        let _ = self.store.delete(&self.key, &tick);
+        if self.is_there(&tick).unwrap_or(false) {
+            let _ = self.store.delete(&self.key, &tick);
+        }
+    }
+}
+
+/// The backup that is needed by the one that a sign of life is of; none if it has ended meanwhile.
+///
+/// # Errors
+/// What the store answers.
+pub(super) fn parent_of(
+    store: &Store,
+    sign: &str,
+    tick: Tick<'_>,
+) -> Result<Option<Option<String>>, BackupError> {
+    match store.get(sign, MAX_BYTES, tick) {
+        Ok(text) => {
+            let text = String::from_utf8_lossy(&text);
+            let parent = text.lines().next().filter(|id| keys::is_id(id));
+            Ok(Some(parent.map(str::to_owned)))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -130,39 +206,72 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let url = format!("file://{}", root.path().display());
         let store = Store::open(&StoreConfig::from_url(&url).unwrap()).unwrap();
-        let directory = root.path().join("backups/x-full");
+        let directory = root.path().join("backups/20261129T080000000-full");
         let there = |name: &str| directory.join(name).exists();
         let work = || {
-            store.put("backups/x-full/16400.tar.zst", vec![1], &never)?;
+            store.put(
+                "backups/20261129T080000000-full/16400.tar.zst",
+                vec![1],
+                &never,
+            )?;
             age(&directory.join("16400.tar.zst"));
             // It is written again and again.
             age(&directory.join("running"));
             let end = Instant::now() + Duration::from_secs(30);
             let alive = || {
-                let meta = store.head("backups/x-full/running", &never).unwrap();
+                let meta = store
+                    .head("backups/20261129T080000000-full/running", &never)
+                    .unwrap();
                 is_alive(&meta, DAY)
             };
             while !alive() {
                 assert!(Instant::now() < end, "nobody says that the backup is alive");
                 std::thread::yield_now();
             }
-            assert_eq!(store.get("backups/x-full/running", 9, &never)?, b"parent");
+            let parent = parent_of(&store, "backups/20261129T080000000-full/running", &never)?;
+            assert_eq!(parent, Some(Some("parent".to_owned())));
             assert_eq!(sweep(&store, DAY, &never)?, 0);
             assert!(there("16400.tar.zst"));
             Ok(())
         };
-        while_running(&store, "x-full", Some("parent"), &never, work).unwrap();
+        let sign = Sign::put(&store, "20261129T080000000-full", Some("parent"), &never).unwrap();
+        sign.during(work).unwrap();
+        drop(sign);
         assert!(!there("running"));
         assert_eq!(sweep(&store, DAY, &never).unwrap(), 1);
         // One that was killed leaves its sign, which goes when it is old, of a whole backup too.
-        for name in ["y-full/running", "y-full/backup.json"] {
+        for name in [
+            "20261129T090000000-full/running",
+            "20261129T090000000-full/backup.json",
+        ] {
             store
                 .put(&format!("backups/{name}"), vec![], &never)
                 .unwrap();
         }
         assert_eq!(sweep(&store, DAY, &never).unwrap(), 0);
-        age(&root.path().join("backups/y-full/running"));
+        age(&root.path().join("backups/20261129T090000000-full/running"));
         assert_eq!(sweep(&store, DAY, &never).unwrap(), 1);
-        assert!(root.path().join("backups/y-full/backup.json").exists());
+        assert!(
+            root.path()
+                .join("backups/20261129T090000000-full/backup.json")
+                .exists()
+        );
+    }
+
+    #[test]
+    fn a_sign_is_of_one_backup() {
+        let root = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", root.path().display());
+        let store = Store::open(&StoreConfig::from_url(&url).unwrap()).unwrap();
+        let new = || Sign::put_new(&store, "20261129T080000000-full", None, &never).unwrap();
+        let first = new().unwrap();
+        assert!(new().is_none());
+        assert!(first.is_there(&never).unwrap());
+        // Who comes upon it by another way takes it over, and it is no longer the first one's to remove.
+        let second = Sign::put(&store, "20261129T080000000-full", None, &never).unwrap();
+        drop(first);
+        assert!(second.is_there(&never).unwrap());
+        drop(second);
+        assert!(new().is_some());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::chain::{Target, choose_along};
+use super::chain::{Target, choose_along, link_fault};
 use super::error::BackupError;
 use super::keys::BACKUP_PREFIX;
 use super::list::list;
@@ -39,15 +39,7 @@ pub fn state(
     identities: Option<&Identities>,
     tick: Tick<'_>,
 ) -> Result<StoreState, BackupError> {
-    let mut found = HashMap::new();
-    for object in store.list(BACKUP_PREFIX, tick)? {
-        let object = object?;
-        let what = match damaged.get(&object.key) {
-            None => Ok(object.size),
-            Some(detail) => Err(detail.clone()),
-        };
-        found.insert(object.key, what);
-    }
+    let found = sizes(store, damaged, tick)?;
     let (mut backups, mut unreadable) = (Vec::new(), Vec::new());
     for listed in list(store, tick)? {
         match listed.backup {
@@ -58,7 +50,8 @@ pub fn state(
     backups.sort_by(|a, b| (a.stopped_at, &a.id).cmp(&(b.stopped_at, &b.id)));
     let mut wal = wal_list(store, tick)?;
     wal.retain(|file| !damaged.contains_key(&file.key));
-    let incomplete = incomplete(&backups, &found, &wal);
+    let there = wal.iter().map(|file| &file.name).collect();
+    let incomplete = incomplete(&backups, &found, &there);
     Ok(StoreState {
         backups,
         unreadable,
@@ -68,46 +61,87 @@ pub fn state(
     })
 }
 
-/// Backups of which something is missing: an object, the backup that they are based on, WAL that they need.
-fn incomplete(
-    backups: &[Backup],
-    found: &HashMap<String, Result<u64, String>>,
-    wal: &[WalFile],
-) -> Vec<(String, String)> {
-    let there: BTreeSet<&WalName> = wal.iter().map(|file| &file.name).collect();
-    // Of each backup, whether its chain has all its objects.
-    let mut files: HashMap<&str, Result<(), String>> = HashMap::new();
-    let mut incomplete = Vec::new();
-    for backup in backups {
-        let missing = backup
-            .objects
-            .iter()
-            .find_map(|object| match found.get(&object.key) {
-                None => Some(format!("{} is missing", object.key)),
-                Some(Err(detail)) => Some(format!("{} is damaged: {detail}", object.key)),
-                Some(Ok(size)) if *size != object.stored_bytes => Some(format!(
-                    "{} has {size} bytes and should have {}",
-                    object.key, object.stored_bytes
-                )),
-                Some(Ok(_)) => None,
-            });
-        let whole = match (missing, &backup.parent) {
-            (Some(missing), _) => Err(missing),
-            (None, None) => Ok(()),
-            // A parent is older, so it was looked at before.
-            (None, Some(parent)) => match files.get(parent.as_str()) {
-                Some(Ok(())) => Ok(()),
-                Some(Err(missing)) => Err(missing.clone()),
+/// The sizes of objects by their keys, in bytes, or what is wrong with them.
+pub(super) type Sizes = HashMap<String, Result<u64, String>>;
+
+/// The objects of all backups in a store; `damaged` are those that are known to be.
+pub(super) fn sizes(
+    store: &Store,
+    damaged: &BTreeMap<String, String>,
+    tick: Tick<'_>,
+) -> Result<Sizes, BackupError> {
+    let mut found = Sizes::new();
+    for object in store.list(BACKUP_PREFIX, tick)? {
+        let object = object?;
+        let what = match damaged.get(&object.key) {
+            None => Ok(object.size),
+            Some(detail) => Err(detail.clone()),
+        };
+        found.insert(object.key, what);
+    }
+    Ok(found)
+}
+
+/// Of each backup, whether its chain holds together and has all its objects, or what is missing.
+pub(super) fn chains<'b>(
+    backups: &'b [Backup],
+    found: &Sizes,
+) -> HashMap<&'b str, Result<(), String>> {
+    let mut order: Vec<&Backup> = backups.iter().collect();
+    // A parent begins before its children, though it may end behind them.
+    order.sort_by_key(|backup| (backup.started_at, &backup.id));
+    let mut chains: HashMap<&str, (&Backup, Result<(), String>)> = HashMap::new();
+    for backup in order {
+        let above = || match &backup.parent {
+            None => Ok(()),
+            Some(parent) => match chains.get(parent.as_str()) {
+                Some((parent, whole)) => match link_fault(backup, parent) {
+                    Some(fault) => Err(fault.to_owned()),
+                    None => whole.clone(),
+                },
                 None => Err(format!("backup {parent} is missing")),
             },
         };
-        let wal = wal_that_is_missing(backup, &there);
-        if let Some(missing) = whole.clone().err().or(wal) {
-            incomplete.push((backup.id.clone(), missing));
-        }
-        files.insert(&backup.id, whole);
+        let whole = match object_that_is_missing(backup, found) {
+            Some(missing) => Err(missing),
+            None => above(),
+        };
+        chains.insert(&backup.id, (backup, whole));
     }
-    incomplete
+    let whole = chains.into_iter().map(|(id, (_, whole))| (id, whole));
+    whole.collect()
+}
+
+/// The first object of a backup that is not there as its record says.
+fn object_that_is_missing(backup: &Backup, found: &Sizes) -> Option<String> {
+    let mut objects = backup.objects.iter();
+    objects.find_map(|object| match found.get(&object.key) {
+        None => Some(format!("{} is missing", object.key)),
+        Some(Err(detail)) => Some(format!("{} is damaged: {detail}", object.key)),
+        Some(Ok(size)) if *size != object.stored_bytes => Some(format!(
+            "{} has {size} bytes and should have {}",
+            object.key, object.stored_bytes
+        )),
+        Some(Ok(_)) => None,
+    })
+}
+
+/// Backups of which something is missing, and what: an object, the backup that they are based on, WAL that they need.
+pub(super) fn incomplete(
+    backups: &[Backup],
+    found: &Sizes,
+    there: &BTreeSet<&WalName>,
+) -> Vec<(String, String)> {
+    let chains = chains(backups, found);
+    let missing = |backup: &Backup| {
+        let whole = chains.get(backup.id.as_str()).cloned();
+        let missing = whole.and_then(Result::err);
+        missing.or_else(|| wal_that_is_missing(backup, there))
+    };
+    let incomplete = backups
+        .iter()
+        .filter_map(|backup| Some((backup.id.clone(), missing(backup)?)));
+    incomplete.collect()
 }
 
 /// The first file of WAL that a backup needs and that is not there.
@@ -197,7 +231,11 @@ mod tests {
             .collect();
         let wal = wal(numbers);
         StoreState {
-            incomplete: incomplete(&backups, &sizes, &wal),
+            incomplete: incomplete(
+                &backups,
+                &sizes,
+                &wal.iter().map(|file| &file.name).collect(),
+            ),
             backups,
             unreadable: Vec::new(),
             timelines: Timelines::default(),
@@ -237,5 +275,16 @@ mod tests {
         assert!(state.incomplete.iter().all(|(_, why)| why.contains("/b/")));
         let orphans = three().split_off(1);
         assert!(of(orphans, &all, &[2, 3, 5]).newest_good().is_none());
+    }
+
+    /// A parent may end after a child that was begun later.
+    #[test]
+    fn a_child_that_ended_first() {
+        let mut backups = three();
+        backups[0].stopped_at = "2026-11-29T09:00:00Z".parse().unwrap();
+        backups.sort_by_key(|backup| backup.stopped_at);
+        let all = [("a", 7), ("b", 7), ("c", 7)];
+        let state = of(backups, &all, &[1, 2, 3, 4, 5]);
+        assert!(state.incomplete.is_empty(), "{:?}", state.incomplete);
     }
 }

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::error::BackupError;
 use super::keys::{self, CLUSTER_KEY};
-use super::list::{list, load};
+use super::list::load;
 use super::lsn::Lsn;
+use super::parent::{chain_holds, choose_parent};
 use super::record::{Archive, Backup, BackupTablespace, Cluster, Kind, StoredObject, VERSION};
-use super::running::while_running;
+use super::running::Sign;
 use super::seal::{SealOptions, SealedWriter, object_name, read_manifest};
 use super::timeline::{TimelineHistory, Timelines};
 use super::timestamp::Timestamp;
@@ -152,40 +153,34 @@ pub fn take_with_checks(
                 backup.system_identifier == system_identifier
                     && timelines.lead(backup.timeline, backup.stop_lsn, identity.timeline)
             };
-            Some(parent(store, kind, &fits, tick)?)
+            Some(choose_parent(store, kind, &fits, tick)?)
         }
     };
-    if let Some(parent) = &parent {
-        if session.show("summarize_wal", tick)? != "on" {
-            return Err(BackupError::refused(
-                format!(
-                    "a backup that is {} needs WAL summaries, and summarize_wal is off",
-                    options.kind
-                ),
-                "Set summarize_wal = on, reload the server, and take a full backup first.",
-            ));
-        }
-        let object = parent.object(Archive::Manifest).ok_or_else(|| {
-            BackupError::corrupt(format!("backup {}", parent.id), "it has no manifest")
-        })?;
-        let identities = options.identities.as_ref();
-        let manifest = read_manifest(store, object, parent.encrypted(), identities, tick)?;
-        session.upload_manifest(&mut manifest.as_slice(), tick)?;
+    if parent.is_some() && session.show("summarize_wal", tick)? != "on" {
+        return Err(BackupError::refused(
+            format!(
+                "a backup that is {} needs WAL summaries, and summarize_wal is off",
+                options.kind
+            ),
+            "Set summarize_wal = on, reload the server, and take a full backup first.",
+        ));
     }
     let started_at = Timestamp::now();
-    let id = new_id(store, started_at, options.kind, tick)?;
+    let parent = parent.map(|parent| parent.id);
+    // The parent must not be removed from now on, nor what is written be taken for leftovers.
+    let (id, sign) = reserve(store, started_at, options.kind, parent.as_deref(), tick)?;
     let begun = Begun {
         store,
         options,
         id: &id,
         started_at,
-        parent: parent.map(|parent| parent.id),
+        parent,
         server_version,
         wal_segment_bytes,
         system_identifier,
     };
-    // The parent must not be removed meanwhile, nor what is written be taken for leftovers.
-    while_running(store, &id, begun.parent.as_deref(), tick, || {
+    sign.during(|| {
+        begun.base_on_parent(&mut session, tick)?;
         begun.write(session, progress, checks, tick)
     })
 }
@@ -203,6 +198,22 @@ struct Begun<'b> {
 }
 
 impl Begun<'_> {
+    /// Tells the server what the parent has.
+    fn base_on_parent(&self, session: &mut Session, tick: Tick<'_>) -> Result<(), BackupError> {
+        let Some(parent) = &self.parent else {
+            return Ok(());
+        };
+        // It may have been removed before the sign that keeps it was there.
+        let parent = chain_holds(self.store, self.id, parent, tick)?;
+        let object = parent.object(Archive::Manifest).ok_or_else(|| {
+            BackupError::corrupt(format!("backup {}", parent.id), "it has no manifest")
+        })?;
+        let identities = self.options.identities.as_ref();
+        let manifest = read_manifest(self.store, object, parent.encrypted(), identities, tick)?;
+        session.upload_manifest(&mut manifest.as_slice(), tick)?;
+        Ok(())
+    }
+
     /// Lets the server send it, and writes all of it and its record.
     fn write(
         &self,
@@ -258,6 +269,10 @@ impl Begun<'_> {
         backup.checks = checks(&backup)?;
         let record = backup.to_json()?;
         Backup::from_json(id, &record)?;
+        // Somebody may have removed the parent nevertheless, say one who knows nothing of signs.
+        if let Some(parent) = &self.parent {
+            chain_holds(store, id, parent, tick)?;
+        }
         // Once it is on its way the record may be there, whatever the answer is: what it lists stays. Without a record it is swept.
         objects.begun.clear();
         match store.put_new(&keys::record(id), record, tick) {
@@ -361,43 +376,27 @@ pub fn cluster_of(store: &Store, tick: Tick<'_>) -> Result<Option<Cluster>, Back
     }
 }
 
-/// The backup that one of a kind is taken against, which the server that `fits` it has in its past.
-fn parent(
-    store: &Store,
+/// An id that no backup has, nor one that is being taken, and the sign that keeps it.
+fn reserve<'s>(
+    store: &'s Store,
+    at: Timestamp,
     kind: Kind,
-    fits: &dyn Fn(&Backup) -> bool,
+    parent: Option<&str>,
     tick: Tick<'_>,
-) -> Result<Backup, BackupError> {
-    let found = list(store, tick)?
-        .into_iter()
-        .filter_map(|listed| listed.backup.ok())
-        .filter(|backup| kind == Kind::Incremental || backup.kind == Kind::Full)
-        .filter(fits)
-        .max_by_key(|backup| backup.stopped_at);
-    found.ok_or_else(|| {
-        BackupError::refused(
-            format!(
-                "the store {} has no backup of this timeline's past that a backup of kind {kind} could be taken against",
-                store.url()
-            ),
-            "Take a full backup first.",
-        )
-    })
-}
-
-/// An id that no backup has.
-fn new_id(store: &Store, at: Timestamp, kind: Kind, tick: Tick<'_>) -> Result<String, BackupError> {
+) -> Result<(String, Sign<'s>), BackupError> {
     let base = format!("{}-{kind}", at.for_id());
     let mut id = base.clone();
     let mut number = 1;
     loop {
-        match load(store, &id, tick) {
-            Err(error) if error.is_not_found() => return Ok(id),
-            Ok(_) | Err(BackupError::Corrupt { .. } | BackupError::Unsupported { .. }) => {
-                number += 1;
+        if let Some(sign) = Sign::put_new(store, &id, parent, tick)? {
+            // One that was begun at the same time may have ended, and its sign with it.
+            match load(store, &id, tick) {
+                Err(error) if error.is_not_found() => return Ok((id, sign)),
+                Ok(_) | Err(BackupError::Corrupt { .. } | BackupError::Unsupported { .. }) => {}
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
+        number += 1;
         id = format!("{base}-{number}");
     }
 }
@@ -563,4 +562,31 @@ fn bytes_of(text: &str) -> Result<u64, BackupError> {
         .ok()
         .and_then(|number| number.checked_mul(unit))
         .ok_or_else(|| unexpected("a size that is no number"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::store::StoreConfig;
+    use crate::wait::never;
+
+    #[test]
+    fn backups_that_begin_at_the_same_moment() {
+        let root = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", root.path().display());
+        let store = Store::open(&StoreConfig::from_url(&url).unwrap()).unwrap();
+        let at: Timestamp = "2026-11-29T08:00:00Z".parse().unwrap();
+        let new = || reserve(&store, at, Kind::Full, None, &never).unwrap();
+        let (first, sign) = new();
+        let (second, _) = new();
+        assert_eq!(first, "20261129T080000000-full");
+        assert_eq!(second, "20261129T080000000-full-2");
+        // The first one ends, whatever its record says.
+        store.put(&keys::record(&first), vec![1], &never).unwrap();
+        drop(sign);
+        assert_eq!(new().0, second);
+        drop(new());
+        assert_eq!(store.list(keys::BACKUP_PREFIX, &never).unwrap().count(), 1);
+    }
 }

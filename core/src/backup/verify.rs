@@ -125,12 +125,24 @@ fn verify_wal_of(
         }
     };
     let segment = backup.wal_segment_bytes;
-    let names = (backup.start_lsn.0 / segment..=backup.stop_lsn.0.saturating_sub(1) / segment)
-        .map(|number| WalName::of_number(backup.timeline, number, segment));
+    let numbers = backup.start_lsn.0 / segment..=backup.stop_lsn.0.saturating_sub(1) / segment;
     let mut there: BTreeMap<&WalName, Vec<&WalFile>> = BTreeMap::new();
     for file in &files {
         there.entry(&file.name).or_default().push(file);
     }
+    // Of what may be missing only that is looked at which is there: a record may say that it needs any number of files.
+    let within = |name: &&&WalName| {
+        let number = name.number(segment);
+        name.timeline() == backup.timeline && number.is_some_and(|n| numbers.contains(&n))
+    };
+    let names: Box<dyn Iterator<Item = WalName>> = match backup.includes_wal {
+        true => Box::new(there.keys().filter(within).map(|name| (*name).clone())),
+        false => Box::new(
+            numbers
+                .clone()
+                .map(|number| WalName::of_number(backup.timeline, number, segment)),
+        ),
+    };
     let mut missing = 0;
     for name in names {
         tick()?;

@@ -514,6 +514,6 @@ impl BackupError {
 fn is_away(error: &StoreError) -> bool {
     matches!(
         error.kind(),
-        ErrorKind::Unreachable | ErrorKind::Permission | ErrorKind::Other
+        ErrorKind::Unreachable | ErrorKind::Permission | ErrorKind::Config | ErrorKind::Other
     )
 }

@@ -191,6 +191,15 @@ impl StoreConfig {
         StoreError::config(self.url.to_string(), self.scrubber().scrub(detail))
     }
 
+    /// The same store, asked once more at most and for a short time: for who can ask another one meanwhile.
+    #[must_use]
+    pub fn hasty(mut self) -> Self {
+        self.timeout = self.timeout.min(Duration::from_secs(5));
+        self.retry_timeout = self.retry_timeout.min(Duration::from_secs(5));
+        self.max_retries = self.max_retries.min(1);
+        self
+    }
+
     /// Where the store is.
     pub fn url(&self) -> &StoreUrl {
         &self.url

@@ -83,15 +83,28 @@ pub fn serve(
 
 /// What a server answers whose base backup is these pieces of copied data.
 pub fn backup_server(directory: &Path, pieces: Vec<Vec<u8>>) -> ConnInfo {
+    backup_server_telling(directory, pieces, |_| {})
+}
+
+/// As [`backup_server`]; tells each message before it is answered.
+pub fn backup_server_telling(
+    directory: &Path,
+    pieces: Vec<Vec<u8>>,
+    tell: impl Fn(&str) + Send + 'static,
+) -> ConnInfo {
     serve(directory, move |number, text| {
         if number == 0 {
             return welcome();
         }
+        tell(text);
         let rows = match text {
             "IDENTIFY_SYSTEM" => row(&[Some("7"), Some("1"), Some("0/3000000"), None]),
             "SHOW server_version" => row(&[Some("17.12")]),
             "SHOW wal_segment_size" => row(&[Some("16MB")]),
-            "SHOW archive_mode" => row(&[Some("on")]),
+            "SHOW archive_mode" | "SHOW summarize_wal" => row(&[Some("on")]),
+            "UPLOAD_MANIFEST" => return message(b'G', &[0, 0, 0]),
+            // The manifest, and its end.
+            "" => message(b'C', b"UPLOAD_MANIFEST\0"),
             text if text.starts_with("BASE_BACKUP") => {
                 let mut all = row(&[Some("0/2000028"), Some("1")]);
                 all.extend(row(&[None, None, Some("1")]));

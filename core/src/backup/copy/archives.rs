@@ -9,7 +9,7 @@ use super::super::error::BackupError;
 use super::super::keys::{self, RECORD_NAME};
 use super::super::list::load;
 use super::super::record::{Backup, MAX_RECORD_BYTES, StoredObject};
-use super::super::running::while_running;
+use super::super::running::Sign;
 use super::super::seal::{at, hex};
 use super::lag::Contents;
 use super::{CopyEvent, Copying, WAL_EVERY};
@@ -102,7 +102,8 @@ impl Copying<'_> {
             return Ok(());
         }
         let (to, tick) = (self.to, self.tick);
-        while_running(to, id, backup.parent.as_deref(), tick, || {
+        let sign = Sign::put(to, id, backup.parent.as_deref(), tick)?;
+        sign.during(|| {
             let mut whole = true;
             for object in &backup.objects {
                 whole &= self.object(id, object, was_whole)?;

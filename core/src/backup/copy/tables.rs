@@ -9,8 +9,7 @@ use super::lag::{Contents, Objects};
 impl Copying<'_> {
     /// Copies each snapshot that the copy lacks.
     pub(super) fn snapshots(&mut self, here: &Contents) -> Result<(), BackupError> {
-        let lacks =
-            |(id, objects): &(&String, &Objects)| self.there.lacks_snapshot(id, objects);
+        let lacks = |(id, objects): &(&String, &Objects)| self.there.lacks_snapshot(id, objects);
         let ids: Vec<String> = here
             .snapshots
             .iter()

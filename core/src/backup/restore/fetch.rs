@@ -31,16 +31,85 @@ const READY: usize = 2;
 
 /// The stores, and what was found wrong with them.
 pub(super) struct Source<'s> {
-    pub(super) stores: &'s [&'s Store],
-    pub(super) threads: usize,
+    stores: Vec<Asked<'s>>,
+    threads: usize,
     pub(super) identities: Option<&'s Identities>,
-    pub(super) repaired: Mutex<Vec<Repaired>>,
+    repaired: Mutex<Vec<Repaired>>,
+}
+
+/// A store, and whether it was away when it was asked last: then the others are asked first, since each question takes as long
+/// as it is tried again.
+struct Asked<'s> {
+    store: &'s Store,
+    away: AtomicBool,
 }
 
 /// What is done with an archive's bytes; again from the beginning, where a store's turned out to be wrong.
 pub(super) type Use<'u> = &'u mut dyn FnMut(&mut dyn BufRead) -> Result<(), BackupError>;
 
-impl Source<'_> {
+impl<'s> Source<'s> {
+    pub(super) fn new(
+        stores: &[&'s Store],
+        threads: usize,
+        identities: Option<&'s Identities>,
+    ) -> Self {
+        let asked = |store: &&'s Store| Asked {
+            store,
+            away: AtomicBool::new(false),
+        };
+        Self {
+            stores: stores.iter().map(asked).collect(),
+            threads,
+            identities,
+            repaired: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// What was damaged or missing in a store and came from another.
+    pub(super) fn repaired(self) -> Vec<Repaired> {
+        let repaired = self.repaired.into_inner();
+        repaired.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stores with their numbers, in the order in which they are asked: from that of a number on, and those that are away
+    /// last.
+    fn order(&self, first: usize) -> Vec<(usize, &Asked<'s>)> {
+        let all: Vec<(usize, &Asked<'s>)> = self.stores.iter().enumerate().collect();
+        let (before, after) = all.split_at_checked(first).unwrap_or((&[], &all));
+        let mut order: Vec<_> = after.iter().chain(before).copied().collect();
+        order.sort_by_key(|(_, asked)| asked.away.load(Ordering::Relaxed));
+        order
+    }
+
+    /// Asks one store after the other until one has an object undamaged.
+    ///
+    /// # Errors
+    /// That of the first one.
+    pub(super) fn ask<T>(
+        &self,
+        first: usize,
+        key: &str,
+        ask: &mut dyn FnMut(usize, &'s Store) -> Result<T, BackupError>,
+    ) -> Result<T, BackupError> {
+        let mut worst: Option<BackupError> = None;
+        for (number, Asked { store, away }) in self.order(first) {
+            match ask(number, store) {
+                Err(error) if error.is_the_stores() => {
+                    let its = matches!(&error, BackupError::Store(e) if e.store() == store.url());
+                    if its && error.is_unreachable() {
+                        away.store(true, Ordering::Relaxed);
+                    }
+                    self.note(store, key, error.to_string());
+                    worst.get_or_insert(error);
+                }
+                result => return result,
+            }
+        }
+        Err(worst.unwrap_or_else(|| BackupError::NotFound {
+            what: key.to_owned(),
+        }))
+    }
+
     fn note(&self, store: &Store, key: &str, detail: String) {
         let mut repaired = self.repaired.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |r: &Repaired| r.store == store.url() && r.key == key;
@@ -61,23 +130,10 @@ impl Source<'_> {
         use_: Use<'_>,
         tick: Tick<'_>,
     ) -> Result<(), BackupError> {
-        let mut first: Option<BackupError> = None;
-        for (number, store) in self.stores.iter().enumerate() {
-            let result = match encrypted {
-                true => self.sequential(store, object, use_, tick),
-                false => self.parallel(number, object, use_, tick),
-            };
-            match result {
-                Err(error) if error.is_the_stores() => {
-                    self.note(store, &object.key, error.to_string());
-                    first.get_or_insert(error);
-                }
-                result => return result,
-            }
-        }
-        Err(first.unwrap_or_else(|| BackupError::NotFound {
-            what: object.key.clone(),
-        }))
+        self.ask(0, &object.key, &mut |number, store| match encrypted {
+            true => self.sequential(store, object, use_, tick),
+            false => self.parallel(number, object, use_, tick),
+        })
     }
 
     fn sequential(
@@ -109,12 +165,6 @@ impl Source<'_> {
     ) -> Result<(), BackupError> {
         let groups = groups(object);
         let threads = self.threads.clamp(1, MAX_THREADS).min(groups.len().max(1));
-        // The store whose turn it is comes first, the others behind it.
-        let (before, after) = self
-            .stores
-            .split_at_checked(number)
-            .unwrap_or((&[], self.stores));
-        let order: Vec<&Store> = after.iter().chain(before).copied().collect();
         let given_up = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let _give_up = GiveUp(&given_up);
@@ -123,8 +173,8 @@ impl Source<'_> {
                 let (sender, receiver) = sync_channel(READY);
                 ways.push(receiver);
                 let mine: Vec<&Group> = groups.iter().skip(thread).step_by(threads).collect();
-                let (order, given_up) = (&order, &given_up);
-                let run = move || self.work(&mine, object, order, &sender, given_up);
+                let given_up = &given_up;
+                let run = move || self.work(&mine, object, number, &sender, given_up);
                 without_signals(|| {
                     std::thread::Builder::new()
                         .name("varve-restore".to_owned())
@@ -156,7 +206,7 @@ impl Source<'_> {
         &self,
         groups: &[&Group],
         object: &StoredObject,
-        order: &[&Store],
+        first: usize,
         to: &SyncSender<Result<Vec<u8>, BackupError>>,
         given_up: &AtomicBool,
     ) {
@@ -165,7 +215,7 @@ impl Source<'_> {
             true => Err(Stopped::new("the restore has ended")),
         };
         for group in groups {
-            match self.group(group, object, order, &tick) {
+            match self.group(group, object, first, &tick) {
                 Ok(frames) => {
                     for frame in frames {
                         if to.send(Ok(frame)).is_err() {
@@ -182,32 +232,18 @@ impl Source<'_> {
         }
     }
 
-    /// A group's frames, from the first store that has them undamaged.
+    /// A group's frames, from the first store that has them undamaged: the one whose turn it is, if it does.
     fn group(
         &self,
         group: &Group,
         object: &StoredObject,
-        order: &[&Store],
+        first: usize,
         tick: Tick<'_>,
     ) -> Result<Vec<Vec<u8>>, BackupError> {
-        let mut first: Option<BackupError> = None;
-        for store in order {
-            let frames = store
-                .get_range(&object.key, group.stored.clone(), tick)
-                .map_err(BackupError::from)
-                .and_then(|bytes| group.open(&bytes, &at(store, &object.key)));
-            match frames {
-                Ok(frames) => return Ok(frames),
-                Err(error) if error.is_the_stores() => {
-                    self.note(store, &object.key, error.to_string());
-                    first.get_or_insert(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(first.unwrap_or_else(|| BackupError::NotFound {
-            what: object.key.clone(),
-        }))
+        self.ask(first, &object.key, &mut |_, store| {
+            let bytes = store.get_range(&object.key, group.stored.clone(), tick)?;
+            group.open(&bytes, &at(store, &object.key))
+        })
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use super::super::chain::chain_of;
 use super::super::error::BackupError;
@@ -17,7 +16,7 @@ use super::fetch::Source;
 use super::place::{self, Marker, Place, empty, remove, undone};
 use super::sync::{Syncing, sync_all};
 use super::unpack::{Unpack, directory};
-use super::{Repaired, RestoreOptions, RestorePhase, RestoreProgress, Restored, TablespaceMove};
+use super::{RestoreOptions, RestorePhase, RestoreProgress, Restored, TablespaceMove};
 use crate::store::Store;
 use crate::wait::Tick;
 
@@ -60,12 +59,7 @@ pub fn restore(
     let ids = marker.chain.clone();
     let place = Place::open(&pgdata, marker)?;
     let mut run = Run {
-        source: Source {
-            stores,
-            threads: options.threads,
-            identities: options.identities.as_ref(),
-            repaired: Mutex::new(Vec::new()),
-        },
+        source: Source::new(stores, options.threads, options.identities.as_ref()),
         place,
         syncing: None,
         progress,
@@ -90,11 +84,7 @@ pub fn restore(
     Ok(Restored {
         chain: ids,
         bytes: run.now.bytes,
-        repaired: run
-            .source
-            .repaired
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner),
+        repaired: run.source.repaired(),
         resumed,
     })
 }
@@ -240,32 +230,14 @@ impl Run<'_> {
         backup: &Backup,
         object: &StoredObject,
     ) -> Result<(Vec<u8>, Manifest), BackupError> {
-        let mut first: Option<BackupError> = None;
-        for store in self.source.stores {
-            let identities = self.source.identities;
-            let read = read_manifest(store, object, backup.encrypted(), identities, self.tick)
-                .and_then(|bytes| Ok((Manifest::parse(&object.key, &bytes)?, bytes)));
-            match read {
-                Ok((manifest, bytes)) => return Ok((bytes, manifest)),
-                Err(error) if error.is_the_stores() => {
-                    let mut repaired = self
-                        .source
-                        .repaired
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner);
-                    repaired.push(Repaired {
-                        store: store.url().to_owned(),
-                        key: object.key.clone(),
-                        detail: error.to_string(),
-                    });
-                    first.get_or_insert(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(first.unwrap_or_else(|| BackupError::NotFound {
-            what: object.key.clone(),
-        }))
+        self.source
+            .ask(0, &object.key, &mut |_, store| {
+                let identities = self.source.identities;
+                let bytes =
+                    read_manifest(store, object, backup.encrypted(), identities, self.tick)?;
+                Ok((Manifest::parse(&object.key, &bytes)?, bytes))
+            })
+            .map(|(manifest, bytes)| (bytes, manifest))
     }
 
     /// Unpacks one archive; how many files of the manifest were in it.

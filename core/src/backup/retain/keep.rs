@@ -17,6 +17,8 @@ pub(super) struct Known {
     pub(super) timeline: u32,
     pub(super) start_lsn: Lsn,
     pub(super) segment_bytes: u64,
+    /// Why it cannot be restored from the store, as far as that is known: then it takes nobody's place.
+    pub(super) fault: Option<String>,
     /// Without its objects: their frames are many.
     pub(super) backup: Backup,
 }
@@ -31,6 +33,7 @@ impl Known {
             timeline: backup.timeline,
             start_lsn: backup.start_lsn,
             segment_bytes: backup.wal_segment_bytes,
+            fault: None,
             backup,
         }
     }
@@ -83,6 +86,7 @@ pub(super) fn decide(situation: &Situation, retention: &Retention, now: Timestam
         situation,
         roots: &roots,
         fulls: BTreeSet::new(),
+        faulty_before: None,
         notes: Vec::new(),
     };
     if kept.wanted(retention, now) {
@@ -163,14 +167,17 @@ struct Kept<'k> {
     situation: &'k Situation,
     roots: &'k BTreeMap<&'k str, Result<&'k str, String>>,
     fulls: BTreeSet<&'k str>,
+    /// Full backups that cannot be restored and ended before go; without it all of them stay.
+    faulty_before: Option<Timestamp>,
     notes: Vec<String>,
 }
 
 impl<'k> Kept<'k> {
-    /// Full backups, the newest first.
+    /// Full backups that can be restored, the newest first.
     fn newest_first(&self) -> Vec<&'k Known> {
         let known = self.situation.known.iter();
-        let mut fulls: Vec<&Known> = known.filter(|k| k.backup.kind == Kind::Full).collect();
+        let sound = known.filter(|k| k.backup.kind == Kind::Full && k.fault.is_none());
+        let mut fulls: Vec<&Known> = sound.collect();
         fulls.sort_by_key(|full| std::cmp::Reverse((full.backup.stopped_at, &full.id)));
         fulls
     }
@@ -182,12 +189,16 @@ impl<'k> Kept<'k> {
         self.fulls
             .extend(fulls.iter().take(newest).map(|full| full.id.as_str()));
         let begin = retention.keep_for.map(|time| now.before(time));
+        // Those that cannot be restored go where as many as shall be kept are newer.
+        self.faulty_before = fulls.get(newest - 1).map(|full| full.backup.stopped_at);
         if let Some(begin) = begin {
             let (within, before): (Vec<&Known>, Vec<&Known>) = fulls
                 .iter()
                 .partition(|full| full.backup.stopped_at >= begin);
             self.fulls
                 .extend(within.iter().map(|full| full.id.as_str()));
+            let last = before.first().map(|last| last.backup.stopped_at);
+            self.faulty_before = self.faulty_before.zip(last).map(|(a, b)| a.min(b));
             if let Some(last) = before.first()
                 && self.fulls.insert(&last.id)
             {
@@ -221,21 +232,25 @@ impl<'k> Kept<'k> {
                 let (from, stop) = (full.timeline, full.backup.stop_lsn);
                 self.situation.timelines.lead(from, stop, timeline)
             };
-            match candidates.iter().find(leads) {
-                Some(full) => {
-                    self.fulls.insert(&full.id);
+            if let Some(full) = candidates.iter().find(leads) {
+                self.fulls.insert(&full.id);
+                continue;
+            }
+            // One that cannot be restored may be mended, and nothing else leads there.
+            self.faulty_before = None;
+            if history || timeline == 1 {
+                continue;
+            }
+            match self.may_lead(&candidates, timeline) {
+                Some(may) => self.fulls.extend(may.iter().map(|full| full.id.as_str())),
+                None => {
+                    let all = self.situation.known.iter();
+                    self.fulls.extend(all.map(|known| known.id.as_str()));
+                    self.notes.push(format!(
+                        "no backup is removed: where timeline {timeline} comes from is not known"
+                    ));
+                    return false;
                 }
-                None if history || timeline == 1 => {}
-                None => match self.may_lead(&candidates, timeline) {
-                    Some(may) => self.fulls.extend(may.iter().map(|full| full.id.as_str())),
-                    None => {
-                        self.fulls.extend(fulls.iter().map(|full| full.id.as_str()));
-                        self.notes.push(format!(
-                            "no backup is removed: where timeline {timeline} comes from is not known"
-                        ));
-                        return false;
-                    }
-                },
             }
         }
         true
@@ -271,6 +286,18 @@ impl<'k> Kept<'k> {
     /// Keeps what others need.
     fn needed(&mut self) {
         let situation = self.situation;
+        for known in &situation.known {
+            let goes = |before| known.backup.stopped_at < before;
+            if let (Kind::Full, Some(fault)) = (known.backup.kind, &known.fault)
+                && !self.faulty_before.is_some_and(goes)
+            {
+                self.fulls.insert(&known.id);
+                self.notes.push(format!(
+                    "backup {} is kept, and does not count as one that is: {fault}; remove it if it is not wanted",
+                    known.id
+                ));
+            }
+        }
         for unknown in &situation.unknown {
             // A full backup needs none.
             let rest = match unknown.id.ends_with("-full") {

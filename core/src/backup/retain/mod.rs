@@ -10,17 +10,16 @@ use std::time::Duration;
 use self::keep::{Decision, Known, Running, Situation, Unknown, decide};
 use super::error::BackupError;
 use super::keys::{self, BACKUP_PREFIX, RECORD_NAME, WAL_PREFIX, WalPart};
-use super::list::{list, remove};
+use super::list::{list, load, remove};
 use super::lsn::Lsn;
-use super::running::{SILENT, is_alive};
+use super::record::Backup;
+use super::running::{SILENT, is_alive, parent_of};
+use super::state::{Sizes, incomplete};
 use super::timeline::Timelines;
 use super::timestamp::Timestamp;
 use super::wal_name::WalName;
-use crate::store::{ErrorKind, Store};
+use crate::store::Store;
 use crate::wait::Tick;
-
-/// Longest sign of life, in bytes: it holds an id.
-const MAX_SIGN_BYTES: u64 = 64;
 
 /// How long backups are kept. A full backup stays if one of the two says so; with neither nothing is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,11 +93,15 @@ pub enum Removed {
 /// removed are the newest full backup and what leads on from it, what a backup that stays needs, and backups whose chain
 /// cannot be followed, for nobody knows what these need: until they are gone nothing older goes either.
 ///
+/// A full backup of which something is missing, or among `damaged`, which are keys of objects that are known to be and what is
+/// wrong with them, does not count as one that is kept: it stays as long as those that do are not newer.
+///
 /// # Errors
 /// What the store answers.
 pub fn plan_expiry(
     store: &Store,
     retention: &Retention,
+    damaged: &BTreeMap<String, String>,
     now: Timestamp,
     tick: Tick<'_>,
 ) -> Result<Expiry, BackupError> {
@@ -106,7 +109,7 @@ pub fn plan_expiry(
     if *retention == Retention::default() {
         return Ok(expiry);
     }
-    let found = Found::of(store, tick)?;
+    let found = Found::of(store, damaged, tick)?;
     let Decision {
         remove,
         notes,
@@ -142,8 +145,9 @@ pub fn plan_expiry(
 /// that has gone.
 ///
 /// # Errors
-/// [`BackupError::Refused`], before anything is removed, if there is a backup now that needs one of those; what the store
-/// answers: what was not removed then is planned again the next time, or is swept where its record has gone.
+/// [`BackupError::Refused`] if there is a backup now that needs one of those: it stays, and so does all that has not gone
+/// before; what the store answers: what was not removed then is planned again the next time, or is swept where its record has
+/// gone.
 pub fn expire(
     store: &Store,
     expiry: &Expiry,
@@ -153,9 +157,17 @@ pub fn expire(
     if expiry.is_empty() {
         return Ok(());
     }
-    still_unneeded(store, expiry, tick)?;
+    let going = expiry.backups.iter().map(|backup| backup.id.clone());
+    let mut needs = Needs {
+        store,
+        going: going.collect(),
+        seen: BTreeSet::new(),
+    };
     for backup in &expiry.backups {
+        // It takes a while until all of them have gone.
+        needs.check(tick)?;
         remove(store, &backup.id, tick)?;
+        needs.going.remove(&backup.id);
         progress(&Removed::Backup(backup.clone()));
     }
     for wal in &expiry.wal {
@@ -165,24 +177,64 @@ pub fn expire(
     Ok(())
 }
 
-/// Whether no backup was begun meanwhile that needs what shall go.
-fn still_unneeded(store: &Store, expiry: &Expiry, tick: Tick<'_>) -> Result<(), BackupError> {
-    let going: BTreeSet<&str> = expiry.backups.iter().map(|b| b.id.as_str()).collect();
-    let Situation { known, running, .. } = Found::of(store, tick)?.situation;
-    let known = known.iter().map(|known| (&known.id, &known.parent));
-    let running = running.iter().map(|running| (&running.id, &running.parent));
-    for (id, parent) in known.chain(running) {
-        if let Some(parent) = parent
-            && going.contains(parent.as_str())
-            && !going.contains(id.as_str())
-        {
-            return Err(BackupError::refused(
+/// Looks for backups that were begun meanwhile and need what shall go.
+struct Needs<'n> {
+    store: &'n Store,
+    /// What is there still.
+    going: BTreeSet<String>,
+    /// Backups that need none of these.
+    seen: BTreeSet<String>,
+}
+
+impl Needs<'_> {
+    /// # Errors
+    /// [`BackupError::Refused`] if there is one; what the store answers.
+    fn check(&mut self, tick: Tick<'_>) -> Result<(), BackupError> {
+        let (mut signs, mut exist) = (Vec::new(), BTreeSet::new());
+        for object in self.store.list(BACKUP_PREFIX, tick)? {
+            let object = object?;
+            if is_alive(&object, SILENT) {
+                signs.push(object.key);
+            } else if let Some((id, RECORD_NAME)) = keys::split(&object.key) {
+                exist.insert(id.to_owned());
+            }
+        }
+        for sign in signs {
+            if let Some((id, _)) = keys::split(&sign)
+                && !exist.contains(id)
+                && let Some(Some(parent)) = parent_of(self.store, &sign, tick)?
+            {
+                self.refuse(id, &parent)?;
+            }
+        }
+        for id in exist {
+            if self.seen.contains(&id) || self.going.contains(&id) {
+                continue;
+            }
+            match load(self.store, &id, tick) {
+                Ok(backup) => {
+                    if let Some(parent) = &backup.parent {
+                        self.refuse(&id, parent)?;
+                    }
+                    self.seen.insert(id);
+                }
+                Err(error) if error.is_cancelled() || error.is_unreachable() => return Err(error),
+                // What cannot be read has kept what it may need when it was planned.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, id: &str, parent: &str) -> Result<(), BackupError> {
+        match self.going.contains(parent) {
+            false => Ok(()),
+            true => Err(BackupError::refused(
                 format!("backup {id} needs backup {parent}, which should be removed"),
                 "It was begun meanwhile: plan again.",
-            ));
+            )),
         }
     }
-    Ok(())
 }
 
 /// An object of WAL.
@@ -202,11 +254,15 @@ struct Found {
 }
 
 impl Found {
-    fn of(store: &Store, tick: Tick<'_>) -> Result<Self, BackupError> {
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    fn of(
+        store: &Store,
+        damaged: &BTreeMap<String, String>,
+        tick: Tick<'_>,
+    ) -> Result<Self, BackupError> {
+        let (mut backups, mut unknown) = (Vec::new(), Vec::new());
         for listed in list(store, tick)? {
             match listed.backup {
-                Ok(backup) => known.push(Known::of(backup)),
+                Ok(backup) => backups.push(backup),
                 Err(error) => unknown.push(Unknown {
                     id: listed.id,
                     why: error.to_string(),
@@ -214,6 +270,7 @@ impl Found {
             }
         }
         let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
+        let mut sizes = Sizes::new();
         let (mut alive, mut exists) = (Vec::new(), BTreeSet::new());
         for object in store.list(BACKUP_PREFIX, tick)? {
             let object = object?;
@@ -221,6 +278,11 @@ impl Found {
                 continue;
             };
             *bytes.entry(id.to_owned()).or_default() += object.size;
+            let size = damaged
+                .get(&object.key)
+                .cloned()
+                .map_or(Ok(object.size), Err);
+            sizes.insert(object.key.clone(), size);
             if name == RECORD_NAME {
                 exists.insert(id.to_owned());
             } else if is_alive(&object, SILENT) {
@@ -232,14 +294,8 @@ impl Found {
             if exists.contains(&id) {
                 continue;
             }
-            match store.get(&key, MAX_SIGN_BYTES, tick) {
-                Ok(text) => running.push(Running {
-                    id,
-                    parent: String::from_utf8(text).ok().filter(|id| keys::is_id(id)),
-                }),
-                // It has ended meanwhile.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
+            if let Some(parent) = parent_of(store, &key, tick)? {
+                running.push(Running { id, parent });
             }
         }
         let mut wal = Vec::new();
@@ -254,6 +310,15 @@ impl Found {
                 });
             }
         }
+        let sound = |w: &&WalObject| w.part != WalPart::Sum && !damaged.contains_key(&w.key);
+        let there = wal.iter().filter(sound).map(|w| &w.name).collect();
+        let mut faults: BTreeMap<String, String> =
+            incomplete(&backups, &sizes, &there).into_iter().collect();
+        let with_fault = |backup: Backup| Known {
+            fault: faults.remove(&backup.id),
+            ..Known::of(backup)
+        };
+        let known: Vec<Known> = backups.into_iter().map(with_fault).collect();
         let mut timelines = Timelines::default();
         for object in &wal {
             if let WalName::History { timeline } = object.name {
@@ -276,11 +341,7 @@ impl Found {
 
 /// Where each timeline begins, as its history says if it can be read without keys; else its first segment begins no later, and
 /// so does that of the first backup on it.
-fn begins(
-    known: &[Known],
-    wal: &[WalObject],
-    timelines: &Timelines,
-) -> BTreeMap<u32, Option<Lsn>> {
+fn begins(known: &[Known], wal: &[WalObject], timelines: &Timelines) -> BTreeMap<u32, Option<Lsn>> {
     let mut begins: BTreeMap<u32, Option<Lsn>> = BTreeMap::new();
     let mut note = |timeline: u32, number: Option<u64>, segment: u64| {
         let at = number.map(|number| Lsn(number.saturating_mul(segment)));

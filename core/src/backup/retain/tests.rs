@@ -245,6 +245,40 @@ fn a_backup_of_a_timeline_that_was_left_is_no_way_to_the_next() {
     assert!(decision.remove.is_empty() && decision.notes[0].contains("timeline 3"));
 }
 
+/// What cannot be restored takes nobody's place.
+#[test]
+fn full_backups_with_faults() {
+    let faulty = |known: Known| Known {
+        fault: Some("lost".to_owned()),
+        ..known
+    };
+    let all = of(&[
+        full(10),
+        full(20),
+        faulty(full(30)),
+        full(40),
+        faulty(full(50)),
+    ]);
+    assert_eq!(gone(&all, &keep_full(1), 70), [30, 20, 10]);
+    let decision = decide(&all, &keep_full(1), moment(70));
+    assert!(decision.notes.len() == 1 && decision.notes[0].contains(&id(50, Kind::Full)));
+    assert_eq!(gone(&all, &keep_full(2), 70), [10]);
+    assert_eq!(gone(&all, &keep_full(4), 70), Vec::<u64>::new());
+    assert_eq!(gone(&all, &keep_for(15), 70), [30, 20, 10]);
+    // The one before the time that counts must be sound.
+    assert_eq!(gone(&all, &keep_for(31), 70), [10]);
+    let all = of(&[faulty(full(10)), full(30)]);
+    assert_eq!(gone(&all, &keep_full(1), 70), [10]);
+    assert_eq!(gone(&all, &keep_full(2), 70), Vec::<u64>::new());
+    assert_eq!(gone(&all, &keep_for(50), 70), Vec::<u64>::new());
+    // It is the only one that leads to the next timeline.
+    let mut all = of(&[faulty(full(10)), full(30)]);
+    all.begins.insert(2, Some(Lsn(20 * SEGMENT)));
+    all.timelines
+        .insert(2, history(&format!("1 {}", Lsn(20 * SEGMENT))));
+    assert_eq!(gone(&all, &keep_full(1), 70), Vec::<u64>::new());
+}
+
 fn history(lines: &str) -> TimelineHistory {
     TimelineHistory::parse(lines).unwrap()
 }

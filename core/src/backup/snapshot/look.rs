@@ -9,7 +9,7 @@ use super::super::keys::is_id;
 use super::super::seal::{at, hex};
 use super::super::verify::ObjectCheck;
 use super::record::{MAX_RECORD_BYTES, Object, Snapshot};
-use super::{SNAPSHOT_PREFIX, SNAPSHOT_RECORD, key, split};
+use super::{SNAPSHOT_PREFIX, SNAPSHOT_RECORD, is_written, key, split};
 use crate::seal::{Decryptor, Hashed, Identities};
 use crate::store::{ErrorKind, Store};
 use crate::wait::Tick;
@@ -238,7 +238,7 @@ pub fn remove(store: &Store, id: &str, tick: Tick<'_>) -> Result<(), BackupError
 }
 
 /// Removes what snapshots that failed have left behind: objects without a record, none of which was written in the last while.
-/// How many objects those were. A snapshot that is being taken must write more often than that: let it be a day.
+/// How many objects those were. What is not named as varve does is not touched. A snapshot that is being taken must write more often than that: let it be a day.
 ///
 /// # Errors
 /// What the store answers.
@@ -254,7 +254,9 @@ pub fn sweep(store: &Store, older_than: Duration, tick: Tick<'_>) -> Result<u64,
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     for object in store.list(SNAPSHOT_PREFIX, tick)? {
         let object = object?;
-        if let Some((id, name)) = split(&object.key) {
+        if let Some((id, name)) = split(&object.key)
+            && is_written(id, name)
+        {
             let entry = found.entry(id.to_owned()).or_default();
             entry.stays |= name == SNAPSHOT_RECORD || object.modified > before;
             entry.keys.push(object.key);

@@ -11,7 +11,7 @@ mod look;
 mod record;
 mod taking;
 
-use super::keys::is_id;
+use super::keys::{is_id, is_number, is_time};
 
 pub use look::{Listed, fetch, list, load, load_from_any, remove, sweep, verify};
 pub use record::{Chunk, Column, Holds, Kept, Object, Slice, Snapshot, Table};
@@ -47,4 +47,43 @@ fn split(key: &str) -> Option<(&str, &str)> {
     key.strip_prefix(SNAPSHOT_PREFIX)?
         .strip_prefix('/')?
         .split_once('/')
+}
+
+/// Whether a name in a snapshot of an id is one that varve writes: what else lies there is somebody else's.
+fn is_written(id: &str, name: &str) -> bool {
+    let mut parts = id
+        .strip_suffix(SNAPSHOT_SUFFIX)
+        .unwrap_or_default()
+        .split('-');
+    let time = parts.next().is_some_and(is_time);
+    let number = parts.next().is_none_or(is_number);
+    let name = name.strip_suffix(".age").unwrap_or(name);
+    let file = name.strip_suffix(".parquet").is_some_and(is_number);
+    let known = file || [SNAPSHOT_RECORD, "ddl.json", "ddl.sql"].contains(&name);
+    time && number && parts.next().is_none() && known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_varve_writes() {
+        let at = "20261129T080000123";
+        for mine in [
+            "00001.parquet",
+            "00001.parquet.age",
+            "ddl.json.age",
+            "snapshot.json",
+        ] {
+            assert!(is_written(&format!("{at}-snapshot"), mine), "{mine}");
+            assert!(is_written(&format!("{at}-2-snapshot"), mine), "{mine}");
+            for other in ["mine", at, "mine-snapshot", "20261129T080000123-x-snapshot"] {
+                assert!(!is_written(other, mine), "{other}");
+            }
+        }
+        for other in ["notes.txt", "x.parquet", ".parquet", "1/ddl.json"] {
+            assert!(!is_written(&format!("{at}-snapshot"), other), "{other}");
+        }
+    }
 }
