@@ -70,6 +70,35 @@ fn contents(store: &Store) -> BTreeMap<String, [u8; 32]> {
     sums.map(|(sum, key)| (key, sum)).collect()
 }
 
+/// Somebody removes from the copy what was copied a moment ago.
+#[test]
+fn what_goes_from_the_copy_meanwhile() {
+    let bench = bench();
+    let lost_wal = format!("wal/00000001/{}.zst", segment(1, 6));
+    let mut removed = false;
+    let mut each = |event| {
+        if let CopyEvent::Begun { key, .. } = event
+            && key == format!("backups/{LATER}/backup_manifest.zst")
+            && !std::mem::replace(&mut removed, true)
+        {
+            bench.to.delete(&base(LATER), &never).unwrap();
+            bench.to.delete(&lost_wal, &never).unwrap();
+        }
+    };
+    let options = CopyOptions::default();
+    // WAL comes before the newest backup only where a backup is there already.
+    MadeUp::new(FULL, None, 2).put(&bench.to);
+    let found = copy(&bench.from, &bench.to, &options, &mut each, &never).unwrap();
+    assert!(removed);
+    let failed: Vec<&str> = found.failed.iter().map(|f| f.key.as_str()).collect();
+    assert_eq!(failed, [record(LATER)]);
+    let there = keys(&bench.to, "");
+    assert!(!there.contains(&record(LATER)) && there.contains(&lost_wal));
+    assert_eq!(found.behind.backups, [LATER]);
+    assert!(copied(&bench).failed.is_empty());
+    assert_eq!(contents(&bench.to), contents(&bench.from));
+}
+
 fn base(id: &str) -> String {
     format!("backups/{id}/base.tar.zst")
 }

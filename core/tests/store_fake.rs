@@ -1,6 +1,7 @@
 //! Remote stores whose server does what no good one does.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod backup_common;
 mod store_common;
 
 use std::sync::Mutex;
@@ -10,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 use store_common::fake::{Asked, plain, serve};
 use store_common::s3::{open, options};
 use store_common::*;
-use varve_core::backup::{BackupError, claim, list};
+use varve_core::backup::{BackupError, claim, fetch_from_any, list};
 use varve_core::store::Store;
 use varve_core::wait::never;
 
@@ -148,4 +149,64 @@ fn a_server_that_overwrites_what_should_be_new() {
     assert!(error.to_string().contains("If-None-Match"), "{error}");
     assert_eq!(conditional.load(Ordering::Relaxed), 2);
     assert!(store.head("cluster.json", &never).is_err());
+}
+
+/// A bucket that does not exist is no reason not to ask the next store.
+#[test]
+fn a_bucket_that_is_missing() {
+    let address = serve(|_| plain(404, "<Error><Code>NoSuchBucket</Code></Error>"));
+    let missing = store(address);
+    let work = tempfile::tempdir().unwrap();
+    let root = work.path().join("store");
+    std::fs::create_dir(&root).unwrap();
+    let there = file_store(&root);
+    let name = backup_common::made_up::segment(1, 1);
+    backup_common::made_up::put_wal(&there, work.path(), &name, None);
+    let to = work.path().join("fetched");
+    let stores = [&missing, &there];
+    let fetch = |name: &str| fetch_from_any(&stores, &name.parse().unwrap(), &to, None, &never);
+    let (number, troubles) = fetch(&name).unwrap();
+    assert_eq!((number, troubles.len()), (1, 1));
+    // It may have what the other has not.
+    let error = fetch("00000002.history").unwrap_err();
+    assert!(error.is_unreachable() && !error.is_not_found(), "{error}");
+}
+
+/// A store that is away is asked for the first pieces, and not again for each of the others.
+#[test]
+fn a_store_that_is_away_is_asked_last() {
+    use backup_common::{backup_server, manifest, pieces, tar_file};
+    use varve_core::backup::{Kind, Recovery, RestoreOptions, TakeOptions, restore, take};
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let address = serve(move |asked: &Asked| {
+        count.fetch_add(usize::from(asked.path.contains(".zst")), Ordering::SeqCst);
+        plain(503, "")
+    });
+    let none = [("max_retries", "0"), ("retry_timeout", "1s")];
+    let away = open(&options(address, &none));
+    let work = tempfile::tempdir().unwrap();
+    let root = work.path().join("store");
+    std::fs::create_dir(&root).unwrap();
+    let there = file_store(&root);
+    let large = noise(3, 60_000_000);
+    let files: [(&str, &[u8]); 2] = [("PG_VERSION", b"17\n"), ("base/1", &large)];
+    let entries: Vec<_> = files
+        .iter()
+        .map(|(path, bytes)| tar_file(path, bytes))
+        .collect();
+    let server = backup_server(work.path(), pieces(&entries, &manifest(&files)));
+    let full = TakeOptions::new(Kind::Full);
+    let backup = take(&there, &server, &full, &mut |_| {}, &never).unwrap();
+    let options = RestoreOptions {
+        pgdata: work.path().join("pgdata"),
+        tablespaces: Vec::new(),
+        threads: 2,
+        recovery: Recovery::default(),
+        identities: None,
+        bindir: None,
+    };
+    restore(&[&away, &there], &backup.id, &options, &mut |_| {}, &never).unwrap();
+    // For the manifest, and by neither thread for any of the ten or more pieces of the archive.
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
 }

@@ -29,6 +29,13 @@ const CLEAN_UP: Duration = Duration::from_secs(3);
 /// Longest sign of life, in bytes.
 const MAX_BYTES: u64 = 1024;
 
+/// A text that nobody else has: two processes of one machine differ by their ids, and all by a number that is different each
+/// time.
+pub(super) fn token() -> String {
+    let number = RandomState::new().hash_one(SystemTime::now());
+    format!("{}-{number:016x}", std::process::id())
+}
+
 /// The sign of life of one backup: the id of the backup that it needs, so that nobody removes that, and in the next line who
 /// wrote it. Dropped, it is removed, if it is still the one that was written here.
 pub(super) struct Sign<'s> {
@@ -77,13 +84,11 @@ impl<'s> Sign<'s> {
     }
 
     fn new(store: &'s Store, id: &str, parent: Option<&str>) -> Self {
-        // Two of one machine differ by their processes, and all of them by numbers that are different for each.
-        let token = RandomState::new().hash_one(SystemTime::now());
         let parent = parent.unwrap_or_default();
         Self {
             store,
             key: keys::in_backup(id, RUNNING_NAME),
-            text: format!("{parent}\n{}-{token:016x}\n", std::process::id()).into_bytes(),
+            text: format!("{parent}\n{}\n", token()).into_bytes(),
         }
     }
 

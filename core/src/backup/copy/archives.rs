@@ -115,7 +115,17 @@ impl Copying<'_> {
                 }
                 return Ok(());
             }
+            // It may have taken days, and somebody may have removed what was there before.
+            self.look_again(&backup)?;
             self.wal_of_backup(&backup)?;
+            let gone = |object: &&StoredObject| {
+                self.there.size_in_backup(id, &object.key) != Some(object.stored_bytes)
+            };
+            if let Some(gone) = backup.objects.iter().find(gone) {
+                let reason = format!("{} was removed from the copy meanwhile", gone.key);
+                self.fail(&record, reason);
+                return Ok(());
+            }
             self.record(&record, &bytes)
         })
     }

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::super::error::BackupError;
 use super::super::keys::{self, BACKUP_PREFIX, RECORD_NAME, RUNNING_NAME, WAL_PREFIX, WalPart};
+use super::super::record::Backup;
 use super::super::snapshot::{self, SNAPSHOT_PREFIX};
 use crate::store::Store;
 use crate::wait::Tick;
@@ -105,6 +106,35 @@ impl Contents {
         })
     }
 
+    /// The objects of a backup that are in a store now, and the WAL of its timeline.
+    pub(super) fn of_backup(
+        store: &Store,
+        backup: &Backup,
+        tick: Tick<'_>,
+    ) -> Result<Objects, BackupError> {
+        let mut found = Objects::new();
+        let id = &backup.id;
+        let mut ids = by_id(store, &format!("{BACKUP_PREFIX}/{id}"), backup_of, tick)?;
+        found.extend(ids.remove(id).unwrap_or_default());
+        found.extend(wal_below(store, &wal_prefix(backup.timeline), tick)?);
+        Ok(found)
+    }
+
+    /// The keys of a backup's objects that are known, and of WAL of its timeline.
+    pub(super) fn of_backup_or_wal(&self, backup: &Backup) -> impl Iterator<Item = &str> {
+        let below = format!("{}/", wal_prefix(backup.timeline));
+        let wal = self.wal.keys().filter(move |key| key.starts_with(&below));
+        let own = self.backups.get(&backup.id).into_iter();
+        own.flat_map(Objects::keys).chain(wal).map(String::as_str)
+    }
+
+    /// Notes objects that are there.
+    pub(super) fn extend(&mut self, objects: Objects) {
+        for (key, stored) in objects {
+            self.among(&key).insert(key, stored);
+        }
+    }
+
     /// The objects that one with a key is among.
     fn among(&mut self, key: &str) -> &mut Objects {
         match (keys::split(key), snapshot::id_of(key)) {
@@ -175,10 +205,19 @@ impl Contents {
     }
 }
 
+/// Below it is WAL of one timeline.
+fn wal_prefix(timeline: u32) -> String {
+    format!("{WAL_PREFIX}/{timeline:08X}")
+}
+
 /// The objects of WAL in a store.
 pub(super) fn wal_of(store: &Store, tick: Tick<'_>) -> Result<Objects, BackupError> {
+    wal_below(store, WAL_PREFIX, tick)
+}
+
+fn wal_below(store: &Store, prefix: &str, tick: Tick<'_>) -> Result<Objects, BackupError> {
     let mut wal = Objects::new();
-    for object in store.list(WAL_PREFIX, tick)? {
+    for object in store.list(prefix, tick)? {
         let object = object?;
         if keys::wal_object(&object.key).is_some() {
             let stored = Stored {

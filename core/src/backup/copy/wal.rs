@@ -10,7 +10,7 @@ use super::super::seal::at;
 use super::super::wal::{WalSum, check_object, unpack_from};
 use super::super::wal_list::WalFile;
 use super::super::wal_name::WalName;
-use super::lag::{missing, wal_of};
+use super::lag::{Contents, Objects, missing, wal_of};
 use super::{CopyEvent, Copying};
 use crate::store::{ErrorKind, ObjectWriter};
 
@@ -42,6 +42,26 @@ impl Copying<'_> {
             let number = name.segment_number(segment);
             number.is_none_or(|n| name.timeline() == backup.timeline && n >= first && n <= last)
         })
+    }
+
+    /// Lists again what the copy has of a backup and of the WAL without which it cannot be started.
+    pub(super) fn look_again(&mut self, backup: &Backup) -> Result<(), BackupError> {
+        let now = Contents::of_backup(self.to, backup, self.tick)?;
+        let mut gone = Vec::new();
+        for key in self.there.of_backup_or_wal(backup) {
+            if now.get(key).is_none() {
+                gone.push(key.to_owned());
+            }
+        }
+        for key in gone {
+            self.there.forget(&key);
+        }
+        // What is to be replaced is as good as not there until it was.
+        let waits =
+            |key: &String| self.options.replace.contains(key) && !self.replaced.contains(key);
+        let there: Objects = now.into_iter().filter(|(key, _)| !waits(key)).collect();
+        self.there.extend(there);
+        Ok(())
     }
 
     /// Copies files whose names are wanted, in their order: that is the order in which they are replayed.

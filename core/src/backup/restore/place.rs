@@ -2,13 +2,14 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::super::error::BackupError;
+use super::super::running::token;
 
 /// The directory in the data directory where all is done.
 const WORK: &str = "varve_restore";
@@ -22,6 +23,16 @@ const DONE: &str = "done";
 /// Largest marker, in bytes.
 const MAX_MARKER_BYTES: u64 = 1 << 20;
 
+/// The file in a tablespace's directory that says by a token whose work it is: the directory may become somebody else's while
+/// nobody is at work.
+const TOKEN: &str = "varve_restore.token";
+
+/// Largest token, in bytes.
+const MAX_TOKEN_BYTES: u64 = 256;
+
+/// The directory in a tablespace's that a chain is combined into: it must not be there before, and the token must.
+const COMBINED: &str = "varve_restore";
+
 /// What a restore was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marker {
@@ -33,6 +44,8 @@ pub(super) struct Marker {
     pub(super) recovery: String,
     /// Whether all is done but for moving it up.
     pub(super) moving: bool,
+    /// What the directories of tablespaces are known by; it is made when the restore begins.
+    pub(super) token: String,
 }
 
 /// A data directory that is ours to fill.
@@ -66,10 +79,6 @@ impl Place {
     pub(super) fn open(pgdata: &Path, wanted: Marker) -> Result<Self, BackupError> {
         make_directory(pgdata)?;
         let work = pgdata.join(WORK);
-        let found = names(pgdata)?;
-        if !found.is_empty() && !work.is_dir() {
-            return Err(not_empty(pgdata));
-        }
         let directory = File::open(pgdata).map_err(|error| BackupError::io(pgdata, error))?;
         let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|_| {
             BackupError::refused(
@@ -77,6 +86,11 @@ impl Place {
                 "Wait for it, or end it.",
             )
         })?;
+        // Nobody else is at work from now on.
+        let found = names(pgdata)?;
+        if !found.is_empty() && !work.is_dir() {
+            return Err(not_empty(pgdata));
+        }
         let mut place = Self {
             pgdata: pgdata.to_owned(),
             marker: wanted,
@@ -89,7 +103,14 @@ impl Place {
             None if found.iter().all(|name| name == WORK) => {
                 make_directory(&work)?;
                 place.check_tablespaces()?;
+                place.marker.token = token();
                 place.write_marker()?;
+                place.write_tokens()?;
+            }
+            // Somebody got as far as to remove what he did not need any more, but for the directory.
+            None if found.iter().any(|name| name == "PG_VERSION") && names(&work)?.is_empty() => {
+                place.marker.moving = true;
+                place.resumed = true;
             }
             None => return Err(not_empty(pgdata)),
         }
@@ -117,6 +138,7 @@ impl Place {
     fn go_on(&mut self, before: Marker) -> Result<(), BackupError> {
         let moving = before.moving;
         self.marker.moving = moving;
+        self.marker.token = before.token.clone();
         if before != self.marker {
             return Err(BackupError::refused(
                 format!(
@@ -138,9 +160,46 @@ impl Place {
                 remove(&path)?;
             }
         }
-        // They were empty when that restore began, and what is in them is its.
+        // They were empty when that restore began, and what is in them is its, unless they have become somebody else's.
+        for (_, directory) in &self.marker.tablespaces {
+            if !self.is_ours(directory)? {
+                return Err(BackupError::refused(
+                    format!(
+                        "the tablespace directory {} has something in it that is not of the restore that was interrupted",
+                        directory.display()
+                    ),
+                    "Remove it if nobody needs it, and go on by the same arguments.",
+                ));
+            }
+        }
         for (_, directory) in &self.marker.tablespaces {
             empty(directory)?;
+        }
+        self.write_tokens()
+    }
+
+    /// Whether the directory of a tablespace has nothing in it, or what this restore has put there.
+    fn is_ours(&self, directory: &Path) -> Result<bool, BackupError> {
+        use std::io::Read;
+        if !directory.exists() || names(directory)?.is_empty() {
+            return Ok(true);
+        }
+        let path = directory.join(TOKEN);
+        let mut token = Vec::new();
+        match File::open(&path) {
+            Ok(file) => file.take(MAX_TOKEN_BYTES).read_to_end(&mut token),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => Err(error),
+        }
+        .map_err(|error| BackupError::io(&path, error))?;
+        Ok(token == self.marker.token.as_bytes())
+    }
+
+    fn write_tokens(&self) -> Result<(), BackupError> {
+        for (_, directory) in &self.marker.tablespaces {
+            super::unpack::directory(directory, 0o700)?;
+            let path = directory.join(TOKEN);
+            fs::write(&path, &self.marker.token).map_err(|error| BackupError::io(&path, error))?;
         }
         Ok(())
     }
@@ -212,6 +271,31 @@ impl Place {
         &self.marker.tablespaces
     }
 
+    /// Where in the directory of a tablespace a chain is combined into.
+    pub(super) fn combined(directory: &Path) -> PathBuf {
+        directory.join(COMBINED)
+    }
+
+    /// Moves what was combined up to where it belongs, and has the links in `out` show there.
+    pub(super) fn settle(&self) -> Result<(), BackupError> {
+        for (oid, directory) in &self.marker.tablespaces {
+            let from = Self::combined(directory);
+            for name in names(&from)? {
+                let to = directory.join(&name);
+                fs::rename(from.join(&name), &to).map_err(|error| BackupError::io(&to, error))?;
+            }
+            if let Ok(metadata) = fs::metadata(&from) {
+                fs::set_permissions(directory, metadata.permissions())
+                    .map_err(|error| BackupError::io(directory, error))?;
+            }
+            remove(&from)?;
+            let link = self.out().join(format!("pg_tblspc/{oid}"));
+            remove(&link)?;
+            symlink(directory, &link).map_err(|error| BackupError::io(&link, error))?;
+        }
+        Ok(())
+    }
+
     /// Moves what is in `out` up to where it belongs, the control file's directory last: without it no server starts.
     pub(super) fn move_up(&mut self) -> Result<(), BackupError> {
         self.marker.moving = true;
@@ -235,7 +319,18 @@ impl Place {
         if let Ok(metadata) = fs::metadata(&out) {
             fs::set_permissions(&self.pgdata, metadata.permissions()).map_err(failed)?;
         }
-        remove(&self.work())?;
+        for (_, directory) in &self.marker.tablespaces {
+            remove(&directory.join(TOKEN))?;
+        }
+        // As long as anything else is there, the marker says what it is.
+        let work = self.work();
+        if work.is_dir() {
+            for name in names(&work)?.into_iter().filter(|name| name != MARKER) {
+                remove(&work.join(name))?;
+            }
+        }
+        remove(&work.join(MARKER))?;
+        remove(&work)?;
         File::open(&self.pgdata)
             .and_then(|directory| directory.sync_all())
             .map_err(failed)
@@ -313,10 +408,10 @@ pub(super) fn remove(path: &Path) -> Result<(), BackupError> {
     }
 }
 
-/// Removes what is in a directory, if it is there.
+/// Removes what is in a directory, if it is there, but for the token that says whose it is.
 pub(super) fn empty(path: &Path) -> Result<(), BackupError> {
     if path.is_dir() {
-        for name in names(path)? {
+        for name in names(path)?.into_iter().filter(|name| name != TOKEN) {
             remove(&path.join(name))?;
         }
     }
@@ -335,6 +430,7 @@ mod tests {
             tablespaces: numbered.collect(),
             recovery: String::new(),
             moving: false,
+            token: String::new(),
         };
         Place::open(pgdata, marker)
     }
@@ -370,5 +466,53 @@ mod tests {
         let tablespaces = [path("a/b"), path("a/bc"), path("newer")];
         let tablespaces: Vec<&Path> = tablespaces.iter().map(PathBuf::as_path).collect();
         assert!(opened(&path("new"), &tablespaces).is_ok());
+    }
+
+    /// Whose directory it is while nobody is at work is asked before anything goes.
+    #[test]
+    fn tablespaces_that_have_become_somebody_elses() {
+        let work = tempfile::tempdir().unwrap();
+        let path = |name: &str| work.path().join(name);
+        let (one, two) = (path("one"), path("two"));
+        let open = || opened(&path("new"), &[&one, &two]);
+        drop(open().unwrap());
+        for directory in [&one, &two] {
+            fs::write(directory.join("half"), "").unwrap();
+        }
+        assert!(open().unwrap().resumed);
+        assert!(!one.join("half").exists() && !two.join("half").exists());
+        // Emptied, and used by another server, or by another restore.
+        fs::write(one.join("half"), "").unwrap();
+        fs::remove_file(two.join(TOKEN)).unwrap();
+        for token in [None, Some("another")] {
+            fs::write(two.join("theirs"), "").unwrap();
+            token.map(|token| fs::write(two.join(TOKEN), token).unwrap());
+            let error = open().err().unwrap();
+            assert!(error.to_string().contains("two"), "{error}");
+            assert!(two.join("theirs").exists() && one.join("half").exists());
+        }
+        fs::remove_dir_all(&two).unwrap();
+        open().unwrap().finish().unwrap();
+        assert_eq!(names(&one).unwrap().len() + names(&two).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn the_end_may_be_interrupted_too() {
+        let work = tempfile::tempdir().unwrap();
+        let pgdata = work.path().join("new");
+        let mut place = opened(&pgdata, &[]).unwrap();
+        fs::create_dir(place.out()).unwrap();
+        fs::write(place.out().join("PG_VERSION"), "17").unwrap();
+        place.move_up().unwrap();
+        drop(place);
+        // The marker is the last that goes, before the directory does.
+        remove(&pgdata.join("varve_restore/out")).unwrap();
+        assert!(opened(&pgdata, &[]).unwrap().moving());
+        remove(&pgdata.join("varve_restore/marker.json")).unwrap();
+        let place = opened(&pgdata, &[]).unwrap();
+        assert!(place.moving() && place.resumed);
+        place.finish().unwrap();
+        assert_eq!(names(&pgdata).unwrap(), ["PG_VERSION"]);
+        assert!(opened(&pgdata, &[]).is_err());
     }
 }

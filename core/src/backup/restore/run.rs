@@ -55,6 +55,7 @@ pub fn restore(
         tablespaces: moved(target, &options.tablespaces)?,
         recovery: format!("{:?}", options.recovery),
         moving: false,
+        token: String::new(),
     };
     let ids = marker.chain.clone();
     let place = Place::open(&pgdata, marker)?;
@@ -170,11 +171,12 @@ impl Run<'_> {
             .filter_map(|(oid, from)| {
                 let mut to = self.place.tablespaces().iter();
                 let (_, to) = to.find(|(other, _)| *other == oid)?;
-                Some((from, to.clone()))
+                Some((from, Place::combined(to)))
             })
             .collect();
         let (out, said) = (self.place.out(), work.join("combine.log"));
         combine(program, &members, &mapping, &out, &said, self.tick)?;
+        self.place.settle()?;
         for number in 0..chain.len() {
             let member = work.join(number.to_string());
             // What is half removed must not be taken for done.
