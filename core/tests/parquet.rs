@@ -182,6 +182,14 @@ fn files_of_others_are_refused() {
             Err(ParquetError::Corrupt { .. })
         ));
     }
+    // A description whose every byte would take many in memory.
+    let mut meta = vec![0x99, 0xF1, 0xC0, 0x96, 0xB1, 0x02];
+    meta.resize(meta.len() + 5_000_000, 2);
+    meta.push(0);
+    let length = (meta.len() as u32).to_le_bytes();
+    let bytes = [b"PAR1", meta.as_slice(), &length, b"PAR1"].concat();
+    let error = Reader::open(Cursor::new(bytes)).err().unwrap();
+    assert!(error.to_string().contains("cannot be read"), "{error}");
     // A page that claims to be larger than it is.
     let bytes = write(&[fields().iter().map(|_| Value::Null).collect()]);
     let mut changed = bytes.clone();

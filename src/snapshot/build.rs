@@ -23,10 +23,8 @@ pub struct Script<'d> {
     pub table: String,
     /// The schema of TimescaleDB's functions.
     pub timescaledb: String,
-    /// The name that an index, constraint or sequence gets; none where PostgreSQL is to choose.
-    pub name: &'d dyn Fn(&str) -> Option<String>,
-    /// The name that a sequence gets that must have one: of the table and this column.
-    pub sequence: &'d dyn Fn(&str, &str) -> String,
+    /// The name that an index, a constraint with an index, or a sequence gets.
+    pub name: &'d dyn Fn(&str) -> String,
 }
 
 /// A text as a literal.
@@ -67,8 +65,17 @@ impl Script<'_> {
         format!("{}.{}", quote(&self.schema), quote(name))
     }
 
-    fn serial(&self, column: &Column, s: &Sequence) -> String {
-        self.within(&(self.sequence)(&s.name, &column.name))
+    /// What has a name of its own, as SQL names it.
+    fn renamed(&self, name: &str) -> String {
+        self.within(&(self.name)(name))
+    }
+
+    /// The name of a constraint.
+    fn named(&self, c: &Constraint) -> String {
+        match c.kind {
+            'c' | 'f' => c.name.clone(),
+            _ => (self.name)(&c.name),
+        }
     }
 
     /// What makes the table, without its indexes, so that rows can come.
@@ -81,7 +88,7 @@ impl Script<'_> {
         };
         for column in &self.ddl.columns {
             if let Source::Serial(s) = &column.source {
-                let name = self.serial(column, s);
+                let name = self.renamed(&s.name);
                 let sql = format!(
                     "CREATE {unlogged}SEQUENCE {name} AS {} {}",
                     s.type_name,
@@ -117,7 +124,7 @@ impl Script<'_> {
         for column in &self.ddl.columns {
             if let Source::Serial(s) = &column.source {
                 let owner = format!("{}.{}", self.target(), quote(&column.name));
-                let sql = format!("ALTER SEQUENCE {} OWNED BY {owner}", self.serial(column, s));
+                let sql = format!("ALTER SEQUENCE {} OWNED BY {owner}", self.renamed(&s.name));
                 add(NodeTag::T_AlterSeqStmt, sql);
             }
             for change in column_changes(column) {
@@ -159,10 +166,8 @@ impl Script<'_> {
         if let Some(collation) = &column.collation {
             text += &format!(" COLLATE {collation}");
         }
-        let identity = |s: &Sequence| match (self.name)(&s.name) {
-            Some(name) => format!("(SEQUENCE NAME {} {})", self.within(&name), sequence(s)),
-            None => format!("({})", sequence(s)),
-        };
+        let identity =
+            |s: &Sequence| format!("(SEQUENCE NAME {} {})", self.renamed(&s.name), sequence(s));
         text += &match &column.source {
             Source::Nothing => String::new(),
             Source::Default(expression) => format!(" DEFAULT ({expression})"),
@@ -170,7 +175,7 @@ impl Script<'_> {
                 format!(" GENERATED ALWAYS AS ({expression}) STORED")
             }
             Source::Serial(s) => {
-                let name = literal(&self.serial(column, s));
+                let name = literal(&self.renamed(&s.name));
                 format!(" DEFAULT pg_catalog.nextval({name}::pg_catalog.regclass)")
             }
             Source::Always(s) => format!(" GENERATED ALWAYS AS IDENTITY {}", identity(s)),
@@ -217,22 +222,22 @@ impl Script<'_> {
     }
 
     fn constraint(&self, c: &Constraint) -> Vec<Statement> {
-        let named = match c.kind {
-            'c' | 'f' => Some(c.name.clone()),
-            _ => (self.name)(&c.name),
-        };
-        let head = match &named {
-            Some(name) => format!("CONSTRAINT {} ", quote(name)),
-            None => String::new(),
+        let (target, name) = (self.target(), self.named(c));
+        let definition = match &c.after_itself {
+            Some(after) => format!("{}{target}{after}", c.definition),
+            None => c.definition.clone(),
         };
         let mut all = vec![Statement {
-            sql: format!("ALTER TABLE {} ADD {head}{}", self.target(), c.definition),
+            sql: format!(
+                "ALTER TABLE {target} ADD CONSTRAINT {} {definition}",
+                quote(&name)
+            ),
             tag: NodeTag::T_AlterTableStmt,
         }];
-        if let (Some(name), false) = (&named, c.options.is_empty()) {
+        if !c.options.is_empty() {
             let set = parameters(&c.options);
             all.push(Statement {
-                sql: format!("ALTER INDEX {} SET ({set})", self.within(name)),
+                sql: format!("ALTER INDEX {} SET ({set})", self.within(&name)),
                 tag: NodeTag::T_AlterTableStmt,
             });
         }
@@ -250,13 +255,10 @@ impl Script<'_> {
         }
         for index in &self.ddl.indexes {
             let unique = if index.unique { "UNIQUE " } else { "" };
-            let name = match (self.name)(&index.name) {
-                Some(name) => format!("{} ", quote(&name)),
-                None => String::new(),
-            };
+            let name = quote(&(self.name)(&index.name));
             all.push(Statement {
                 sql: format!(
-                    "CREATE {unique}INDEX {name}ON {} {}",
+                    "CREATE {unique}INDEX {name} ON {} {}",
                     self.target(),
                     index.definition
                 ),
@@ -274,7 +276,7 @@ impl Script<'_> {
                 tag: NodeTag::T_AlterTableStmt,
             });
         };
-        let index = |name: &Option<String>| name.as_deref().and_then(self.name);
+        let index = |name: &Option<String>| name.as_deref().map(self.name);
         match (self.ddl.replica_identity, index(&self.ddl.replica_index)) {
             ('i', Some(name)) => change(format!("REPLICA IDENTITY USING INDEX {}", quote(&name))),
             ('f', _) => change("REPLICA IDENTITY FULL".into()),
@@ -291,12 +293,10 @@ impl Script<'_> {
                 _ => continue,
             };
             if let Some(last) = sequence.last {
-                // PostgreSQL may have chosen the name.
+                let (name, called) = (literal(&self.renamed(&sequence.name)), sequence.called);
                 all.push(Statement {
                     sql: format!(
-                        "SELECT pg_catalog.setval(pg_catalog.pg_get_serial_sequence({}, {})::pg_catalog.regclass, {last})",
-                        literal(&self.target()),
-                        literal(&column.name)
+                        "SELECT pg_catalog.setval({name}::pg_catalog.regclass, {last}, {called})"
                     ),
                     tag: NodeTag::T_SelectStmt,
                 });
@@ -314,19 +314,12 @@ impl Script<'_> {
             on.push((format!("COLUMN {target}.{name}"), &column.comment));
         }
         for c in &self.ddl.constraints {
-            let name = match c.kind {
-                'c' | 'f' => Some(c.name.clone()),
-                _ => (self.name)(&c.name),
-            };
-            if let Some(name) = name {
-                let name = quote(&name);
-                on.push((format!("CONSTRAINT {name} ON {target}"), &c.comment));
-            }
+            let name = quote(&self.named(c));
+            on.push((format!("CONSTRAINT {name} ON {target}"), &c.comment));
         }
         for index in &self.ddl.indexes {
-            if let Some(name) = (self.name)(&index.name) {
-                on.push((format!("INDEX {}", self.within(&name)), &index.comment));
-            }
+            let name = self.renamed(&index.name);
+            on.push((format!("INDEX {name}"), &index.comment));
         }
         on.into_iter()
             .filter_map(|(on, comment)| {

@@ -19,7 +19,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
-use varve_core::backup::snapshot::{SNAPSHOT_SUFFIX, Slice, Table};
+use varve_core::backup::snapshot::{SNAPSHOT_SUFFIX, Slice, Snapshot, Table};
 use varve_core::backup::{BackupError, Timestamp};
 use varve_core::replication::{ReplicationError, Row};
 use varve_core::wait::Stopped;
@@ -160,8 +160,40 @@ fn put(
     loaded
 }
 
+/// Refuses a snapshot that may not have all rows of this database's chunk: what is here goes when it comes.
+fn check_origin(snapshot: &Snapshot) {
+    // SAFETY: read from the control file at start.
+    let here = unsafe { pg_sys::GetSystemIdentifier() }.to_string();
+    let database = super::take::database();
+    let why = if snapshot.system_identifier != here {
+        format!(
+            "It is of the cluster with system identifier {}, and this is {here}.",
+            snapshot.system_identifier
+        )
+    } else if snapshot.database != database {
+        format!(
+            "It is of database {}, and this is {database}.",
+            snapshot.database
+        )
+    } else if snapshot.filtered {
+        "Row security may have hidden rows from who took it; they would be lost.".into()
+    } else {
+        return;
+    };
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!(
+            "snapshot \"{}\" is not one that chunks are restored from",
+            snapshot.id
+        ),
+        Some(why),
+        Some("varve.restore_snapshot(id, into_table => '…') restores it beside what there is; insert the rows from there.".into()),
+    );
+}
+
 fn from_snapshot(id: &str, name: &Table) -> Loaded {
     let source = Source::open(id, None);
+    check_origin(&source.snapshot);
     let number = source.snapshot.chunks.iter().position(|c| c.table == *name);
     let Some((number, record)) = number.and_then(|n| Some((n, source.snapshot.chunks.get(n)?)))
     else {

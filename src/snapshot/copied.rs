@@ -2,9 +2,10 @@
 //! are read: nobody waits for that server while a table is locked.
 
 use super::incoming::Incoming;
-use super::source::temporary;
+use super::source::{temporary, temporary_bytes};
 use crate::am::error::raise;
 use crate::pg::memory::Context;
+use crate::pg::spi::with_setting;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::fs::File;
@@ -14,7 +15,10 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 
 /// What is being copied.
-pub struct Spool(BufWriter<File>);
+pub struct Spool {
+    file: BufWriter<File>,
+    bytes: u64,
+}
 
 impl Spool {
     /// An empty one.
@@ -22,15 +26,22 @@ impl Spool {
     /// # Errors
     /// What the system says.
     pub fn new() -> io::Result<Self> {
-        Ok(Spool(BufWriter::with_capacity(1 << 20, temporary()?)))
+        Ok(Spool {
+            file: BufWriter::with_capacity(1 << 20, temporary()?),
+            bytes: 0,
+        })
     }
 
     /// Adds some bytes.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says, or that it is larger than `temp_file_limit`.
     pub fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+        self.bytes += bytes.len() as u64;
+        if self.bytes > temporary_bytes() {
+            return Err(io::Error::other("it exceeds temp_file_limit"));
+        }
+        self.file.write_all(bytes)
     }
 
     /// The rows that were copied, of columns of these types and modifiers.
@@ -38,7 +49,7 @@ impl Spool {
     /// # Errors
     /// What the system says.
     pub fn rows(self, types: &[(pg_sys::Oid, i32)]) -> io::Result<Copied> {
-        let mut file = self.0.into_inner().map_err(|e| e.into_error())?;
+        let mut file = self.file.into_inner().map_err(|e| e.into_error())?;
         file.rewind()?;
         let columns: Vec<Column> = types.iter().map(|(t, m)| Column::new(*t, *m)).collect();
         Ok(Copied {
@@ -136,6 +147,26 @@ impl Copied {
         }
     }
 
+    fn read_values(&mut self) {
+        for i in 0..self.columns.len() {
+            let length = i32::from_be_bytes(self.take());
+            let bytes = u64::try_from(length)
+                .ok()
+                .map(|length| self.bytes_of(length));
+            let places = (
+                self.columns.get_mut(i),
+                self.values.get_mut(i),
+                self.nulls.get_mut(i),
+            );
+            if let (Some(column), Some(value), Some(null)) = places {
+                *null = bytes.is_none();
+                if let Some(mut bytes) = bytes {
+                    *value = self.context.within(|| column.value(&mut bytes));
+                }
+            }
+        }
+    }
+
     fn begin(&mut self) {
         if self.take::<11>() != *SIGNATURE {
             damaged("they are no copy");
@@ -163,22 +194,12 @@ impl Incoming for Copied {
         if usize::try_from(count) != Ok(self.columns.len()) {
             damaged("a row has another number of columns");
         }
-        for i in 0..self.columns.len() {
-            let length = i32::from_be_bytes(self.take());
-            let bytes = u64::try_from(length)
-                .ok()
-                .map(|length| self.bytes_of(length));
-            let places = (
-                self.columns.get_mut(i),
-                self.values.get_mut(i),
-                self.nulls.get_mut(i),
-            );
-            if let (Some(column), Some(value), Some(null)) = places {
-                *null = bytes.is_none();
-                if let Some(mut bytes) = bytes {
-                    *value = self.context.within(|| column.value(&mut bytes));
-                }
-            }
+        // Texts came in UTF-8, and receive functions take them to be in the encoding of the session's client. By the row: what it is
+        // told meanwhile has to be in that.
+        // SAFETY: reads the session's state.
+        match unsafe { pg_sys::pg_get_client_encoding() } == pg_sys::pg_enc::PG_UTF8 as i32 {
+            true => self.read_values(),
+            false => with_setting(c"client_encoding", c"UTF8", || self.read_values()),
         }
         true
     }

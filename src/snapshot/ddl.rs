@@ -98,8 +98,10 @@ pub struct Sequence {
     pub cache: i64,
     /// Whether it begins anew.
     pub cycle: bool,
-    /// The value that it has given last, as far as that may be known; none before the first.
+    /// The value that it has come to; none where the snapshot's maker may not know it.
     pub last: Option<i64>,
+    /// Whether it has given that value; else it is the next one.
+    pub called: bool,
 }
 
 /// A constraint.
@@ -113,6 +115,8 @@ pub struct Constraint {
     pub valid: bool,
     /// What follows its name.
     pub definition: String,
+    /// Of a foreign key to the table itself what follows the table's name in its definition, which ends before that.
+    pub after_itself: Option<String>,
     /// Parameters of its index.
     pub options: Vec<String>,
     /// What it is called in a comment.

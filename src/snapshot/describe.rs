@@ -6,7 +6,7 @@ use super::ddl::{
 };
 use crate::am::error::gone;
 use crate::pg::relation::{self, quote};
-use crate::pg::spi::{read_all, read_one};
+use crate::pg::spi::{Connection, read_all, read_one};
 use pgrx::pg_sys;
 
 /// The version of the format that is written.
@@ -124,10 +124,11 @@ fn columns(table: pg_sys::Oid) -> Vec<Column> {
 
 /// The sequences that belong to a table's columns, those columns, and the call that a default of `serial` is.
 fn sequences(table: pg_sys::Oid) -> Vec<(Sequence, String, String)> {
-    read_all(
+    let all: Vec<((Sequence, Option<pg_sys::Oid>), String, String)> = read_all(
         "SELECT k.relname::pg_catalog.text, pg_catalog.format_type(s.seqtypid, NULL), s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle, \
              CASE WHEN pg_catalog.has_sequence_privilege(s.seqrelid, 'USAGE, SELECT') THEN pg_catalog.pg_sequence_last_value(s.seqrelid) END, \
-             a.attname::pg_catalog.text, pg_catalog.format('nextval(%L::regclass)', s.seqrelid::pg_catalog.regclass) \
+             a.attname::pg_catalog.text, pg_catalog.format('nextval(%L::regclass)', s.seqrelid::pg_catalog.regclass), \
+             CASE WHEN pg_catalog.has_sequence_privilege(s.seqrelid, 'SELECT') THEN s.seqrelid END \
          FROM pg_catalog.pg_depend d \
          JOIN pg_catalog.pg_sequence s ON s.seqrelid OPERATOR(pg_catalog.=) d.objid \
          JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) s.seqrelid \
@@ -136,6 +137,7 @@ fn sequences(table: pg_sys::Oid) -> Vec<(Sequence, String, String)> {
            AND d.refobjid OPERATOR(pg_catalog.=) $1 AND d.deptype OPERATOR(pg_catalog.=) ANY ('{a,i}') ORDER BY k.oid",
         &[table.into()],
         |row| {
+            let last: Option<i64> = row.get(9)?;
             let sequence = Sequence {
                 name: row.get(1)?.unwrap_or_default(),
                 type_name: row.get(2)?.unwrap_or_default(),
@@ -145,32 +147,72 @@ fn sequences(table: pg_sys::Oid) -> Vec<(Sequence, String, String)> {
                 max: row.get(6)?.unwrap_or(i64::MAX),
                 cache: row.get(7)?.unwrap_or(1),
                 cycle: row.get(8)?.unwrap_or(false),
-                last: row.get(9)?,
+                last,
+                called: last.is_some(),
             };
+            let readable: Option<pg_sys::Oid> = row.get(12)?;
             Ok(Some((
-                sequence,
+                (sequence, readable),
                 row.get(10)?.unwrap_or_default(),
                 row.get(11)?.unwrap_or_default(),
             )))
         },
-    )
+    );
+    let placed = all
+        .into_iter()
+        .map(|((mut sequence, readable), column, call)| {
+            if let Some(readable) = readable {
+                let (last, called) = place(readable);
+                (sequence.last, sequence.called) = (Some(last), called);
+            }
+            (sequence, column, call)
+        });
+    placed.collect()
+}
+
+/// The value that a sequence has come to, and whether it has given it: `pg_sequence_last_value` tells only what was given.
+fn place(sequence: pg_sys::Oid) -> (i64, bool) {
+    let connection = Connection::open();
+    let name = relation::qualified_name(sequence);
+    let read = connection.one_row(&format!("SELECT last_value, is_called FROM {name}"), &[]);
+    match read.as_slice() {
+        [Some(last), Some(called)] => (last.value() as i64, called.value() as u8 != 0),
+        _ => pgrx::error!("sequence {name} has no value"),
+    }
 }
 
 fn constraints(table: pg_sys::Oid) -> Vec<Constraint> {
+    let on = relation::qualified_name(table);
     read_all(
         "SELECT c.conname::pg_catalog.text, c.contype::pg_catalog.text, c.convalidated, pg_catalog.pg_get_constraintdef(c.oid), \
              coalesce((SELECT i.reloptions FROM pg_catalog.pg_class i WHERE i.oid OPERATOR(pg_catalog.=) c.conindid AND c.contype OPERATOR(pg_catalog.<>) 'f'), '{}'), \
-             pg_catalog.obj_description(c.oid, 'pg_constraint') \
+             pg_catalog.obj_description(c.oid, 'pg_constraint'), \
+             CASE WHEN c.contype OPERATOR(pg_catalog.=) 'f' AND c.confrelid OPERATOR(pg_catalog.=) c.conrelid THEN \
+                 pg_catalog.format('FOREIGN KEY (%s) REFERENCES ', \
+                     (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY k.n) FROM pg_catalog.unnest(c.conkey) WITH ORDINALITY k (attnum, n) \
+                      JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.conrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum)) END \
          FROM pg_catalog.pg_constraint c \
-         WHERE c.conrelid OPERATOR(pg_catalog.=) $1 AND c.contype OPERATOR(pg_catalog.=) ANY ('{p,u,x,c,f}') AND c.conparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid \
+         WHERE c.conrelid OPERATOR(pg_catalog.=) $1 AND c.contype OPERATOR(pg_catalog.=) ANY ('{p,u,x,c,f}') \
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint p WHERE p.oid OPERATOR(pg_catalog.=) c.conparentid AND p.conrelid OPERATOR(pg_catalog.=) c.conrelid) \
          ORDER BY pg_catalog.strpos('cpuxf', c.contype::pg_catalog.text), c.oid",
         &[table.into()],
         |row| {
+            let mut definition: String = row.get(4)?.unwrap_or_default();
+            let mut after_itself = None;
+            if let Some(head) = row.get::<String>(7)? {
+                let rest = definition.strip_prefix(&head);
+                let Some(rest) = rest.and_then(|rest| rest.strip_prefix(&on)) else {
+                    pgrx::error!("foreign key {definition} not understood");
+                };
+                after_itself = Some(rest.to_string());
+                definition = head;
+            }
             Ok(Some(Constraint {
                 name: row.get(1)?.unwrap_or_default(),
                 kind: letter(row.get(2)?).unwrap_or('c'),
                 valid: row.get(3)?.unwrap_or(true),
-                definition: row.get(4)?.unwrap_or_default(),
+                definition,
+                after_itself,
                 options: row.get(5)?.unwrap_or_default(),
                 comment: row.get(6)?,
             }))
@@ -248,7 +290,7 @@ fn managed(table: pg_sys::Oid) -> Option<Managed> {
 }
 
 /// What belongs to a table and is not kept: triggers, policies, privileges and more, named.
-pub fn left_out(table: pg_sys::Oid) -> Vec<String> {
+pub fn left_out(table: pg_sys::Oid, ddl: &Ddl) -> Vec<String> {
     let mut left = read_all(
         "SELECT x.what FROM ( \
              SELECT 1 AS n, pg_catalog.format('trigger %I', t.tgname) AS what FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND NOT t.tgisinternal \
@@ -272,6 +314,13 @@ pub fn left_out(table: pg_sys::Oid) -> Vec<String> {
     );
     if jobs.is_some_and(|n| n > 0) {
         left.push("policies of varve's".into());
+    }
+    for column in &ddl.columns {
+        if let Source::Serial(s) | Source::Always(s) | Source::Identity(s) = &column.source
+            && s.last.is_none()
+        {
+            left.push(format!("value of sequence {}", quote(&s.name)));
+        }
     }
     left
 }

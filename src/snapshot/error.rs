@@ -15,8 +15,22 @@ pub fn raise(error: &BackupError) -> ! {
 pub fn writing(key: &str, error: ParquetError) -> ! {
     match error {
         ParquetError::Io(error) => raise(&ObjectOut::error(key, error)),
+        ParquetError::TooLarge { .. } => too_large(
+            error.to_string(),
+            "Take the table without its largest values, or with fewer columns: a snapshot of CREATE TABLE … AS SELECT ….",
+        ),
         other => damaged(key, &other.to_string()),
     }
+}
+
+/// Raises that a snapshot cannot be taken since it could not be read.
+pub fn too_large(message: String, hint: &str) -> ! {
+    raise_error(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        message,
+        None,
+        Some(hint.into()),
+    )
 }
 
 /// Raises what went wrong while an object was read that has the SHA-256 of its record.

@@ -1,6 +1,8 @@
 //! Rows of a snapshot into tables.
 
 use super::incoming::Incoming;
+use super::session::as_called;
+use crate::am::error::raise;
 use crate::pg::context::RowAt;
 use crate::pg::executor::Executor;
 use crate::pg::relation::{self, OpenRel, quote};
@@ -8,6 +10,7 @@ use crate::pg::spi::{self, Connection};
 use crate::pg::writer::TableWriter;
 use crate::progress::Work;
 use pgrx::pg_sys;
+use pgrx::prelude::*;
 use std::rc::Rc;
 
 /// Rows are inserted together up to this number, and to so many bytes.
@@ -132,13 +135,23 @@ pub fn insert_one(rows: &dyn Incoming, table: &OpenRel, columns: &[String]) -> p
     let mut one = spi::Rows::new(&given.attributes);
     given.push(rows, &mut one);
     connection.name("varve_rows", &one);
-    let insert = format!("{} RETURNING tableoid", given.insert(&target));
-    let chunk = connection.one_row(&insert, &[]);
+    let insert = format!(
+        "WITH done AS ({} RETURNING tableoid AS chunk) SELECT (SELECT chunk FROM done)",
+        given.insert(&target)
+    );
+    let chunk = as_called(|| connection.one_row(&insert, &[]));
     connection.forget("varve_rows");
-    let chunk = chunk.first().copied().flatten();
-    chunk.map_or(pg_sys::InvalidOid, |oid| {
-        pg_sys::Oid::from_u32(oid.value() as u32)
-    })
+    match chunk.first().copied().flatten() {
+        Some(oid) => pg_sys::Oid::from_u32(oid.value() as u32),
+        None => raise(
+            PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+            format!("a trigger of {target} kept the first row from being inserted"),
+            Some("The row shows which chunk the others belong to.".into()),
+            Some(format!(
+                "ALTER TABLE {target} DISABLE TRIGGER USER, and restore again."
+            )),
+        ),
+    }
 }
 
 /// Inserts the rows that follow the one at hand into a table, as INSERT does it: with its triggers, wherever they go. How many those
@@ -168,9 +181,10 @@ pub fn insert_rest(
             }
         }
         connection.name("varve_rows", &batch);
-        connection.run(&insert);
+        as_called(|| connection.run(&insert));
+        // SAFETY: what the server says of the statement that was just run. Triggers may have left rows out.
+        written += unsafe { pg_sys::SPI_processed };
         connection.forget("varve_rows");
-        written += count as u64;
         work.add(count as u64);
         rows.forget();
         more = rows.next();

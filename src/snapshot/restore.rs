@@ -15,7 +15,7 @@ use crate::progress::{Operation, Phase, Work};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use varve_core::backup::snapshot::{Slice, Table};
 
@@ -64,52 +64,65 @@ fn run(connection: &Connection, statement: &Statement, source: &Source) {
     connection.run(&statement.sql);
 }
 
-/// Names of what belongs to a new table. Each is chosen once: when the thing is made, its name is taken.
-struct Names {
+/// Names of what belongs to a new table. Each is chosen once, before what has it is made, and no other thing gets it.
+struct Names<'d> {
     namespace: pg_sys::Oid,
     original: String,
     table: String,
-    chosen: RefCell<HashMap<String, Option<String>>>,
+    /// The names of the table's constraints without an index, which stay what they are.
+    constraints: HashSet<&'d str>,
+    chosen: RefCell<HashMap<String, String>>,
 }
 
-impl Names {
+/// Numbers behind a name that are tried.
+const NUMBERS: u32 = 100_000;
+
+/// A name of at most so many bytes, cut between characters.
+fn cut(name: &str, bytes: usize) -> &str {
+    let mut ends = (0..=bytes.min(name.len())).rev();
+    let end = ends.find(|end| name.is_char_boundary(*end));
+    end.and_then(|end| name.get(..end)).unwrap_or_default()
+}
+
+impl Names<'_> {
     fn is_free(&self, name: &str) -> bool {
         name.len() < pg_sys::NAMEDATALEN as usize
             && relation::lookup(name, self.namespace).is_none()
+            && !self.chosen.borrow().values().any(|chosen| chosen == name)
     }
 
-    /// The name that it had, with the table's new name in the place of the old one at its beginning; none where that is taken.
-    fn choose(&self, wanted: &str) -> Option<String> {
+    /// The name that it had, with the table's new name in the place of the old one at its beginning; else the one that it had; where
+    /// both are taken, that with a number behind it.
+    fn choose(&self, wanted: &str) -> String {
         if let Some(chosen) = self.chosen.borrow().get(wanted) {
             return chosen.clone();
         }
+        let is_other = |name: &String| !self.constraints.contains(name.as_str());
         let renamed = wanted
             .strip_prefix(&self.original)
             .map(|rest| format!("{}{rest}", self.table));
-        let mut candidates = renamed.into_iter().chain([wanted.to_string()]);
+        let numbered = (1..NUMBERS).map(|n| {
+            pgrx::check_for_interrupts!();
+            let number = n.to_string();
+            let bytes = pg_sys::NAMEDATALEN as usize - 1 - number.len();
+            format!("{}{number}", cut(wanted, bytes))
+        });
+        let renamed = renamed.into_iter().filter(is_other);
+        let mut candidates = renamed
+            .chain([wanted.to_string()])
+            .chain(numbered.filter(is_other));
         let chosen = candidates.find(|name| self.is_free(name));
+        let chosen = chosen.unwrap_or_else(|| {
+            raise(
+                PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+                format!("all names like \"{wanted}\" are taken"),
+                None,
+                Some("Restore it into another schema.".into()),
+            )
+        });
         let mut all = self.chosen.borrow_mut();
         all.insert(wanted.to_string(), chosen.clone());
         chosen
-    }
-
-    /// A name that is free in any case.
-    fn sequence(&self, wanted: &str, column: &str) -> String {
-        if let Some(name) = self.choose(wanted) {
-            return name;
-        }
-        let base: String = format!("{}_{column}_seq", self.table)
-            .chars()
-            .take(40)
-            .collect();
-        let mut numbers = (0..).map(|n| match n {
-            0 => base.clone(),
-            n => format!("{base}{n}"),
-        });
-        let name = numbers.find(|name| self.is_free(name));
-        let mut all = self.chosen.borrow_mut();
-        all.insert(wanted.to_string(), name.clone());
-        name.unwrap_or(base)
     }
 }
 
@@ -215,10 +228,13 @@ fn build(source: &Source, ddl: &Ddl, target: &Table) -> u64 {
             ),
         );
     }
+    let constraints = ddl.constraints.iter();
+    let constraints = constraints.filter(|c| matches!(c.kind, 'c' | 'f'));
     let names = Names {
         namespace,
         original: source.snapshot.table.name.clone(),
         table: target.name.clone(),
+        constraints: constraints.map(|c| c.name.as_str()).collect(),
         chosen: RefCell::default(),
     };
     let functions = hypertable::functions().unwrap_or_default();
@@ -228,7 +244,6 @@ fn build(source: &Source, ddl: &Ddl, target: &Table) -> u64 {
         table: target.name.clone(),
         timescaledb: functions.clone(),
         name: &|wanted| names.choose(wanted),
-        sequence: &|wanted, column| names.sequence(wanted, column),
     };
     let each = |statements: Vec<Statement>| {
         for statement in statements {

@@ -22,7 +22,7 @@ use varve_core::seal::Identities;
 use varve_core::store::Store;
 
 /// Largest definition of a table, in bytes.
-const MAX_DDL_BYTES: u64 = 64 << 20;
+pub const MAX_DDL_BYTES: u64 = 64 << 20;
 
 /// The stores to read from: the one that is named, or all that the current user may use, the primary ones first.
 fn stores(name: Option<String>) -> Vec<Store> {
@@ -67,6 +67,13 @@ pub fn temporary() -> io::Result<File> {
     Ok(file)
 }
 
+/// How large it may be, in bytes: `temp_file_limit`.
+pub fn temporary_bytes() -> u64 {
+    // SAFETY: reads a setting, in kilobytes; below 0 it is none.
+    let limit = unsafe { pg_sys::temp_file_limit };
+    u64::try_from(limit).map_or(u64::MAX, |kilobytes| kilobytes * 1024)
+}
+
 impl Source {
     /// Reads a snapshot's record from the first store that has it undamaged.
     pub fn open(id: &str, store: Option<String>) -> Self {
@@ -83,6 +90,14 @@ impl Source {
     }
 
     fn fetch(&self, object: &Object) -> File {
+        if object.raw_bytes > temporary_bytes() {
+            raise(
+                PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                format!("a temporary copy of {} exceeds temp_file_limit", object.key),
+                Some(format!("It has {} bytes.", object.raw_bytes)),
+                Some("Set temp_file_limit higher for this session.".into()),
+            );
+        }
         let mut begin = || {
             temporary().map_err(|error| BackupError::Io {
                 path: "temporary file".into(),

@@ -5,13 +5,14 @@ use super::ddl::Ddl;
 use super::kept::Shape;
 use super::outgo::Outgo;
 use super::session::settled;
+use super::source::MAX_DDL_BYTES;
 use super::{describe, error, hypertable, seal};
 use crate::am::error::{gone, null_argument, raise};
 use crate::pg::function::Args;
 use crate::pg::memory::Context;
 use crate::pg::relation::{self, OpenRel, quote};
 use crate::pg::snapshot::Statement;
-use crate::pg::spi::read_one;
+use crate::pg::spi::{read_all, read_one};
 use crate::pg::{ffi, spi};
 use crate::progress::{Operation, Phase, Work};
 use crate::stores;
@@ -23,7 +24,7 @@ use std::io::Write;
 use varve_core::backup::snapshot::{
     Chunk, Column, Holds, Object, ObjectOut, Snapshot, Table, Taking,
 };
-use varve_core::backup::{Lsn, Timestamp};
+use varve_core::backup::{BackupError, Lsn, Timestamp};
 use varve_core::parquet::Writer;
 
 /// A file ends with the row group that makes it as large as this, in bytes.
@@ -32,8 +33,12 @@ const FILE_BYTES: u64 = 1 << 30;
 /// Level of zstd.
 const LEVEL: i32 = 3;
 
-/// Rows that are fetched together.
-const BATCH: std::ffi::c_long = 1000;
+/// Rows are fetched together up to this number, and to about so many bytes, as large as the ones before were.
+const BATCH_ROWS: usize = 1000;
+const BATCH_BYTES: usize = 16 << 20;
+
+/// Rows that are fetched first, when it is not known how large they are.
+const FIRST_ROWS: usize = 16;
 
 /// Refuses what is no table, or one that the current user may not read any column of.
 fn check(table: pg_sys::Oid) {
@@ -62,6 +67,58 @@ fn check(table: pg_sys::Oid) {
         );
     }
     crate::tier::set_tier::check_columnstore(table, &name);
+}
+
+/// Refuses a table that is no longer what the snapshot's catalogues say, since the transaction has seen nothing of what was done
+/// meanwhile: its columns would be taken for others, and rows that it should see are gone.
+fn check_unchanged(table: &OpenRel) {
+    let rel = table.as_ptr();
+    let target = relation::oid(rel);
+    let seen = read_all(
+        "SELECT a.attnum::pg_catalog.int4, a.attname::pg_catalog.text, a.atttypid, a.atttypmod, a.attgenerated OPERATOR(pg_catalog.<>) '' FROM pg_catalog.pg_attribute a \
+         WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped ORDER BY a.attnum",
+        &[target.into()],
+        |row| {
+            Ok(Some((
+                row.get::<i32>(1)?.unwrap_or(0),
+                row.get::<String>(2)?.unwrap_or_default(),
+                row.get::<pg_sys::Oid>(3)?.unwrap_or(pg_sys::InvalidOid),
+                row.get::<i32>(4)?.unwrap_or(-1),
+                row.get::<bool>(5)?.unwrap_or(false),
+            )))
+        },
+    );
+    let desc = relation::tupdesc(rel);
+    let live = (0..relation::natts(desc)).map(|i| relation::attribute(desc, i));
+    let live = live.filter(|a| !a.attisdropped).map(|a| {
+        let name = relation::attribute_name(a);
+        let number = i32::from(a.attnum);
+        (number, name, a.atttypid, a.atttypmod, a.attgenerated != 0)
+    });
+    let storage = read_one::<pg_sys::Oid>(
+        "SELECT c.relfilenode FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) $1",
+        &[target.into()],
+    );
+    let chunks = read_all(
+        "SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) $1",
+        &[target.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    );
+    let there: HashSet<pg_sys::Oid> = relation::children(target).into_iter().collect();
+    let same = live.eq(seen)
+        && storage == Some(relation::form(rel).relfilenode)
+        && chunks.iter().all(|chunk| there.contains(chunk));
+    if !same {
+        raise(
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            format!(
+                "{} has been changed since the transaction's snapshot was taken",
+                relation::qualified_name(target)
+            ),
+            Some("It has other columns, another storage, or fewer chunks.".into()),
+            Some("Take the snapshot in a new transaction.".into()),
+        );
+    }
 }
 
 /// The name of a relation, in its parts.
@@ -170,7 +227,8 @@ impl Files<'_, '_> {
     /// # Safety
     /// A value of its column's type, and a NULL flag, for each column.
     unsafe fn put(&mut self, chunk: usize, values: &[pg_sys::Datum], nulls: &[bool]) {
-        let goes_on = |o: &Open| o.chunk == chunk && o.writer.bytes() < FILE_BYTES;
+        let goes_on =
+            |o: &Open| o.chunk == chunk && o.writer.bytes() < FILE_BYTES && !o.writer.is_full();
         if !self.open.as_ref().is_some_and(goes_on) {
             self.end();
             self.files += 1;
@@ -224,8 +282,9 @@ fn each_row(query: &str, mut f: impl FnMut(&[pg_sys::Datum], &[bool])) {
         }
         let none = std::ptr::null_mut();
         let portal = pg_sys::SPI_cursor_open(std::ptr::null(), plan, none, std::ptr::null(), true);
+        let mut batch = FIRST_ROWS;
         loop {
-            pg_sys::SPI_cursor_fetch(portal, true, BATCH);
+            pg_sys::SPI_cursor_fetch(portal, true, batch as std::ffi::c_long);
             let table = pg_sys::SPI_tuptable;
             let count = pg_sys::SPI_processed as usize;
             if table.is_null() || count == 0 {
@@ -235,8 +294,10 @@ fn each_row(query: &str, mut f: impl FnMut(&[pg_sys::Datum], &[bool])) {
             let natts = relation::natts(desc);
             let mut values = vec![pg_sys::Datum::from(0usize); natts];
             let mut nulls = vec![true; natts];
+            let mut bytes = 0;
             for i in 0..count {
                 let row = *(*table).vals.add(i);
+                bytes += (*row).t_len as usize;
                 let (values_at, nulls_at) = (values.as_mut_ptr(), nulls.as_mut_ptr());
                 ffi::raw::heap_deform_tuple(row, desc, values_at, nulls_at);
                 context.within(|| f(&values, &nulls));
@@ -246,6 +307,7 @@ fn each_row(query: &str, mut f: impl FnMut(&[pg_sys::Datum], &[bool])) {
             }
             pg_sys::SPI_freetuptable(table);
             context.reset();
+            batch = (BATCH_BYTES / (bytes / count).max(1)).clamp(1, BATCH_ROWS);
         }
         pg_sys::SPI_cursor_close(portal);
     }
@@ -270,8 +332,7 @@ fn sql(ddl: &Ddl, table: &Table) -> String {
         schema: table.schema.clone(),
         table: table.name.clone(),
         timescaledb: functions,
-        name: &|name| Some(name.to_string()),
-        sequence: &|name, _| name.to_string(),
+        name: &|name| name.to_string(),
     };
     let lines = |statements: Vec<super::build::Statement>| {
         let each = statements.into_iter().map(|s| format!("{};\n", s.sql));
@@ -339,7 +400,11 @@ fn take(target: pg_sys::Oid, store: Option<String>, label: String) -> Snapshot {
         &[],
     );
     let lsn = lsn();
+    check_unchanged(&table);
     let ddl = describe::describe(target);
+    // SAFETY: tells whether the query below will be given policies; the table's are locked.
+    let filtered = unsafe { pg_sys::check_enable_rls(target, pg_sys::InvalidOid, true) }
+        == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
     let (columns, outgo) = columns(table.as_ptr(), &ddl);
     let names: Vec<String> = columns.iter().map(|c| quote(&c.name)).collect();
     let only = if ddl.hypertable.is_some() {
@@ -380,9 +445,19 @@ fn take(target: pg_sys::Oid, store: Option<String>, label: String) -> Snapshot {
     let name = table_of(target);
     let json = serde_json::to_vec_pretty(&ddl)
         .unwrap_or_else(|e| pgrx::error!("a definition that is no JSON: {e}"));
+    if json.len() as u64 > MAX_DDL_BYTES {
+        error::too_large(
+            format!("the table's definition has {} bytes", json.len()),
+            "Let it have shorter comments, defaults or checks.",
+        );
+    }
     files.whole("ddl.json", &json, Holds::Ddl);
     files.whole("ddl.sql", sql(&ddl, &name).as_bytes(), Holds::Sql);
     drop(statement);
+    let mut left_out = describe::left_out(target, &ddl);
+    if filtered {
+        left_out.push("rows that row security hides".into());
+    }
     let snapshot = Snapshot {
         version: files.taking.version(),
         id: files.taking.id().to_string(),
@@ -399,12 +474,15 @@ fn take(target: pg_sys::Oid, store: Option<String>, label: String) -> Snapshot {
         rows: files.chunks.iter().map(|c| c.rows).sum(),
         columns: files.columns,
         chunks: files.chunks,
-        left_out: describe::left_out(target),
+        filtered,
+        left_out,
         encryption: files.taking.encryption(),
         objects: files.objects,
     };
-    let finished = files.taking.finish(&snapshot, &stores::interrupts);
-    finished.unwrap_or_else(|e| error::raise(&e));
+    match files.taking.finish(&snapshot, &stores::interrupts) {
+        Err(BackupError::Refused { message, hint }) => error::too_large(message, &hint),
+        other => other.unwrap_or_else(|e| error::raise(&e)),
+    }
     snapshot
 }
 

@@ -57,7 +57,7 @@ fn prices(client: &mut Client) {
         "SELECT varve.enable('prices')",
         "INSERT INTO prices SELECT 'A', 1, timestamptz '2025-01-01 00:00Z' + i * interval '1 minute', i / 8.0, ARRAY['t' || i % 3, NULL] FROM generate_series(0, 1439) i",
         "ALTER TABLE prices DROP COLUMN gone",
-        "ALTER TABLE prices ADD COLUMN note text DEFAULT 'n'",
+        "ALTER TABLE prices ADD COLUMN note text DEFAULT 'né'",
         "INSERT INTO prices (symbol, ts, price) SELECT s, timestamptz '2025-01-02 00:00Z' + i * interval '1 minute', i FROM unnest('{A,B}'::text[]) s, generate_series(0, 2879) i",
         "SELECT varve.set_tier(chunk, CASE WHEN range_start < '2025-01-02 00:00Z' THEN 'cold' ELSE 'warm' END) FROM varve.chunks WHERE range_start < '2025-01-03 00:00Z'",
         "UPDATE prices SET note = NULL WHERE ts >= '2025-01-02 00:00Z' AND ts < '2025-01-02 01:00Z'",
@@ -245,6 +245,12 @@ fn from_a_base_backup() {
     ok(&mut client, "SELECT varve.backup('full')");
     ok(&mut client, "CREATE TABLE more (i int)");
     let id = one(&mut client, "SELECT varve.backup('incremental')");
+    // Whatever the encoding of the session's client is.
+    let second = chunks(&mut client)[1].0.clone();
+    let call = format!(
+        "SET client_encoding = 'LATIN1'; SELECT rows FROM varve.restore_chunk('{id}', '{second}'); RESET client_encoding"
+    );
+    ok(&mut client, &call);
     comes_back(&cluster, &mut client, &id);
     // As it was at a moment after the backup.
     let first = chunks(&mut client)[0].0.clone();
@@ -323,6 +329,33 @@ fn what_cannot_come_back() {
     ok(
         &mut client,
         "ALTER TABLE prices DROP CONSTRAINT prices_symbol_fkey",
+    );
+    // They run as they do elsewhere.
+    ok(
+        &mut client,
+        "CREATE TABLE told (zone text, path text); SET TimeZone = 'Asia/Tokyo'; \
+         CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO told SELECT current_setting(''TimeZone''), current_setting(''search_path''); RETURN NEW; END'; \
+         CREATE TRIGGER tells BEFORE INSERT ON prices FOR EACH ROW EXECUTE FUNCTION tell()",
+    );
+    assert_eq!(one(&mut client, &restore(&first)), "1440");
+    assert_eq!(
+        ok(&mut client, "SELECT DISTINCT zone, path FROM told"),
+        [format!(
+            "Asia/Tokyo|{}",
+            one(&mut client, "SHOW search_path")
+        )]
+    );
+    // One that lets nothing in does not leave to guess where it would have gone.
+    ok(
+        &mut client,
+        &format!(
+            "CREATE OR REPLACE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; BEGIN; DROP TABLE {first}"
+        ),
+    );
+    assert_eq!(code(&mut client, &restore(&first)), "09000");
+    ok(
+        &mut client,
+        "ROLLBACK; DROP TRIGGER tells ON prices; SET TimeZone = 'UTC'",
     );
     // Another definition.
     ok(&mut client, "ALTER TABLE prices ADD COLUMN more int");

@@ -14,11 +14,23 @@ pub enum ParquetError {
         /// What was found.
         detail: String,
     },
+    /// It would be larger than [`Reader`](super::Reader) takes.
+    #[error("too large for a Parquet file of varve's: {detail}")]
+    TooLarge {
+        /// What is.
+        detail: String,
+    },
 }
 
 impl ParquetError {
     pub(super) fn corrupt(detail: impl Into<String>) -> Self {
         Self::Corrupt {
+            detail: detail.into(),
+        }
+    }
+
+    pub(super) fn too_large(detail: impl Into<String>) -> Self {
+        Self::TooLarge {
             detail: detail.into(),
         }
     }

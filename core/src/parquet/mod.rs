@@ -33,6 +33,26 @@ pub enum Entry<'v> {
     Value(&'v [u8]),
 }
 
+/// Largest description of a file, in bytes.
+const MAX_META_BYTES: u64 = 256 << 20;
+
+/// Most numbers, texts, lists and structures in it. Each takes some forty bytes of memory.
+const MAX_META_VALUES: usize = 4_000_000;
+
+/// Largest page, in bytes: PostgreSQL's largest value, and what lies before it in its page.
+const MAX_PAGE_BYTES: u64 = (1 << 30) + (16 << 20);
+
+/// Most entries of a page: the elements of PostgreSQL's largest array, and rows before it.
+const MAX_ENTRIES: usize = (1 << 27) + (1 << 20);
+
+/// Most bytes of the pages of all columns that a reader has at a time, their levels among them.
+const MAX_HELD_BYTES: u64 = 3 << 30;
+
+/// Bytes of a page in memory: what it holds, and a byte for each level of its entries.
+fn held(page: u64, entries: usize, list: bool) -> u64 {
+    page.saturating_add(entries as u64 * (1 + u64::from(list)))
+}
+
 /// At the beginning and the end of each file.
 const MAGIC: &[u8; 4] = b"PAR1";
 

@@ -4,19 +4,14 @@ use std::io::{Read, Seek, SeekFrom};
 
 use super::error::ParquetError;
 use super::schema::{self, Field, Physical};
-use super::{Entry, MAGIC, PLAIN, RLE, ZSTD, thrift};
-
-/// Largest description of a file, in bytes: that of a thousand row groups of a thousand columns is smaller.
-const MAX_META_BYTES: u64 = 256 << 20;
-
-/// Largest page, in bytes: PostgreSQL's largest value, and what lies before it in its page.
-const MAX_PAGE_BYTES: u64 = (1 << 30) + (16 << 20);
-
-/// Most entries of a page: the elements of PostgreSQL's largest array, and rows before it.
-const MAX_ENTRIES: usize = (1 << 27) + (1 << 20);
+use super::{
+    Entry, MAGIC, MAX_ENTRIES, MAX_HELD_BYTES, MAX_META_BYTES, MAX_META_VALUES, MAX_PAGE_BYTES,
+    PLAIN, RLE, ZSTD, held, thrift,
+};
 
 /// The description of a page is shorter than this.
 const HEADER_BYTES: u64 = 256;
+const HEADER_VALUES: usize = 64;
 
 /// A part of a column that is read.
 struct ColumnReader {
@@ -32,6 +27,8 @@ struct ColumnReader {
     entry: usize,
     values: Vec<u8>,
     value: usize,
+    /// Its bytes.
+    held: u64,
 }
 
 /// Where the columns of a row group lie.
@@ -48,6 +45,8 @@ pub struct Reader<R> {
     groups: std::vec::IntoIter<Group>,
     left: u64,
     columns: Vec<ColumnReader>,
+    /// Bytes of the pages of all columns.
+    held: u64,
 }
 
 fn corrupt(detail: impl Into<String>) -> ParquetError {
@@ -76,13 +75,13 @@ impl<R: Read + Seek> Reader<R> {
         input.seek(SeekFrom::Start(at))?;
         let mut meta = Vec::new();
         input.by_ref().take(length).read_to_end(&mut meta)?;
-        let (meta, _) = thrift::read(&meta)?;
+        let (meta, _) = thrift::read(&meta, MAX_META_VALUES)?;
         let no_schema = || corrupt("it has no schema");
         let fields = schema::read(&meta.structures(2).ok_or_else(no_schema)?)?;
         let rows = meta.size(3).ok_or_else(|| corrupt("it has no rows"))?;
         let mut groups = Vec::new();
         for group in meta.structures(4).unwrap_or_default() {
-            groups.push(Self::group(&group, &fields, at)?);
+            groups.push(Self::group(group, &fields, at)?);
         }
         let sum = groups.iter().try_fold(0u64, |n, g| n.checked_add(g.rows));
         if sum != Some(rows) {
@@ -95,6 +94,7 @@ impl<R: Read + Seek> Reader<R> {
             groups: groups.into_iter(),
             left: 0,
             columns: Vec::new(),
+            held: 0,
         })
     }
 
@@ -145,6 +145,7 @@ impl<R: Read + Seek> Reader<R> {
                 return Ok(false);
             };
             self.left = group.rows;
+            self.held = 0;
             let columns = group.columns.into_iter().zip(&self.fields);
             self.columns = columns
                 .map(|((at, end), field)| ColumnReader::new(field, at, end))
@@ -160,7 +161,7 @@ impl<R: Read + Seek> Reader<R> {
     /// [`ParquetError::Corrupt`], also where a page has no more.
     pub fn next(&mut self, column: usize) -> Result<Entry<'_>, ParquetError> {
         match self.columns.get_mut(column) {
-            Some(column) => column.next(&mut self.input),
+            Some(column) => column.next(&mut self.input, &mut self.held),
             None => Err(corrupt("there is no such column")),
         }
     }
@@ -216,6 +217,7 @@ impl ColumnReader {
             entry: 0,
             values: Vec::new(),
             value: 0,
+            held: 0,
         }
     }
 
@@ -223,7 +225,8 @@ impl ColumnReader {
         self.entry >= self.depths.len() && self.at >= self.end
     }
 
-    fn load<R: Read + Seek>(&mut self, input: &mut R) -> Result<(), ParquetError> {
+    /// Reads the next page; `all` are the bytes of the pages of all columns.
+    fn load<R: Read + Seek>(&mut self, input: &mut R, all: &mut u64) -> Result<(), ParquetError> {
         let wrong = || corrupt("a page is wrong");
         let left = self.end.saturating_sub(self.at);
         input.seek(SeekFrom::Start(self.at))?;
@@ -232,7 +235,7 @@ impl ColumnReader {
             .by_ref()
             .take(left.min(HEADER_BYTES))
             .read_to_end(&mut header)?;
-        let (header, taken) = thrift::read(&header)?;
+        let (header, taken) = thrift::read(&header, HEADER_VALUES)?;
         let (raw, stored) = (header.size(2), header.size(3));
         let (Some(raw), Some(stored), Some(data)) = (raw, stored, header.structure(5)) else {
             return Err(wrong());
@@ -251,6 +254,15 @@ impl ColumnReader {
         if count == 0 || count > MAX_ENTRIES {
             return Err(wrong());
         }
+        // The page before goes, and makes room for this one.
+        (self.depths, self.repeats, self.values) = (Vec::new(), Vec::new(), Vec::new());
+        *all = all.saturating_sub(std::mem::take(&mut self.held));
+        let more = held(raw, count, self.list);
+        if all.saturating_add(more) > MAX_HELD_BYTES {
+            return Err(corrupt("its pages take too much memory"));
+        }
+        self.held = more;
+        *all += more;
         input.seek(SeekFrom::Start(self.at + body))?;
         let mut compressed = Vec::new();
         input.by_ref().take(stored).read_to_end(&mut compressed)?;
@@ -262,7 +274,6 @@ impl ColumnReader {
         }
         self.at += body + stored;
         let mut rest = page.as_slice();
-        self.repeats.clear();
         if self.list {
             (self.repeats, rest) = levels(rest, count, 1).ok_or_else(wrong)?;
             if self.repeats.first() != Some(&0) {
@@ -277,12 +288,16 @@ impl ColumnReader {
         Ok(())
     }
 
-    fn next<R: Read + Seek>(&mut self, input: &mut R) -> Result<Entry<'_>, ParquetError> {
+    fn next<R: Read + Seek>(
+        &mut self,
+        input: &mut R,
+        all: &mut u64,
+    ) -> Result<Entry<'_>, ParquetError> {
         if self.entry >= self.depths.len() {
             if self.at >= self.end {
                 return Err(corrupt("a column has too few values"));
             }
-            self.load(input)?;
+            self.load(input, all)?;
         }
         let depth = self.depths.get(self.entry).copied().unwrap_or(0);
         self.entry += 1;

@@ -209,7 +209,7 @@ impl Field {
 }
 
 /// Reads the columns off a schema. What values mean is not looked at: it is known to who wrote them.
-pub(super) fn read(elements: &[Struct]) -> Result<Vec<Field>, ParquetError> {
+pub(super) fn read(elements: &[&Struct]) -> Result<Vec<Field>, ParquetError> {
     let corrupt = || ParquetError::corrupt("its schema is of another kind");
     let mut elements = elements.iter();
     let root = elements.next().ok_or_else(corrupt)?;

@@ -172,27 +172,32 @@ impl Struct {
         }
     }
 
-    pub(super) fn structures(&self, id: i16) -> Option<Vec<Struct>> {
+    pub(super) fn structures(&self, id: i16) -> Option<Vec<&Struct>> {
         let Value::List(items) = self.get(id)? else {
             return None;
         };
         let items = items.iter().map(|item| match item {
-            Value::Struct(inner) => Some(inner.clone()),
+            Value::Struct(inner) => Some(inner),
             _ => None,
         });
         items.collect()
     }
 }
 
-/// Reads a structure at the beginning of some bytes; and how many of them it took.
-pub(super) fn read(bytes: &[u8]) -> Result<(Struct, usize), ParquetError> {
-    let mut input = Input { left: bytes };
+/// Reads a structure of at most so many values at the beginning of some bytes; and how many of them it took.
+pub(super) fn read(bytes: &[u8], values: usize) -> Result<(Struct, usize), ParquetError> {
+    let mut input = Input {
+        left: bytes,
+        values,
+    };
     let read = input.structure(0)?;
     Ok((read, bytes.len() - input.left.len()))
 }
 
 struct Input<'b> {
     left: &'b [u8],
+    /// Values that may still come: a few bytes make one that takes many.
+    values: usize,
 }
 
 fn corrupt() -> ParquetError {
@@ -242,7 +247,10 @@ impl Input<'_> {
                 delta => id.checked_add(i16::from(delta)).ok_or_else(corrupt)?,
             };
             let value = match header & 15 {
-                TRUE | FALSE => Value::Other,
+                TRUE | FALSE => {
+                    self.values = self.values.checked_sub(1).ok_or_else(corrupt)?;
+                    Value::Other
+                }
                 kind => self.value(kind, depth)?,
             };
             fields.push((id, value));
@@ -250,6 +258,7 @@ impl Input<'_> {
     }
 
     fn value(&mut self, kind: u8, depth: u32) -> Result<Value, ParquetError> {
+        self.values = self.values.checked_sub(1).ok_or_else(corrupt)?;
         if depth > DEEPEST {
             return Err(corrupt());
         }

@@ -5,7 +5,10 @@ use std::io::Write;
 use super::error::ParquetError;
 use super::schema::{Field, Physical};
 use super::thrift::StructWriter;
-use super::{Entry, MAGIC, PLAIN, RLE, ZSTD};
+use super::{
+    Entry, MAGIC, MAX_ENTRIES, MAX_HELD_BYTES, MAX_META_BYTES, MAX_META_VALUES, MAX_PAGE_BYTES,
+    PLAIN, RLE, ZSTD, held,
+};
 
 /// A page ends with the row that makes it as large as this, in bytes of its values, or as many rows.
 const PAGE_BYTES: usize = 1 << 20;
@@ -14,6 +17,13 @@ const PAGE_ROWS: usize = 20_000;
 /// A row group ends with the row that makes it as large as this, in bytes in memory, or as many rows.
 const GROUP_BYTES: usize = 64 << 20;
 const GROUP_ROWS: u64 = 128 << 10;
+
+/// A row group ends, too, with the row that lets its largest pages take so many bytes together, as a reader has them.
+const GROUP_HELD_BYTES: u64 = 1 << 30;
+
+/// Values that describe a part of a column in a row group, and bytes but for its names, at most.
+const CHUNK_VALUES: usize = 24;
+const CHUNK_BYTES: u64 = 128;
 
 /// A run of equal levels is as RLE has it: its length, doubled, and the level.
 fn levels(of: &[u8], to: &mut Vec<u8>) {
@@ -50,6 +60,8 @@ pub struct ColumnWriter {
     entries: u64,
     /// Bytes that they would take if they were not compressed.
     raw_bytes: u64,
+    /// What the largest of them takes when it is read.
+    held: u64,
 }
 
 impl ColumnWriter {
@@ -64,6 +76,7 @@ impl ColumnWriter {
             pages: Vec::new(),
             entries: 0,
             raw_bytes: 0,
+            held: 0,
         }
     }
 
@@ -115,16 +128,25 @@ impl ColumnWriter {
         }
         levels(&self.depths, &mut page);
         page.extend_from_slice(&self.values);
+        let entries = self.depths.len();
+        if page.len() as u64 > MAX_PAGE_BYTES || entries > MAX_ENTRIES {
+            let (name, bytes) = (&self.field.name, page.len());
+            return Err(ParquetError::too_large(format!(
+                "a value of column \"{name}\", with which a page has {entries} entries and {bytes} bytes"
+            )));
+        }
+        let more = held(page.len() as u64, entries, self.field.list);
+        self.held = self.held.max(more);
         let stored = zstd.compress(&page)?;
         let size = |bytes: usize| {
             i32::try_from(bytes)
-                .map_err(|_| ParquetError::corrupt(format!("a page of {bytes} bytes")))
+                .map_err(|_| ParquetError::too_large(format!("a page of {bytes} bytes")))
         };
         let mut header = StructWriter::new();
         header.i32(1, 0);
         header.i32(2, size(page.len())?);
         header.i32(3, size(stored.len())?);
-        let entries = size(self.depths.len())?;
+        let entries = size(entries)?;
         header.structure(5, |data| {
             data.i32(1, entries);
             data.i32(2, PLAIN as i32);
@@ -187,14 +209,15 @@ impl<W: Write> Writer<W> {
     pub fn end_row(&mut self) -> Result<(), ParquetError> {
         self.rows += 1;
         self.group_rows += 1;
-        let mut bytes = 0;
+        let (mut bytes, mut held) = (0, 0u64);
         for column in &mut self.columns {
             if column.values.len() + column.depths.len() >= PAGE_BYTES || column.rows >= PAGE_ROWS {
                 column.end_page(&mut self.zstd)?;
             }
             bytes += column.bytes();
+            held = held.saturating_add(column.held);
         }
-        if bytes >= GROUP_BYTES || self.group_rows >= GROUP_ROWS {
+        if bytes >= GROUP_BYTES || held >= GROUP_HELD_BYTES || self.group_rows >= GROUP_ROWS {
             self.end_group()?;
         }
         Ok(())
@@ -210,13 +233,31 @@ impl<W: Write> Writer<W> {
         self.offset
     }
 
+    /// Whether the description has come so far that the file should end.
+    pub fn is_full(&self) -> bool {
+        let parts = self.groups.len().saturating_mul(self.columns.len());
+        let names = self.columns.iter().map(|c| c.field.name.len() as u64);
+        let group = names.fold(0u64, |sum, name| sum + CHUNK_BYTES + name);
+        parts.saturating_mul(CHUNK_VALUES) >= MAX_META_VALUES / 2
+            || group.saturating_mul(self.groups.len() as u64) >= MAX_META_BYTES / 2
+    }
+
     fn end_group(&mut self) -> Result<(), ParquetError> {
         if self.group_rows == 0 {
             return Ok(());
         }
-        let (mut chunks, mut raw, mut stored) = (Vec::new(), 0, 0);
         for column in &mut self.columns {
             column.end_page(&mut self.zstd)?;
+        }
+        let held = self.columns.iter_mut();
+        let held = held.fold(0u64, |n, c| n.saturating_add(std::mem::take(&mut c.held)));
+        if held > MAX_HELD_BYTES {
+            return Err(ParquetError::too_large(format!(
+                "a row, with which pages have {held} bytes"
+            )));
+        }
+        let (mut chunks, mut raw, mut stored) = (Vec::new(), 0, 0);
+        for column in &mut self.columns {
             self.out.write_all(&column.pages)?;
             let mut chunk = StructWriter::new();
             chunk.i64(2, self.offset as i64);
@@ -275,9 +316,10 @@ impl<W: Write> Writer<W> {
         let created = concat!("varve version ", env!("CARGO_PKG_VERSION"));
         meta.binary(6, created.as_bytes());
         let meta = meta.finish();
+        let length = u32::try_from(meta.len()).ok();
+        let length = length.filter(|length| u64::from(*length) <= MAX_META_BYTES);
+        let length = length.ok_or_else(|| ParquetError::too_large("its description"))?;
         self.out.write_all(&meta)?;
-        let length = u32::try_from(meta.len())
-            .map_err(|_| ParquetError::corrupt("its description is too long"))?;
         self.out.write_all(&length.to_le_bytes())?;
         self.out.write_all(MAGIC)?;
         Ok(self.out)

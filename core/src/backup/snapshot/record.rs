@@ -18,6 +18,10 @@ pub(super) const VERSION: u32 = 1;
 /// Largest `snapshot.json`, in bytes.
 pub(super) const MAX_RECORD_BYTES: u64 = 256 << 20;
 
+/// Largest object with rows before it is encrypted, in bytes: a file ends with the row group that makes it as large as 1 GiB, and a
+/// row group with the row that makes its pages larger than that, which may take 3 GiB.
+const MAX_ROWS_BYTES: u64 = 6 << 30;
+
 /// The name of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
@@ -197,7 +201,7 @@ pub struct Object {
 pub struct Snapshot {
     /// Version of the format.
     pub version: u32,
-    /// Its name: when it was begun, and `-snapshot`.
+    /// Its name: when it was begun, some random digits, and `-snapshot`.
     pub id: String,
     /// What its maker called it.
     pub label: String,
@@ -225,6 +229,8 @@ pub struct Snapshot {
     pub columns: Vec<Column>,
     /// Its chunks.
     pub chunks: Vec<Chunk>,
+    /// Whether row security may have hidden rows from its maker.
+    pub filtered: bool,
     /// What belongs to the table and is not in the snapshot.
     pub left_out: Vec<String>,
     /// How the objects are encrypted: `age`.
@@ -308,6 +314,9 @@ impl Snapshot {
                 return Err(format!("the SHA-256 of {} is wrong", object.key));
             }
             if let Holds::Rows { chunk, rows: more } = object.holds {
+                if object.raw_bytes > MAX_ROWS_BYTES {
+                    return Err(format!("{} is too large", object.key));
+                }
                 let sum = rows.get_mut(chunk).ok_or("an object is of no chunk")?;
                 *sum = sum.checked_add(more).ok_or("too many rows")?;
             }

@@ -1,5 +1,6 @@
 //! Objects of a snapshot out, and its record behind them.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use super::super::error::BackupError;
 use super::super::seal::{Layer, SealOptions, hex};
 use super::super::take::claim;
 use super::super::timestamp::Timestamp;
-use super::record::{Holds, Object, Snapshot, VERSION};
+use super::record::{Holds, MAX_RECORD_BYTES, Object, Snapshot, VERSION};
 use super::{SNAPSHOT_RECORD, SNAPSHOT_SUFFIX, key, look};
 use crate::store::{ErrorKind, ObjectWriter, Store};
 use crate::wait::{Stopped, Tick};
@@ -42,6 +43,15 @@ impl Part {
     }
 }
 
+/// Random digits: two snapshots may begin in one millisecond, and in two servers. Processes that were forked have their hashes' keys
+/// in common; what else goes into them differs.
+fn random() -> String {
+    let system = std::fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    let own = (std::process::id(), Instant::now(), system);
+    let number = RandomState::new().hash_one(own);
+    format!("{:08x}", number as u32)
+}
+
 /// A snapshot that is being taken. Dropped before it is complete, it removes what it wrote.
 pub struct Taking<'s> {
     store: &'s Store,
@@ -52,7 +62,7 @@ pub struct Taking<'s> {
 }
 
 impl<'s> Taking<'s> {
-    /// Begins a snapshot in the store of a cluster, under an id that none has.
+    /// Begins a snapshot in the store of a cluster, under an id of its own.
     ///
     /// # Errors
     /// [`BackupError::Refused`] where the store is another cluster's, or what it answers.
@@ -64,23 +74,10 @@ impl<'s> Taking<'s> {
     ) -> Result<Self, BackupError> {
         claim(store, system_identifier, tick)?;
         let begun_at = Timestamp::now();
-        let base = begun_at.for_id();
-        let mut id = format!("{base}{SNAPSHOT_SUFFIX}");
-        let mut number = 1;
-        loop {
-            match look::load(store, &id, tick) {
-                Err(error) if error.is_not_found() => break,
-                Ok(_) | Err(BackupError::Corrupt { .. } | BackupError::Unsupported { .. }) => {
-                    number += 1;
-                    id = format!("{base}-{number}{SNAPSHOT_SUFFIX}");
-                }
-                Err(error) => return Err(error),
-            }
-        }
         Ok(Self {
             store,
             seal,
-            id,
+            id: format!("{}-{}{SNAPSHOT_SUFFIX}", begun_at.for_id(), random()),
             begun_at,
             begun: Vec::new(),
         })
@@ -128,25 +125,41 @@ impl<'s> Taking<'s> {
     /// Writes the record: with it the snapshot exists.
     ///
     /// # Errors
-    /// [`BackupError::Corrupt`] for a record that could not be read back, or what the store answers.
+    /// [`BackupError::Refused`] for a record that is too large, [`BackupError::Corrupt`] for one that could not be read back, or what
+    /// the store answers.
     pub fn finish(mut self, snapshot: &Snapshot, tick: Tick<'_>) -> Result<(), BackupError> {
         let record = snapshot.to_json()?;
+        if record.len() as u64 > MAX_RECORD_BYTES {
+            return Err(BackupError::refused(
+                format!(
+                    "the snapshot's record would have {} bytes, and {MAX_RECORD_BYTES} is the most",
+                    record.len()
+                ),
+                "Let the table have fewer chunks, by merging or dropping old ones.",
+            ));
+        }
         Snapshot::from_json(&self.id, &record)?;
         // Once it is on its way the record may be there, whatever the answer is: what it lists stays.
-        self.begun.clear();
-        match self
-            .store
-            .put_new(&key(&self.id, SNAPSHOT_RECORD), record, tick)
-        {
+        let begun = std::mem::take(&mut self.begun);
+        let name = key(&self.id, SNAPSHOT_RECORD);
+        let Err(error) = self.store.put_new(&name, record, tick) else {
+            return Ok(());
+        };
+        match error.kind() {
             // The first answer was lost, and it was asked twice.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                match look::load(self.store, &self.id, tick)? == *snapshot {
-                    true => Ok(()),
-                    false => Err(error.into()),
+            ErrorKind::AlreadyExists if look::load(self.store, &self.id, tick)? == *snapshot => {
+                return Ok(());
+            }
+            // The store did not take it, and nothing is on its way: objects without a record go.
+            ErrorKind::Permission | ErrorKind::Full | ErrorKind::Config | ErrorKind::TooLarge => {
+                let found = look::load(self.store, &self.id, tick);
+                if found.is_err_and(|found| found.is_not_found()) {
+                    self.begun = begun;
                 }
             }
-            other => Ok(other?),
+            _ => {}
         }
+        Err(error.into())
     }
 }
 
