@@ -49,7 +49,7 @@ impl Copying<'_> {
         let now = Contents::of_backup(self.to, backup, self.tick)?;
         let mut gone = Vec::new();
         for key in self.there.of_backup_or_wal(backup) {
-            if now.get(key).is_none() {
+            if !now.contains_key(key) {
                 gone.push(key.to_owned());
             }
         }

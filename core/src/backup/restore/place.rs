@@ -486,7 +486,9 @@ mod tests {
         fs::remove_file(two.join(TOKEN)).unwrap();
         for token in [None, Some("another")] {
             fs::write(two.join("theirs"), "").unwrap();
-            token.map(|token| fs::write(two.join(TOKEN), token).unwrap());
+            if let Some(token) = token {
+                fs::write(two.join(TOKEN), token).unwrap();
+            }
             let error = open().err().unwrap();
             assert!(error.to_string().contains("two"), "{error}");
             assert!(two.join("theirs").exists() && one.join("half").exists());
