@@ -56,11 +56,12 @@ fn is_written(id: &str, name: &str) -> bool {
         .unwrap_or_default()
         .split('-');
     let time = parts.next().is_some_and(is_time);
-    let number = parts.next().is_none_or(is_number);
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let random = parts.next().is_some_and(digits);
     let name = name.strip_suffix(".age").unwrap_or(name);
     let file = name.strip_suffix(".parquet").is_some_and(is_number);
     let known = file || [SNAPSHOT_RECORD, "ddl.json", "ddl.sql"].contains(&name);
-    time && number && parts.next().is_none() && known
+    time && random && parts.next().is_none() && known
 }
 
 #[cfg(test)]
@@ -76,14 +77,17 @@ mod tests {
             "ddl.json.age",
             "snapshot.json",
         ] {
-            assert!(is_written(&format!("{at}-snapshot"), mine), "{mine}");
-            assert!(is_written(&format!("{at}-2-snapshot"), mine), "{mine}");
+            assert!(
+                is_written(&format!("{at}-5be0c1d7-snapshot"), mine),
+                "{mine}"
+            );
             for other in ["mine", at, "mine-snapshot", "20261129T080000123-x-snapshot"] {
                 assert!(!is_written(other, mine), "{other}");
             }
         }
         for other in ["notes.txt", "x.parquet", ".parquet", "1/ddl.json"] {
-            assert!(!is_written(&format!("{at}-snapshot"), other), "{other}");
+            let id = format!("{at}-5be0c1d7-snapshot");
+            assert!(!is_written(&id, other), "{other}");
         }
     }
 }
