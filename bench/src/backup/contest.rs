@@ -1,6 +1,6 @@
 //! The two programs, set to do the same.
 
-use super::{Measured, size_of, timed};
+use super::{Measured, PGBACKREST, size_of, timed};
 use crate::Result;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -122,7 +122,7 @@ impl<'c> PgBackRest<'c> {
     }
 
     fn program(&self, command: &str) -> Command {
-        let mut program = self.cluster.tool("/usr/bin/pgbackrest");
+        let mut program = self.cluster.tool(PGBACKREST);
         program
             .arg(format!("--config={}", self.config.display()))
             .arg("--stanza=bench")
@@ -132,11 +132,7 @@ impl<'c> PgBackRest<'c> {
 
     /// Which version it is.
     pub fn version(&self) -> Result<String> {
-        let output = self
-            .cluster
-            .tool("/usr/bin/pgbackrest")
-            .arg("version")
-            .output()?;
+        let output = self.cluster.tool(PGBACKREST).arg("version").output()?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
     }
 
