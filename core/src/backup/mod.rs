@@ -5,6 +5,7 @@
 //! [`Tick`](crate::wait::Tick) while they wait; their threads handle no signals. [`snapshot`]s of single tables lie beside them.
 
 mod chain;
+mod clean_up;
 mod copy;
 mod error;
 mod keys;
@@ -17,6 +18,7 @@ mod restore;
 mod retain;
 mod running;
 mod seal;
+mod signed;
 pub mod snapshot;
 mod state;
 mod take;

@@ -2,12 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 
 use super::error::BackupError;
 use super::lsn::Lsn;
 use super::timestamp::Timestamp;
-use super::{keys, seal};
+use super::{keys, signed};
 
 /// The version of the format that is written.
 pub(super) const VERSION: u32 = 1;
@@ -165,10 +164,10 @@ impl Backup {
         let failed = |error: serde_json::Error| {
             BackupError::corrupt(keys::record(&self.id), error.to_string())
         };
-        let backup = serde_json::value::to_raw_value(self).map_err(failed)?;
+        let (text, sha256) = signed::text_of(self).map_err(failed)?;
         let signed = Signed {
-            sha256: seal::hex(&Sha256::digest(backup.get())),
-            backup: &backup,
+            sha256,
+            backup: &text,
         };
         serde_json::to_vec(&signed).map_err(failed)
     }
@@ -182,27 +181,7 @@ impl Backup {
         let corrupt = |detail: String| BackupError::corrupt(&key, detail);
         let signed: Signed<'_> =
             serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
-        let sum = seal::hex(&Sha256::digest(signed.backup.get()));
-        if sum != signed.sha256 {
-            return Err(corrupt(format!(
-                "its SHA-256 should be {} and is {sum}",
-                signed.sha256
-            )));
-        }
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        let Version { version } = serde_json::from_str(signed.backup.get())
-            .map_err(|error| corrupt(error.to_string()))?;
-        if version != VERSION {
-            return Err(BackupError::Unsupported {
-                object: key,
-                detail: format!("it is of version {version}, known is {VERSION}"),
-            });
-        }
-        let backup: Self = serde_json::from_str(signed.backup.get())
-            .map_err(|error| corrupt(error.to_string()))?;
+        let backup: Self = signed::read(&key, &signed.sha256, signed.backup, VERSION)?;
         backup.check(id).map_err(corrupt)?;
         Ok(backup)
     }

@@ -6,8 +6,9 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use super::clean_up;
 use super::error::BackupError;
 use super::keys::{self, RUNNING_NAME};
 use crate::store::{ErrorKind, ObjectMeta, Store};
@@ -22,9 +23,6 @@ const EVERY: Duration = if cfg!(test) {
 
 /// How long a backup may be silent and still be taken for one that is under way, whatever the clocks of store and reader say.
 pub(super) const SILENT: Duration = Duration::from_secs(24 * 3600);
-
-/// How long its removal may take at the end.
-const CLEAN_UP: Duration = Duration::from_secs(3);
 
 /// Longest sign of life, in bytes.
 const MAX_BYTES: u64 = 1024;
@@ -148,11 +146,7 @@ impl<'s> Sign<'s> {
 
 impl Drop for Sign<'_> {
     fn drop(&mut self) {
-        let end = Instant::now() + CLEAN_UP;
-        let tick = || match Instant::now() < end {
-            true => Ok(()),
-            false => Err(Stopped::new("cleaning up takes too long")),
-        };
+        let tick = clean_up::tick();
         // One that stays is swept when it is old.
         if self.is_there(&tick).unwrap_or(false) {
             let _ = self.store.delete(&self.key, &tick);
@@ -191,6 +185,7 @@ pub(super) fn is_alive(object: &ObjectMeta, silent: Duration) -> bool {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::path::Path;
+    use std::time::Instant;
 
     use super::super::list::sweep;
     use super::*;

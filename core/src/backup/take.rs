@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::clean_up;
 use super::error::BackupError;
 use super::keys::{self, CLUSTER_KEY};
 use super::list::load;
@@ -15,16 +16,13 @@ use super::timestamp::Timestamp;
 use crate::replication::{ArchiveEvent, BaseBackup, BaseBackupOptions, ConnInfo, Session};
 use crate::seal::Identities;
 use crate::store::{ErrorKind, Store};
-use crate::wait::{Stopped, Tick};
+use crate::wait::Tick;
 
 /// Largest `cluster.json`, in bytes.
 const MAX_CLUSTER_BYTES: u64 = 64 << 10;
 
 /// How often the caller is told how far it is.
 const TELL_EVERY: Duration = Duration::from_millis(100);
-
-/// How long what a failed backup wrote is cleaned up; what is left then is swept later.
-const CLEAN_UP: Duration = Duration::from_secs(3);
 
 /// How to take a backup.
 #[derive(Debug, Clone)]
@@ -514,17 +512,7 @@ impl Objects<'_> {
 
 impl Drop for Objects<'_> {
     fn drop(&mut self) {
-        let end = Instant::now() + CLEAN_UP;
-        let tick = || match Instant::now() < end {
-            true => Ok(()),
-            false => Err(Stopped::new("cleaning up takes too long")),
-        };
-        for key in &self.begun {
-            // What cannot be removed now is no backup either, and is swept later.
-            if self.store.delete(key, &tick).is_err() {
-                return;
-            }
-        }
+        clean_up::delete(self.store, &self.begun);
     }
 }
 

@@ -2,12 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 
 use super::super::error::BackupError;
 use super::super::keys::is_id;
 use super::super::lsn::Lsn;
-use super::super::seal::hex;
+use super::super::signed;
 use super::super::timestamp::Timestamp;
 use super::{SNAPSHOT_RECORD, key, split};
 use crate::parquet::{Field, Logical, Physical};
@@ -256,10 +255,10 @@ impl Snapshot {
         let failed = |error: serde_json::Error| {
             BackupError::corrupt(key(&self.id, SNAPSHOT_RECORD), error.to_string())
         };
-        let snapshot = serde_json::value::to_raw_value(self).map_err(failed)?;
+        let (text, sha256) = signed::text_of(self).map_err(failed)?;
         let signed = Signed {
-            sha256: hex(&Sha256::digest(snapshot.get())),
-            snapshot: &snapshot,
+            sha256,
+            snapshot: &text,
         };
         serde_json::to_vec(&signed).map_err(failed)
     }
@@ -273,27 +272,7 @@ impl Snapshot {
         let corrupt = |detail: String| BackupError::corrupt(&name, detail);
         let signed: Signed<'_> =
             serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
-        let sum = hex(&Sha256::digest(signed.snapshot.get()));
-        if sum != signed.sha256 {
-            return Err(corrupt(format!(
-                "its SHA-256 should be {} and is {sum}",
-                signed.sha256
-            )));
-        }
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        let Version { version } = serde_json::from_str(signed.snapshot.get())
-            .map_err(|error| corrupt(error.to_string()))?;
-        if version != VERSION {
-            return Err(BackupError::Unsupported {
-                object: name,
-                detail: format!("it is of version {version}, known is {VERSION}"),
-            });
-        }
-        let snapshot: Self = serde_json::from_str(signed.snapshot.get())
-            .map_err(|error| corrupt(error.to_string()))?;
+        let snapshot: Self = signed::read(&name, &signed.sha256, signed.snapshot, VERSION)?;
         snapshot.check(id).map_err(corrupt)?;
         Ok(snapshot)
     }

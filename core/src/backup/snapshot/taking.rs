@@ -2,8 +2,9 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::super::clean_up;
 use super::super::error::BackupError;
 use super::super::seal::{Layer, SealOptions, hex};
 use super::super::take::claim;
@@ -11,10 +12,7 @@ use super::super::timestamp::Timestamp;
 use super::record::{Holds, MAX_RECORD_BYTES, Object, Snapshot, VERSION};
 use super::{SNAPSHOT_RECORD, SNAPSHOT_SUFFIX, key, look};
 use crate::store::{ErrorKind, ObjectWriter, Store};
-use crate::wait::{Stopped, Tick};
-
-/// How long what a failed snapshot wrote is cleaned up; what is left then is swept later.
-const CLEAN_UP: Duration = Duration::from_secs(3);
+use crate::wait::Tick;
 
 /// What was written of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,17 +163,7 @@ impl<'s> Taking<'s> {
 
 impl Drop for Taking<'_> {
     fn drop(&mut self) {
-        let end = Instant::now() + CLEAN_UP;
-        let tick = || match Instant::now() < end {
-            true => Ok(()),
-            false => Err(Stopped::new("cleaning up takes too long")),
-        };
-        for key in &self.begun {
-            // What cannot be removed now is no snapshot either, and is swept later.
-            if self.store.delete(key, &tick).is_err() {
-                return;
-            }
-        }
+        clean_up::delete(self.store, &self.begun);
     }
 }
 
