@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use varve_tests::cluster::Cluster;
 use varve_tests::session::simple;
-use varve_tests::wait::until;
+use varve_tests::wait::{archived, until};
 
 /// A key that serves here alone.
 const SECRET: &str = "AGE-SECRET-KEY-1N8ZCTQVZF3528V2AYEX8P9EUJQNHANF2RN30U0QE5JKWTLPHTYHQ8JSC8K";
@@ -63,17 +63,6 @@ fn set(client: &mut Client, setting: &str, value: &str) {
         one(
             client,
             &format!("SELECT setting = '{value}' FROM pg_settings WHERE name = '{setting}'"),
-        ) == "t"
-    });
-}
-
-fn archived(client: &mut Client) {
-    ok(client, "SELECT pg_create_restore_point('here')");
-    let name = one(client, "SELECT pg_walfile_name(pg_switch_wal())");
-    until("WAL to be archived", || {
-        one(
-            client,
-            &format!("SELECT coalesce(last_archived_wal >= '{name}', false) FROM pg_stat_archiver"),
         ) == "t"
     });
 }

@@ -1,7 +1,7 @@
 //! Three stores behind one policy, and what is left when the server and two of them are gone.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use postgres::{Client, Config, NoTls};
+use postgres::Client;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use varve_tests::cluster::Cluster;
 use varve_tests::random::Random;
 use varve_tests::s3;
 use varve_tests::session::{Session, simple};
-use varve_tests::wait::until;
+use varve_tests::wait::{archived, until};
 
 /// The S3 server as a process of its own.
 struct Offsite {
@@ -99,6 +99,18 @@ fn stores(cluster: &Cluster, client: &mut Client, offsite: &Offsite) -> [PathBuf
         ),
     );
     near
+}
+
+/// Stops the server of a data directory that was restored where the cluster's own was lost: its socket lies in the same place.
+fn stop(cluster: &Cluster, pgdata: &Path) {
+    let stopped = cluster
+        .tool("pg_ctl")
+        .args(["-m", "immediate", "-D"])
+        .arg(pgdata)
+        .arg("stop")
+        .status()
+        .unwrap();
+    assert!(stopped.success());
 }
 
 const SETTINGS: &[&str] = &[
@@ -273,13 +285,7 @@ fn the_server_and_the_stores_beside_it_are_lost() {
         std::fs::read_to_string(pgdata.join("startup.log")).unwrap_or_default(),
     );
     println!("recovered in {:?}", begin.elapsed());
-    let mut client = Config::new()
-        .host_path(cluster.dir())
-        .port(5432)
-        .user("postgres")
-        .dbname("postgres")
-        .connect(NoTls)
-        .unwrap();
+    let mut client = cluster.connect().unwrap();
     // Whole transactions, the first ones, and no fewer than the WAL that was offsite has.
     let rows = ok(
         &mut client,
@@ -314,14 +320,7 @@ fn the_server_and_the_stores_beside_it_are_lost() {
         "t"
     );
     drop(client);
-    let stopped = cluster
-        .tool("pg_ctl")
-        .args(["-m", "immediate", "-D"])
-        .arg(&pgdata)
-        .arg("stop")
-        .status()
-        .unwrap();
-    assert!(stopped.success());
+    stop(&cluster, &pgdata);
 }
 
 /// What goes wrong in a round.
@@ -399,18 +398,6 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
-}
-
-/// Waits until what was written so far is archived.
-fn archived(client: &mut Client) {
-    ok(client, "SELECT pg_create_restore_point('here')");
-    let name = one(client, "SELECT pg_walfile_name(pg_switch_wal())");
-    until("WAL to be archived", || {
-        one(
-            client,
-            &format!("SELECT coalesce(last_archived_wal >= '{name}', false) FROM pg_stat_archiver"),
-        ) == "t"
-    });
 }
 
 /// Copies to all stores, which must succeed.
@@ -620,23 +607,10 @@ fn kills_full_disks_and_flipped_bytes() {
             .output()
             .unwrap();
         assert!(restored.status.success(), "{path:?}: {restored:?}");
-        let mut client = Config::new()
-            .host_path(cluster.dir())
-            .port(5432)
-            .user("postgres")
-            .dbname("postgres")
-            .connect(NoTls)
-            .unwrap();
+        let mut client = cluster.connect().unwrap();
         assert_eq!(one(&mut client, "SELECT count(*) FROM readings"), expected);
         drop(client);
-        let stopped = cluster
-            .tool("pg_ctl")
-            .args(["-m", "immediate", "-D"])
-            .arg(&pgdata)
-            .arg("stop")
-            .status()
-            .unwrap();
-        assert!(stopped.success());
+        stop(&cluster, &pgdata);
         std::fs::remove_dir_all(&pgdata).unwrap();
     }
 }

@@ -263,13 +263,7 @@ fn from_a_base_backup() {
         &mut client,
         "DELETE FROM prices WHERE ts < '2025-01-02 00:00Z'",
     );
-    let archived = one(&mut client, "SELECT pg_walfile_name(pg_switch_wal())");
-    wait::until("WAL to be archived", || {
-        one(
-            &mut client,
-            "SELECT last_archived_wal FROM pg_stat_archiver",
-        ) >= archived
-    });
+    wait::archived(&mut client);
     let call = format!("SELECT rows FROM varve.restore_chunk('{id}', '{first}', '{moment}')");
     assert_eq!(one(&mut client, &call), "1440");
     assert_eq!(

@@ -117,25 +117,7 @@ impl Bench {
 
     /// Ends a segment of WAL and waits until it is in the store.
     pub fn archived(&mut self) {
-        // A segment in which nothing is written yet cannot be ended.
-        self.client
-            .execute("SELECT pg_create_restore_point('archived')", &[])
-            .unwrap();
-        let name: String = self
-            .client
-            .query_one("SELECT pg_walfile_name(pg_switch_wal())", &[])
-            .unwrap()
-            .get(0);
-        let client = &mut self.client;
-        until("WAL to be archived", || {
-            client
-                .query_one(
-                    "SELECT coalesce(last_archived_wal >= $1, false) FROM pg_stat_archiver",
-                    &[&name],
-                )
-                .unwrap()
-                .get(0)
-        });
+        varve_tests::wait::archived(&mut self.client);
     }
 
     /// Restores with some arguments into a new directory and starts the server there.
