@@ -71,8 +71,6 @@ pub enum Phase {
     Counting,
     /// Files come from a store.
     Restoring,
-    /// Backups of a chain become one.
-    Combining,
     /// What was written is made to reach the disk.
     Syncing,
     /// A restored server starts, and replays WAL.
@@ -95,7 +93,6 @@ impl Phase {
             Phase::Finishing => ("finishing", "bytes"),
             Phase::Counting => ("counting", "tables"),
             Phase::Restoring => ("restoring", "bytes"),
-            Phase::Combining => ("combining", "bytes"),
             Phase::Syncing => ("syncing", "bytes"),
             Phase::Replaying => ("replaying", "bytes"),
             Phase::Verifying => ("verifying", "tables"),

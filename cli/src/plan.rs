@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use varve_core::backup::{Backup, chain_of, combine_program, load_from_any, wal_list, wal_reach};
+use varve_core::backup::{chain_of, load_from_any, wal_list, wal_reach};
 use varve_core::store::Store;
 
 use crate::common::From;
@@ -47,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         println!("{step}. {action} (about {})", text::duration(seconds));
     };
     let rate = |bytes: u64, megabytes: f64| bytes as f64 / (megabytes.max(0.001) * 1e6);
-    for member in &chain {
+    for member in chain.iter().rev() {
         let seconds = rate(member.raw_bytes(), arguments.restore_rate);
         say(
             format!(
@@ -57,18 +57,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 text::size(member.raw_bytes())
             ),
             seconds,
-        );
-    }
-    if chain.len() > 1 {
-        let program = combine_program(None, &backup)?;
-        let bytes: u64 = chain.first().map_or(0, Backup::raw_bytes);
-        say(
-            format!(
-                "Combine the {} backups with {}",
-                chain.len(),
-                program.display()
-            ),
-            rate(bytes, arguments.restore_rate),
         );
     }
     let mut reached = None;

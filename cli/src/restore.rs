@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use varve_core::backup::{
     Backup, Lsn, Recovery, RestoreOptions, RestorePhase, TablespaceMove, Target, Timelines,
-    Timestamp, choose, choose_along, combine_program, restore,
+    Timestamp, choose, choose_along, restore, server_program,
 };
 use varve_core::seal::Identities;
 use varve_core::store::Store;
@@ -256,13 +256,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         threads: threads(arguments.threads),
         recovery,
         identities: arguments.from.identity.open()?,
-        bindir: arguments.bindir.clone(),
     };
     let mut progress = Progress::new(arguments.quiet);
     let mut tell = |now: &varve_core::backup::RestoreProgress| {
         let phase = match now.phase {
             RestorePhase::Files => "restoring",
-            RestorePhase::Combining => "combining",
             RestorePhase::Syncing => "syncing",
         };
         progress.tell(phase, now.bytes, Some(now.total));
@@ -278,10 +276,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             repaired.detail
         );
     }
-    let pg_ctl = combine_program(arguments.bindir.as_deref(), backup)
-        .ok()
-        .and_then(|program| Some(program.parent()?.join("pg_ctl")))
-        .unwrap_or_else(|| PathBuf::from("pg_ctl"));
+    let pg_ctl = server_program("pg_ctl", arguments.bindir.as_deref(), backup);
+    let pg_ctl = match arguments.start {
+        true => pg_ctl?,
+        false => pg_ctl.unwrap_or_else(|_| PathBuf::from("pg_ctl")),
+    };
     let pgdata = std::path::absolute(&arguments.pgdata)
         .map_err(|error| Failure::system(error.to_string()))?;
     if !arguments.quiet {

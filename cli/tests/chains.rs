@@ -129,7 +129,7 @@ fn tablespaces_and_a_point_in_time() {
     let map = format!("{}={}", old.display(), new.display());
     let plan = bench.ok(&["plan", "--from", &bench.store(), "--to-time", &between]);
     assert!(
-        plan.contains(&incremental) && plan.contains("Combine the 2"),
+        plan.contains(&incremental) && plan.contains("2. Fetch and unpack"),
         "{plan}"
     );
     let restored = bench.restored("point", &["--to-time", &between, "--tablespace-map", &map]);

@@ -205,7 +205,7 @@ fn interrupted_restores() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let begun = pgdata.join("varve_restore/0/data/base");
+        let begun = pgdata.join("varve_restore/out/base");
         until("the restore to be under way", || {
             begun.is_dir() || child.try_wait().unwrap().is_some()
         });

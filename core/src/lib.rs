@@ -18,7 +18,7 @@ pub mod column;
 pub mod error;
 pub mod header;
 pub mod paged;
-#[cfg(feature = "backup")]
+#[cfg(feature = "parquet")]
 pub mod parquet;
 #[cfg(feature = "backup")]
 pub mod replication;

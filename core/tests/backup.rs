@@ -43,7 +43,6 @@ fn options(work: &Path) -> RestoreOptions {
         threads: 2,
         recovery: Recovery::default(),
         identities: None,
-        bindir: None,
     }
 }
 

@@ -204,7 +204,6 @@ fn a_store_that_is_away_is_asked_last() {
         threads: 2,
         recovery: Recovery::default(),
         identities: None,
-        bindir: None,
     };
     restore(&[&away, &there], &backup.id, &options, &mut |_| {}, &never).unwrap();
     // For the manifest, and by neither thread for any of the ten or more pieces of the archive.

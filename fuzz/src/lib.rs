@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is what a fuzzer looks for")]
 
 pub mod damage;
+pub mod parquet;
 pub mod sealed;
 #[path = "../../core/tests/common/sound.rs"]
 mod sound;

@@ -95,7 +95,6 @@ impl Shown {
     fn restoring(&mut self, now: &RestoreProgress) {
         let phase = match now.phase {
             RestorePhase::Files => Phase::Restoring,
-            RestorePhase::Combining => Phase::Combining,
             RestorePhase::Syncing => Phase::Syncing,
         };
         self.at(phase, now.bytes, now.total);

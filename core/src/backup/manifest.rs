@@ -6,6 +6,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::error::BackupError;
+use super::lsn::Lsn;
 use super::seal::{hex, unhex};
 
 /// What a manifest says of a file.
@@ -17,10 +18,27 @@ pub(super) struct ManifestFile {
     pub(super) sha256: [u8; 32],
 }
 
-/// The files of a backup by their paths in the data directory.
+/// The files of a backup by their paths in the data directory, and what else the manifest says.
 #[derive(Debug)]
 pub(super) struct Manifest {
     pub(super) files: HashMap<Vec<u8>, ManifestFile>,
+    /// When each was changed last, as the manifest has it.
+    modified: HashMap<Vec<u8>, String>,
+    version: u32,
+    /// Which cluster it is of, from version 2 on.
+    pub(super) system_identifier: Option<u64>,
+    wal_ranges: Vec<WalRange>,
+}
+
+/// WAL that a backup needs.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct WalRange {
+    timeline: u32,
+    #[serde(rename = "Start-LSN")]
+    start: Lsn,
+    #[serde(rename = "End-LSN")]
+    end: Lsn,
 }
 
 #[derive(Deserialize)]
@@ -30,6 +48,8 @@ struct File {
     #[serde(rename = "Encoded-Path")]
     encoded_path: Option<String>,
     size: u64,
+    #[serde(rename = "Last-Modified", default)]
+    last_modified: String,
     #[serde(rename = "Checksum-Algorithm")]
     checksum_algorithm: Option<String>,
     checksum: Option<String>,
@@ -38,7 +58,13 @@ struct File {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Document {
+    #[serde(rename = "PostgreSQL-Backup-Manifest-Version")]
+    version: u32,
+    #[serde(rename = "System-Identifier")]
+    system_identifier: Option<u64>,
     files: Vec<File>,
+    #[serde(rename = "WAL-Ranges", default)]
+    wal_ranges: Vec<WalRange>,
 }
 
 impl Manifest {
@@ -49,13 +75,75 @@ impl Manifest {
         let document: Document =
             serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
         let mut files = HashMap::with_capacity(document.files.len());
-        for file in document.files {
+        let mut modified = HashMap::with_capacity(document.files.len());
+        for mut file in document.files {
+            let last_modified = std::mem::take(&mut file.last_modified);
             let (path, entry) = file
                 .read()
                 .ok_or_else(|| corrupt("a file's line is not understood".to_owned()))?;
+            modified.insert(path.clone(), last_modified);
             files.insert(path, entry);
         }
-        Ok(Self { files })
+        Ok(Self {
+            files,
+            modified,
+            version: document.version,
+            system_identifier: document.system_identifier,
+            wal_ranges: document.wal_ranges,
+        })
+    }
+
+    /// A file goes by another name, with other content.
+    pub(super) fn replace(&mut self, path: &[u8], by: Vec<u8>, with: ManifestFile) {
+        self.files.remove(path);
+        if let Some(modified) = self.modified.remove(path) {
+            self.modified.insert(by.clone(), modified);
+        }
+        self.files.insert(by, with);
+    }
+
+    /// The manifest in PostgreSQL's form, with the checksum of itself at its end.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let mut text = format!(
+            "{{ \"PostgreSQL-Backup-Manifest-Version\": {},\n",
+            self.version
+        );
+        if let Some(identifier) = self.system_identifier {
+            text += &format!("\"System-Identifier\": {identifier},\n");
+        }
+        let mut files: Vec<_> = self.files.iter().collect();
+        files.sort_by_key(|(path, _)| *path);
+        let lines: Vec<String> = files
+            .into_iter()
+            .map(|(path, file)| {
+                let name = match std::str::from_utf8(path) {
+                    Ok(path) => format!("\"Path\": {}", quoted(path)),
+                    Err(_) => format!("\"Encoded-Path\": \"{}\"", hex(path)),
+                };
+                format!(
+                    "{{ {name}, \"Size\": {}, \"Last-Modified\": {}, \"Checksum-Algorithm\": \"SHA256\", \"Checksum\": \"{}\" }}",
+                    file.size,
+                    quoted(self.modified.get(path).map_or("", String::as_str)),
+                    hex(&file.sha256)
+                )
+            })
+            .collect();
+        text += &format!("\"Files\": [\n{}\n],\n", lines.join(",\n"));
+        let ranges: Vec<String> = self
+            .wal_ranges
+            .iter()
+            .map(|range| {
+                format!(
+                    "{{ \"Timeline\": {}, \"Start-LSN\": \"{}\", \"End-LSN\": \"{}\" }}",
+                    range.timeline, range.start, range.end
+                )
+            })
+            .collect();
+        text += &format!("\"WAL-Ranges\": [\n{}\n],\n", ranges.join(",\n"));
+        let sum = hex(&Sha256::digest(text.as_bytes()));
+        text += &format!("\"Manifest-Checksum\": \"{sum}\"}}\n");
+        text.into_bytes()
     }
 }
 

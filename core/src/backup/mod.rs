@@ -39,7 +39,7 @@ pub use lsn::Lsn;
 pub use record::{Archive, Backup, BackupTablespace, Cluster, Kind, StoredObject};
 pub use restore::{
     Recovery, Repaired, RestoreOptions, RestorePhase, RestoreProgress, Restored, TablespaceMove,
-    combine_program, restore,
+    restore, server_program,
 };
 pub use retain::{ExpiredBackup, ExpiredWal, Expiry, Removed, Retention, expire, plan_expiry};
 pub use seal::SealOptions;

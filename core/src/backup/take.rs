@@ -9,6 +9,7 @@ use super::list::load;
 use super::lsn::Lsn;
 use super::parent::{chain_holds, choose_parent};
 use super::record::{Archive, Backup, BackupTablespace, Cluster, Kind, StoredObject, VERSION};
+use super::restore::BLOCK;
 use super::running::Sign;
 use super::seal::{SealOptions, SealedWriter, object_name, read_manifest};
 use super::timeline::{TimelineHistory, Timelines};
@@ -154,6 +155,14 @@ pub fn take_with_checks(
             Some(choose_parent(store, kind, &fits, tick)?)
         }
     };
+    if parent.is_some() && session.show("block_size", tick)? != BLOCK.to_string() {
+        return Err(BackupError::refused(
+            format!(
+                "the server's blocks are not of {BLOCK} bytes, and only such can be put together again"
+            ),
+            "Take full backups.",
+        ));
+    }
     if parent.is_some() && session.show("summarize_wal", tick)? != "on" {
         return Err(BackupError::refused(
             format!(

@@ -1,7 +1,9 @@
 //! The tar archives that PostgreSQL makes: plain `ustar` headers, with long sizes in base 256.
 //! Source: POSIX.1-1988, and the PostgreSQL documentation of BASE_BACKUP.
 
-use std::io::{self, BufRead};
+use std::io;
+
+use bytes::Bytes;
 
 /// Size of a block.
 const BLOCK: usize = 512;
@@ -27,9 +29,17 @@ pub(super) struct Entry {
     pub(super) mode: u32,
 }
 
+/// Where an archive comes from: its bytes in pieces of any size, each of which can be handed on without being copied.
+pub(super) trait Pieces {
+    /// The next piece; none at the end.
+    fn piece(&mut self) -> io::Result<Option<Bytes>>;
+}
+
 /// Reads an archive entry by entry.
-pub(super) struct TarReader<R> {
-    inner: R,
+pub(super) struct TarReader<'a> {
+    from: &'a mut dyn Pieces,
+    /// What is left of the current piece.
+    ready: Bytes,
     /// Bytes of the current entry that were not read, and the padding behind them.
     left: u64,
     padding: u64,
@@ -39,10 +49,11 @@ fn wrong(detail: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, detail.into())
 }
 
-impl<R: BufRead> TarReader<R> {
-    pub(super) fn new(inner: R) -> Self {
+impl<'a> TarReader<'a> {
+    pub(super) fn new(from: &'a mut dyn Pieces) -> Self {
         Self {
-            inner,
+            from,
+            ready: Bytes::new(),
             left: 0,
             padding: 0,
         }
@@ -51,10 +62,19 @@ impl<R: BufRead> TarReader<R> {
     /// The next entry; none at the end. What was not read of the one before is skipped. The end is a block of zeros; the
     /// stream must go on with zeros only.
     pub(super) fn entry(&mut self) -> io::Result<Option<Entry>> {
-        self.discard(self.left + self.padding)?;
+        let rest = self.left + self.padding;
         (self.left, self.padding) = (0, 0);
+        self.take(rest, &mut |_| Ok(()))?;
         let mut header = [0; BLOCK];
-        self.inner.read_exact(&mut header)?;
+        let mut at = 0;
+        self.take(BLOCK as u64, &mut |piece| {
+            let end = at + piece.len();
+            if let Some(to) = header.get_mut(at..end) {
+                to.copy_from_slice(&piece);
+            }
+            at = end;
+            Ok(())
+        })?;
         if header == [0; BLOCK] {
             return self.only_zeros().map(|()| None);
         }
@@ -64,49 +84,50 @@ impl<R: BufRead> TarReader<R> {
         Ok(Some(entry))
     }
 
-    /// Gives the content of the current entry to `take`, piece by piece.
+    /// Gives the content of the current entry to `take`, piece by piece; no piece is empty.
     pub(super) fn content(
         &mut self,
-        take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+        take: &mut dyn FnMut(Bytes) -> io::Result<()>,
     ) -> io::Result<()> {
-        while self.left > 0 {
-            let ready = self.inner.fill_buf()?;
-            if ready.is_empty() {
+        let left = std::mem::take(&mut self.left);
+        self.take(left, take)
+    }
+
+    fn take(
+        &mut self,
+        mut len: u64,
+        take: &mut dyn FnMut(Bytes) -> io::Result<()>,
+    ) -> io::Result<()> {
+        while len > 0 {
+            if !self.fill()? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let len = (ready.len() as u64).min(self.left) as usize;
-            take(ready.get(..len).unwrap_or_default())?;
-            self.inner.consume(len);
-            self.left -= len as u64;
+            let now = (self.ready.len() as u64).min(len);
+            take(self.ready.split_to(now as usize))?;
+            len -= now;
         }
         Ok(())
     }
 
-    fn discard(&mut self, mut len: u64) -> io::Result<()> {
-        while len > 0 {
-            let ready = self.inner.fill_buf()?.len();
-            if ready == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+    /// Sees to it that something is ready; whether there is anything.
+    fn fill(&mut self) -> io::Result<bool> {
+        while self.ready.is_empty() {
+            match self.from.piece()? {
+                Some(piece) => self.ready = piece,
+                None => return Ok(false),
             }
-            let now = (ready as u64).min(len) as usize;
-            self.inner.consume(now);
-            len -= now as u64;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn only_zeros(&mut self) -> io::Result<()> {
-        loop {
-            let ready = self.inner.fill_buf()?;
-            let len = ready.len();
-            if len == 0 {
-                return Ok(());
-            }
-            if ready.iter().any(|byte| *byte != 0) {
+        while self.fill()? {
+            if self.ready.iter().any(|byte| *byte != 0) {
                 return Err(wrong("there is something behind the end of the archive"));
             }
-            self.inner.consume(len);
+            self.ready.clear();
         }
+        Ok(())
     }
 }
 
@@ -225,13 +246,34 @@ mod tests {
     }
 
     fn all(bytes: &[u8]) -> io::Result<Vec<(Entry, Vec<u8>)>> {
-        let mut reader = TarReader::new(bytes);
+        let found = all_in(Cut(bytes, usize::MAX));
+        // Whatever the pieces are, they say the same.
+        for len in [1, 7, 511, 512, 513] {
+            let again = all_in(Cut(bytes, len));
+            assert_eq!(found.as_ref().ok(), again.as_ref().ok(), "{len}");
+        }
+        found
+    }
+
+    /// Bytes in pieces of a length.
+    struct Cut<'b>(&'b [u8], usize);
+
+    impl Pieces for Cut<'_> {
+        fn piece(&mut self) -> io::Result<Option<Bytes>> {
+            let (now, rest) = self.0.split_at(self.1.min(self.0.len()));
+            self.0 = rest;
+            Ok((!now.is_empty()).then(|| Bytes::copy_from_slice(now)))
+        }
+    }
+
+    fn all_in(mut pieces: Cut<'_>) -> io::Result<Vec<(Entry, Vec<u8>)>> {
+        let mut reader = TarReader::new(&mut pieces);
         let mut entries = Vec::new();
         while let Some(entry) = reader.entry()? {
             let mut content = Vec::new();
             if entry.path != b"skipped" {
                 reader.content(&mut |piece| {
-                    content.extend_from_slice(piece);
+                    content.extend_from_slice(&piece);
                     Ok(())
                 })?;
             }
@@ -295,7 +337,9 @@ mod tests {
         let mut damaged = archive(&[header("x", b'0', 0, "")]);
         damaged[0] ^= 1;
         assert!(all(&damaged).is_err());
-        let mut large = TarReader::new(header("x", b'0', 1 << 40, "").leak() as &[u8]);
+        let large = header("x", b'0', 1 << 40, "");
+        let mut pieces = Cut(&large, usize::MAX);
+        let mut large = TarReader::new(&mut pieces);
         assert_eq!(large.entry().unwrap().unwrap().size, 1 << 40);
     }
 }

@@ -58,6 +58,9 @@ fn main() {
         );
         writer.write("parts", n, &index.summary().to_bytes());
     }
+    for (n, seed) in varve_fuzz::parquet::seeds().iter().enumerate() {
+        writer.write("parquet", n, seed);
+    }
     for (n, seed) in varve_fuzz::sealed::seeds().iter().enumerate() {
         writer.write("sealed", n, seed);
     }

@@ -138,7 +138,6 @@ impl<'s> Scratch<'s> {
             threads: std::thread::available_parallelism().map_or(2, |n| n.get().min(4)),
             recovery: Recovery::default(),
             identities,
-            bindir: Some(bindir()),
         };
         let id = &origin.backup.id;
         let restored =

@@ -1,17 +1,19 @@
 //! An archive as it comes from the stores: its frames are fetched and decompressed by several threads, and those that a store
 //! has damaged come from the next one.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
 use zstd::bulk;
 
 use super::super::error::BackupError;
 use super::super::record::StoredObject;
 use super::super::seal::{at, open};
+use super::super::tar::Pieces;
 use super::Repaired;
 use crate::seal::Identities;
 use crate::store::Store;
@@ -22,6 +24,9 @@ const GROUP_BYTES: u64 = 4 << 20;
 
 /// Plain bytes of the frames that are fetched together: zeros become next to nothing when they are compressed.
 const GROUP_PLAIN_BYTES: u64 = 32 << 20;
+
+/// How much is read at once of an archive that can only be read from its beginning on.
+const STREAM_BYTES: usize = 1 << 20;
 
 /// Most threads.
 const MAX_THREADS: usize = 32;
@@ -45,7 +50,7 @@ struct Asked<'s> {
 }
 
 /// What is done with an archive's bytes; again from the beginning, where a store's turned out to be wrong.
-pub(super) type Use<'u> = &'u mut dyn FnMut(&mut dyn BufRead) -> Result<(), BackupError>;
+pub(super) type Use<'u> = &'u mut dyn FnMut(&mut dyn Pieces) -> Result<(), BackupError>;
 
 impl<'s> Source<'s> {
     pub(super) fn new(
@@ -153,7 +158,7 @@ impl<'s> Source<'s> {
             Some(object.raw_bytes),
             tick,
         )?;
-        use_(&mut BufReader::with_capacity(1 << 20, plain))
+        use_(&mut Stream(plain))
     }
 
     fn parallel(
@@ -195,7 +200,6 @@ impl<'s> Source<'s> {
                 ways,
                 frames,
                 next: 0,
-                current: io::Cursor::default(),
                 tick,
             })
         })
@@ -333,7 +337,6 @@ struct Frames<'f> {
     /// By which way each frame comes.
     frames: Vec<usize>,
     next: usize,
-    current: io::Cursor<Vec<u8>>,
     tick: Tick<'f>,
 }
 
@@ -355,30 +358,22 @@ impl Frames<'_> {
     }
 }
 
-impl Read for Frames<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let ready = self.fill_buf()?;
-        let len = ready.len().min(buffer.len());
-        if let (Some(to), Some(from)) = (buffer.get_mut(..len), ready.get(..len)) {
-            to.copy_from_slice(from);
-        }
-        self.consume(len);
-        Ok(len)
+impl Pieces for Frames<'_> {
+    fn piece(&mut self) -> io::Result<Option<Bytes>> {
+        let frame = self.frame().map_err(io::Error::other)?;
+        Ok(frame.map(Bytes::from))
     }
 }
 
-impl BufRead for Frames<'_> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.current.position() as usize >= self.current.get_ref().len() {
-            match self.frame().map_err(io::Error::other)? {
-                Some(frame) => self.current = io::Cursor::new(frame),
-                None => return Ok(&[]),
-            }
-        }
-        self.current.fill_buf()
-    }
+/// A stream in pieces of at most a mebibyte.
+struct Stream<R>(R);
 
-    fn consume(&mut self, len: usize) {
-        self.current.consume(len);
+impl<R: Read> Pieces for Stream<R> {
+    fn piece(&mut self) -> io::Result<Option<Bytes>> {
+        let mut piece = Vec::with_capacity(STREAM_BYTES);
+        (&mut self.0)
+            .take(STREAM_BYTES as u64)
+            .read_to_end(&mut piece)?;
+        Ok((!piece.is_empty()).then(|| Bytes::from(piece)))
     }
 }

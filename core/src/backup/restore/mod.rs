@@ -1,22 +1,28 @@
 //! Restoring a backup, or a chain of them, into a new data directory.
 //!
 //! All is done in the directory `varve_restore` within the data directory, and moved up at the end: what is half restored
-//! cannot be started. A restore that was interrupted leaves that directory, and the next one with the same arguments goes on
-//! with what is whole of it and cleans up the rest.
+//! cannot be started. A restore that was interrupted leaves that directory; the next one with the same arguments cleans it up
+//! and begins again, or, where only the moving up was left, ends it.
 
 mod combine;
 mod fetch;
+mod hash;
+mod incremental;
+mod label;
 mod place;
+mod programs;
 mod recovery;
 mod run;
 mod sync;
 mod unpack;
+mod write;
 
 use std::path::PathBuf;
 
 use crate::seal::Identities;
 
-pub use combine::combine_program;
+pub(crate) use incremental::BLOCK;
+pub use programs::server_program;
 pub use recovery::Recovery;
 pub use run::restore;
 
@@ -42,8 +48,6 @@ pub struct RestoreOptions {
     pub recovery: Recovery,
     /// Who can decrypt.
     pub identities: Option<Identities>,
-    /// The directory with PostgreSQL's programs; where it is none, Debian's place and PATH are searched.
-    pub bindir: Option<PathBuf>,
 }
 
 /// What a restore is at.
@@ -51,8 +55,6 @@ pub struct RestoreOptions {
 pub enum RestorePhase {
     /// Files are fetched and unpacked.
     Files,
-    /// `pg_combinebackup` makes one backup of the chain.
-    Combining,
     /// What was written is made to reach the disk.
     Syncing,
 }

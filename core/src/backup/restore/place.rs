@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -17,9 +17,6 @@ const WORK: &str = "varve_restore";
 /// The file in it that says whose work it is.
 const MARKER: &str = "marker.json";
 
-/// The file in the directory of a member of a chain that says that it was unpacked.
-const DONE: &str = "done";
-
 /// Largest marker, in bytes.
 const MAX_MARKER_BYTES: u64 = 1 << 20;
 
@@ -29,9 +26,6 @@ const TOKEN: &str = "varve_restore.token";
 
 /// Largest token, in bytes.
 const MAX_TOKEN_BYTES: u64 = 256;
-
-/// The directory in a tablespace's that a chain is combined into: it must not be there before, and the token must.
-const COMBINED: &str = "varve_restore";
 
 /// What a restore was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,8 +149,7 @@ impl Place {
         }
         for name in names(&self.work())? {
             let path = self.work().join(&name);
-            let keep = name == MARKER || is_done(&path);
-            if !keep {
+            if name != MARKER {
                 remove(&path)?;
             }
         }
@@ -271,31 +264,6 @@ impl Place {
         &self.marker.tablespaces
     }
 
-    /// Where in the directory of a tablespace a chain is combined into.
-    pub(super) fn combined(directory: &Path) -> PathBuf {
-        directory.join(COMBINED)
-    }
-
-    /// Moves what was combined up to where it belongs, and has the links in `out` show there.
-    pub(super) fn settle(&self) -> Result<(), BackupError> {
-        for (oid, directory) in &self.marker.tablespaces {
-            let from = Self::combined(directory);
-            for name in names(&from)? {
-                let to = directory.join(&name);
-                fs::rename(from.join(&name), &to).map_err(|error| BackupError::io(&to, error))?;
-            }
-            if let Ok(metadata) = fs::metadata(&from) {
-                fs::set_permissions(directory, metadata.permissions())
-                    .map_err(|error| BackupError::io(directory, error))?;
-            }
-            remove(&from)?;
-            let link = self.out().join(format!("pg_tblspc/{oid}"));
-            remove(&link)?;
-            symlink(directory, &link).map_err(|error| BackupError::io(&link, error))?;
-        }
-        Ok(())
-    }
-
     /// Moves what is in `out` up to where it belongs, the control file's directory last: without it no server starts.
     pub(super) fn move_up(&mut self) -> Result<(), BackupError> {
         self.marker.moving = true;
@@ -357,35 +325,6 @@ fn resolved(path: &Path) -> Result<PathBuf, BackupError> {
         }
     }
     Ok(whole)
-}
-
-/// Which boot of the machine this is. What was written without being synced holds as long as that stays the same.
-fn boot() -> Vec<u8> {
-    // Where it cannot be read nothing is taken for done.
-    fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
-}
-
-/// Notes that a member of a chain was unpacked.
-pub(super) fn done(member: &Path) -> Result<(), BackupError> {
-    let path = member.join(DONE);
-    fs::write(&path, boot()).map_err(|error| BackupError::io(&path, error))
-}
-
-/// Takes [`done`] back.
-pub(super) fn undone(member: &Path) -> Result<(), BackupError> {
-    let path = member.join(DONE);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(BackupError::io(&path, error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether a member of a chain was unpacked.
-pub(super) fn is_done(member: &Path) -> bool {
-    let boot = boot();
-    !boot.is_empty() && fs::read(member.join(DONE)).is_ok_and(|noted| noted == boot)
 }
 
 fn not_empty(path: &Path) -> BackupError {

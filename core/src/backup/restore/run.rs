@@ -3,19 +3,25 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
 
 use super::super::chain::chain_of;
 use super::super::error::BackupError;
 use super::super::list::load_from_any;
-use super::super::manifest::Manifest;
+use super::super::manifest::{Manifest, ManifestFile};
 use super::super::record::{Archive, Backup, StoredObject};
 use super::super::seal::read_manifest;
-use super::combine::{combine, combine_program};
+use super::super::tar::Pieces;
+use super::combine::Combined;
 use super::fetch::Source;
-use super::place::{self, Marker, Place, empty, remove, undone};
-use super::sync::{Syncing, sync_all};
-use super::unpack::{Unpack, directory};
+use super::incremental::incremental;
+use super::label;
+use super::place::{Marker, Place, empty};
+use super::sync::sync_all;
+use super::unpack::{Unpack, Unpacked, directory};
+use super::write::Writers;
 use super::{RestoreOptions, RestorePhase, RestoreProgress, Restored, TablespaceMove};
 use crate::store::Store;
 use crate::wait::Tick;
@@ -23,12 +29,12 @@ use crate::wait::Tick;
 /// Restores a backup, and those that it needs, from the first of some stores; what that has damaged or has not comes from the
 /// next one.
 ///
-/// `progress` is called on the calling thread. Nothing of PostgreSQL is needed but, for a chain, `pg_combinebackup`. The
-/// server that is started in the data directory recovers as the options say.
+/// `progress` is called on the calling thread. Nothing of PostgreSQL is needed. The server that is started in the data directory
+/// recovers as the options say.
 ///
 /// # Errors
 /// [`BackupError::Refused`] for a directory that is not empty; [`BackupError::Corrupt`] where no store has something
-/// undamaged; what the stores, the system or `pg_combinebackup` say.
+/// undamaged; what the stores or the system say.
 pub fn restore(
     stores: &[&Store],
     id: &str,
@@ -44,10 +50,6 @@ pub fn restore(
     let target = chain.last().ok_or_else(|| BackupError::NotFound {
         what: format!("backup {id}"),
     })?;
-    let combine_with = match chain.len() {
-        1 => None,
-        _ => Some(combine_program(options.bindir.as_deref(), target)?),
-    };
     let pgdata = std::path::absolute(&options.pgdata)
         .map_err(|error| BackupError::io(&options.pgdata, error))?;
     let marker = Marker {
@@ -62,7 +64,7 @@ pub fn restore(
     let mut run = Run {
         source: Source::new(stores, options.threads, options.identities.as_ref()),
         place,
-        syncing: None,
+        writers: Writers::start(options.threads)?,
         progress,
         now: RestoreProgress {
             phase: RestorePhase::Files,
@@ -72,22 +74,10 @@ pub fn restore(
         tick,
     };
     if !run.place.moving() {
-        match &combine_with {
-            None => run.full(target)?,
-            Some(program) => run.chain(&chain, program)?,
-        }
+        run.chain(target, &chain)?;
         options.recovery.write(&run.place.out())?;
-        run.sync()?;
     }
-    run.place.move_up()?;
-    let resumed = run.place.resumed;
-    run.place.finish()?;
-    Ok(Restored {
-        chain: ids,
-        bytes: run.now.bytes,
-        repaired: run.source.repaired(),
-        resumed,
-    })
+    run.end(ids)
 }
 
 /// Where the tablespaces of a backup go.
@@ -127,91 +117,69 @@ fn moved(backup: &Backup, moves: &[TablespaceMove]) -> Result<Vec<(u32, PathBuf)
 struct Run<'r> {
     source: Source<'r>,
     place: Place,
-    /// None for the members of a chain, which need not outlive the machine.
-    syncing: Option<Syncing>,
+    writers: Writers,
     progress: &'r mut dyn FnMut(&RestoreProgress),
     now: RestoreProgress,
     tick: Tick<'r>,
 }
 
+/// One of a backup's archives.
+struct Part {
+    archive: Archive,
+    /// The directory that it is unpacked into.
+    to: PathBuf,
+    /// What the paths in it have before them in the manifest.
+    prefix: String,
+}
+
 impl Run<'_> {
-    /// A full backup goes to where it belongs at once.
-    fn full(&mut self, backup: &Backup) -> Result<(), BackupError> {
-        self.syncing = Some(Syncing::start()?);
-        let (out, tablespaces) = (self.place.out(), self.place.tablespaces().to_vec());
-        self.member(backup, &out, &tablespaces)
-    }
-
-    /// The backups of a chain are unpacked beside each other and combined.
-    fn chain(&mut self, chain: &[Backup], program: &Path) -> Result<(), BackupError> {
-        let work = self.place.work();
-        let mut members = Vec::new();
-        let mut mapping = Vec::new();
-        for (number, backup) in chain.iter().enumerate() {
-            let member = work.join(number.to_string());
-            let data = member.join("data");
-            let tablespaces: Vec<(u32, PathBuf)> = backup
-                .tablespaces
-                .iter()
-                .map(|t| (t.oid, member.join(t.oid.to_string())))
-                .collect();
-            if place::is_done(&member) {
-                self.now.bytes += backup.raw_bytes();
-            } else {
-                remove(&member)?;
-                self.member(backup, &data, &tablespaces)?;
-                place::done(&member)?;
+    /// Unpacks the newest backup of a chain to where it belongs, and then of each older one what no newer one has.
+    fn chain(&mut self, newest: &Backup, chain: &[Backup]) -> Result<(), BackupError> {
+        let mut combined = Combined::default();
+        let mut manifest = self.newest(newest, &mut combined)?;
+        let mut older = chain.iter().rev().skip(1).peekable();
+        if newest.parent.is_none() {
+            return Ok(());
+        }
+        self.make_full(newest, older.peek().copied(), &mut manifest)?;
+        while let Some(backup) = older.next() {
+            combined.finish_whole(&self.writers, self.tick)?;
+            if combined.is_finished() {
+                break;
             }
-            members.push(data);
-            mapping = tablespaces;
+            self.older(backup, older.peek().copied(), &mut combined)?;
         }
-        self.tell(RestorePhase::Combining);
-        let mapping: Vec<(PathBuf, PathBuf)> = mapping
-            .into_iter()
-            .filter_map(|(oid, from)| {
-                let mut to = self.place.tablespaces().iter();
-                let (_, to) = to.find(|(other, _)| *other == oid)?;
-                Some((from, Place::combined(to)))
-            })
-            .collect();
-        let (out, said) = (self.place.out(), work.join("combine.log"));
-        combine(program, &members, &mapping, &out, &said, self.tick)?;
-        self.place.settle()?;
-        for number in 0..chain.len() {
-            let member = work.join(number.to_string());
-            // What is half removed must not be taken for done.
-            undone(&member)?;
-            remove(&member)?;
+        combined.finish_whole(&self.writers, self.tick)?;
+        if let Some(path) = combined.missing() {
+            return Err(BackupError::corrupt(
+                format!("backup {}", newest.id),
+                format!("no backup of its chain has the whole file {path}"),
+            ));
         }
-        Ok(())
+        for (path, file) in combined.into_files() {
+            manifest.replace(&incremental(&path), path, file);
+        }
+        let path = self.place.out().join("backup_manifest");
+        let written = fs::write(&path, manifest.to_bytes());
+        written.map_err(|error| BackupError::io(&path, error))
     }
 
-    /// Unpacks one backup.
-    fn member(
+    /// Unpacks the newest backup.
+    fn newest(
         &mut self,
         backup: &Backup,
-        data: &Path,
-        tablespaces: &[(u32, PathBuf)],
-    ) -> Result<(), BackupError> {
-        let object = |archive| {
-            backup.object(archive).ok_or_else(|| {
-                BackupError::corrupt(
-                    format!("backup {}", backup.id),
-                    "an archive is not in its record",
-                )
-            })
-        };
-        let (bytes, manifest) = self.manifest(backup, object(Archive::Manifest)?)?;
-        self.now.bytes += bytes.len() as u64;
+        combined: &mut Combined,
+    ) -> Result<Manifest, BackupError> {
+        let (bytes, manifest) = self.manifest(backup)?;
         let mut seen = 0;
-        let base = object(Archive::Base)?;
-        seen += self.archive(backup, base, data, String::new(), &manifest)?;
-        for (oid, directory) in tablespaces {
-            let prefix = format!("pg_tblspc/{oid}");
-            let object = object(Archive::Tablespace(*oid))?;
-            seen += self.archive(backup, object, directory, prefix.clone(), &manifest)?;
-            let link = data.join(prefix);
-            symlink(directory, &link).map_err(|error| BackupError::io(&link, error))?;
+        for part in self.parts() {
+            let unpacked = self.archive(backup, &part, &manifest, None)?;
+            seen += unpacked.seen.len();
+            combined.settle(unpacked.filled);
+            if !part.prefix.is_empty() {
+                let link = self.place.out().join(&part.prefix);
+                symlink(&part.to, &link).map_err(|error| BackupError::io(&link, error))?;
+            }
         }
         if seen != manifest.files.len() {
             return Err(BackupError::corrupt(
@@ -222,59 +190,129 @@ impl Run<'_> {
                 ),
             ));
         }
-        let path = data.join("backup_manifest");
-        fs::write(&path, bytes).map_err(|error| BackupError::io(&path, error))
+        let path = self.place.out().join("backup_manifest");
+        fs::write(&path, bytes).map_err(|error| BackupError::io(&path, error))?;
+        Ok(manifest)
+    }
+
+    /// Takes of an older backup what is wanted.
+    fn older(
+        &mut self,
+        backup: &Backup,
+        parent: Option<&Backup>,
+        combined: &mut Combined,
+    ) -> Result<(), BackupError> {
+        let (_, manifest) = self.manifest(backup)?;
+        for part in self.parts() {
+            // A tablespace may be younger than the backup.
+            if backup.object(part.archive).is_none() && part.archive != Archive::Base {
+                continue;
+            }
+            let unpacked = self.archive(backup, &part, &manifest, Some(combined))?;
+            combined.settle(unpacked.filled);
+            if part.archive == Archive::Base
+                && let Some(parent) = parent
+            {
+                check_label(backup, parent, &unpacked.label.unwrap_or_default())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The label of an incremental backup becomes that of a full one.
+    fn make_full(
+        &self,
+        backup: &Backup,
+        parent: Option<&Backup>,
+        manifest: &mut Manifest,
+    ) -> Result<(), BackupError> {
+        let path = self.place.out().join(label::NAME);
+        let failed = |error| BackupError::io(&path, error);
+        let incremental = fs::read(&path).map_err(failed)?;
+        if let Some(parent) = parent {
+            check_label(backup, parent, &incremental)?;
+        }
+        let full = label::of_full(&incremental);
+        fs::write(&path, &full).map_err(failed)?;
+        let file = ManifestFile {
+            size: full.len() as u64,
+            sha256: Sha256::digest(&full).into(),
+        };
+        manifest.replace(label::NAME.as_bytes(), label::NAME.into(), file);
+        Ok(())
+    }
+
+    /// The archives of the newest backup.
+    fn parts(&self) -> Vec<Part> {
+        let tablespaces = self.place.tablespaces().iter();
+        let tablespaces = tablespaces.map(|(oid, directory)| Part {
+            archive: Archive::Tablespace(*oid),
+            to: directory.clone(),
+            prefix: format!("pg_tblspc/{oid}"),
+        });
+        let base = Part {
+            archive: Archive::Base,
+            to: self.place.out(),
+            prefix: String::new(),
+        };
+        std::iter::once(base).chain(tablespaces).collect()
     }
 
     /// The manifest, from the first store that has it undamaged.
-    fn manifest(
-        &self,
-        backup: &Backup,
-        object: &StoredObject,
-    ) -> Result<(Vec<u8>, Manifest), BackupError> {
-        self.source
-            .ask(0, &object.key, &mut |_, store| {
-                let identities = self.source.identities;
-                let bytes =
-                    read_manifest(store, object, backup.encrypted(), identities, self.tick)?;
-                Ok((Manifest::parse(&object.key, &bytes)?, bytes))
-            })
-            .map(|(manifest, bytes)| (bytes, manifest))
+    fn manifest(&mut self, backup: &Backup) -> Result<(Vec<u8>, Manifest), BackupError> {
+        let object = object(backup, Archive::Manifest)?;
+        let (identities, tick) = (self.source.identities, self.tick);
+        let (manifest, bytes) = self.source.ask(0, &object.key, &mut |_, store| {
+            let bytes = read_manifest(store, object, backup.encrypted(), identities, tick)?;
+            Ok((Manifest::parse(&object.key, &bytes)?, bytes))
+        })?;
+        self.now.bytes += bytes.len() as u64;
+        let of = manifest.system_identifier;
+        if of.is_some_and(|of| of.to_string() != backup.system_identifier.to_string()) {
+            return Err(BackupError::corrupt(
+                object.key.clone(),
+                "it is the manifest of another cluster's backup",
+            ));
+        }
+        Ok((bytes, manifest))
     }
 
-    /// Unpacks one archive; how many files of the manifest were in it.
+    /// Unpacks one archive, of an older backup only what a chain wants of it.
     fn archive(
         &mut self,
         backup: &Backup,
-        object: &StoredObject,
-        to: &Path,
-        prefix: String,
+        part: &Part,
         manifest: &Manifest,
-    ) -> Result<usize, BackupError> {
+        combined: Option<&Combined>,
+    ) -> Result<Unpacked, BackupError> {
+        let object = object(backup, part.archive)?;
         let before = self.now.bytes;
-        let mut found = 0;
-        let (source, tick, syncing) = (&self.source, self.tick, self.syncing.as_ref());
+        let mut found = Unpacked::default();
+        let (source, tick, writers) = (&self.source, self.tick, &mut self.writers);
         let (now, progress) = (&mut self.now, &mut *self.progress);
-        let mut unpack = |archive: &mut dyn std::io::BufRead| {
+        let mut unpack = |archive: &mut dyn Pieces| {
             // A store's archive that turned out to be wrong has left something.
-            empty(to)?;
-            directory(to, 0o700)?;
+            writers.flush(tick)?;
+            if combined.is_none() {
+                empty(&part.to)?;
+                directory(&part.to, 0o700)?;
+            }
             now.bytes = before;
             let mut unpack = Unpack {
                 name: &object.key,
-                to,
-                prefix: prefix.clone(),
+                to: &part.to,
+                prefix: &part.prefix,
                 manifest,
-                seen: HashSet::new(),
+                incremental: backup.parent.is_some(),
+                combined,
+                writers,
                 progress: &mut |bytes| {
                     now.bytes += bytes;
                     progress(now);
                 },
-                syncing,
                 tick,
             };
-            unpack.run(archive)?;
-            found = unpack.seen.len();
+            found = unpack.run(archive)?;
             Ok(())
         };
         source.archive(object, backup.encrypted(), &mut unpack, tick)?;
@@ -288,15 +326,44 @@ impl Run<'_> {
         (self.progress)(&self.now);
     }
 
-    /// Makes everything reach the disk.
-    fn sync(&mut self) -> Result<(), BackupError> {
+    /// Makes everything reach the disk, and then moves it up to where a server can be started.
+    fn end(mut self, chain: Vec<String>) -> Result<Restored, BackupError> {
         self.tell(RestorePhase::Syncing);
-        if let Some(syncing) = self.syncing.take() {
-            syncing.finish(self.tick)?;
-        }
-        let tablespaces = self.place.tablespaces().iter();
-        let tablespaces = tablespaces.map(|(_, directory)| directory.clone());
-        let directories = std::iter::once(self.place.out()).chain(tablespaces);
-        sync_all(directories.collect(), self.tick)
+        let directories = self.parts().into_iter().map(|part| part.to);
+        let directories = directories.filter(|directory| directory.exists());
+        self.writers.finish(self.tick)?;
+        sync_all(directories.collect(), self.tick)?;
+        self.place.move_up()?;
+        let resumed = self.place.resumed;
+        self.place.finish()?;
+        Ok(Restored {
+            chain,
+            bytes: self.now.bytes,
+            repaired: self.source.repaired(),
+            resumed,
+        })
+    }
+}
+
+fn object(backup: &Backup, archive: Archive) -> Result<&StoredObject, BackupError> {
+    backup.object(archive).ok_or_else(|| {
+        BackupError::corrupt(
+            format!("backup {}", backup.id),
+            "an archive is not in its record",
+        )
+    })
+}
+
+/// Sees that a backup is based on the one that its record says.
+fn check_label(backup: &Backup, parent: &Backup, label: &[u8]) -> Result<(), BackupError> {
+    match label::based_on(label) {
+        Some(of) if of == (parent.start_lsn, parent.timeline) => Ok(()),
+        _ => Err(BackupError::corrupt(
+            format!("backup {}", backup.id),
+            format!(
+                "its backup_label does not say that it is based on backup {}",
+                parent.id
+            ),
+        )),
     }
 }

@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use nix::unistd::syncfs;
 
 use super::super::error::BackupError;
-use crate::wait::{Outcome, TICK, Tick, receive, spawn};
+use crate::wait::{Outcome, Tick, receive, spawn};
 
 /// Files of this size are synced by themselves.
 pub(super) const LARGE: u64 = 1 << 20;
@@ -19,7 +19,7 @@ const QUEUE: usize = 64;
 /// A thread that syncs large files while others are unpacked: the disk works while the processors do. At the end one call
 /// syncs the thousands of small ones.
 pub(super) struct Syncing {
-    files: SyncSender<(PathBuf, File)>,
+    files: SyncQueue,
     ended: Receiver<Result<(), (PathBuf, io::Error)>>,
 }
 
@@ -36,24 +36,18 @@ impl Syncing {
             let _ = answer.send(failed.map_or(Ok(()), Err));
         };
         spawn("varve-sync", run).map_err(|error| BackupError::io(Path::new("a thread"), error))?;
-        Ok(Self { files, ended })
+        Ok(Self {
+            files: SyncQueue(files),
+            ended,
+        })
     }
 
-    /// Gives it a file. Where too many wait, this one is left for the end.
-    pub(super) fn sync(&self, path: PathBuf, file: File) -> Result<(), BackupError> {
-        match self.files.try_send((path, file)) {
-            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
-            Err(TrySendError::Disconnected((path, _))) => match self.ended.recv_timeout(TICK) {
-                Ok(Err((path, error))) => Err(BackupError::io(&path, error)),
-                _ => Err(BackupError::io(
-                    &path,
-                    io::Error::other("it could not be synced"),
-                )),
-            },
-        }
+    /// Where it is told of files.
+    pub(super) fn queue(&self) -> SyncQueue {
+        self.files.clone()
     }
 
-    /// Waits until it is done.
+    /// Waits until it is done: nobody has its queue any more.
     pub(super) fn finish(self, tick: Tick<'_>) -> Result<(), BackupError> {
         drop(self.files);
         match receive(&self.ended, tick)? {
@@ -64,6 +58,18 @@ impl Syncing {
                 io::Error::other("it ended early"),
             )),
         }
+    }
+}
+
+/// Where a [`Syncing`] is told of files.
+#[derive(Clone)]
+pub(super) struct SyncQueue(SyncSender<(PathBuf, File)>);
+
+impl SyncQueue {
+    /// Gives it a file. Where too many wait, this one is left for the end, where all that is not on the disk yet gets there;
+    /// so it is after an error, which [`Syncing::finish`] tells.
+    pub(super) fn sync(&self, path: PathBuf, file: File) {
+        let _ = self.0.try_send((path, file));
     }
 }
 

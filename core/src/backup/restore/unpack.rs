@@ -2,60 +2,91 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::{self, BufRead, Write};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::super::error::BackupError;
 use super::super::manifest::{Manifest, ManifestFile};
 use super::super::seal::hex;
-use super::super::tar::{Entry, EntryKind, TarReader};
-use super::sync::{LARGE, Syncing};
+use super::super::tar::{Entry, EntryKind, Pieces, TarReader};
+use super::combine::{Combined, Filled, Filling};
+use super::incremental::{self, belongs_to};
+use super::label;
+use super::write::{OutFile, Writers};
 use crate::wait::Tick;
 
 /// How much comes between two questions to the caller.
-pub(super) const STEP: u64 = 1 << 20;
+const STEP: u64 = 1 << 20;
 
 /// What is unpacked where.
 pub(super) struct Unpack<'u> {
     /// The name of the archive in messages.
     pub(super) name: &'u str,
-    /// The directory that it is unpacked into; it is empty.
+    /// The directory that it is unpacked into; it is empty, unless the backup is an older one of a chain.
     pub(super) to: &'u Path,
     /// What the paths in it have before them in the manifest: nothing, or `pg_tblspc/16400`.
-    pub(super) prefix: String,
+    pub(super) prefix: &'u str,
     pub(super) manifest: &'u Manifest,
-    /// The paths of the manifest that were found.
-    pub(super) seen: HashSet<Vec<u8>>,
+    /// Whether the backup is incremental: then it may have some blocks of a file only.
+    pub(super) incremental: bool,
+    /// What a chain is made of, if an older backup of it is unpacked, of which only that is taken that newer ones have not.
+    pub(super) combined: Option<&'u Combined>,
+    pub(super) writers: &'u mut Writers,
     /// Told how many more bytes were unpacked.
     pub(super) progress: &'u mut dyn FnMut(u64),
-    /// Told of files that are large and whole, so that they reach the disk while others are unpacked.
-    pub(super) syncing: Option<&'u Syncing>,
     pub(super) tick: Tick<'u>,
+}
+
+/// What was in an archive.
+#[derive(Default)]
+pub(super) struct Unpacked {
+    /// The paths of the manifest that were found.
+    pub(super) seen: HashSet<Vec<u8>>,
+    /// What came for files of relations that a chain is combined of, by their paths in the manifest.
+    pub(super) filled: Vec<(Vec<u8>, Filled)>,
+    /// The file `backup_label`.
+    pub(super) label: Option<Vec<u8>>,
+}
+
+/// Where the content of a file goes.
+enum To {
+    File { file: Arc<OutFile>, at: u64 },
+    Filling { path: Vec<u8>, filling: Filling },
+    Label(Vec<u8>),
 }
 
 impl Unpack<'_> {
     /// Unpacks an archive. Links are passed over; those of tablespaces are made later.
-    pub(super) fn run(&mut self, archive: &mut dyn BufRead) -> Result<(), BackupError> {
+    pub(super) fn run(&mut self, archive: &mut dyn Pieces) -> Result<Unpacked, BackupError> {
         let mut reader = TarReader::new(archive);
+        let mut unpacked = Unpacked::default();
         loop {
             (self.tick)()?;
             let entry = reader.entry().map_err(|error| self.failed(error))?;
             let Some(entry) = entry else {
-                return Ok(());
+                break;
             };
-            self.entry(&entry, &mut reader)?;
+            match self.combined {
+                None => self.entry(&entry, &mut reader, &mut unpacked)?,
+                Some(combined) => self.older(&entry, combined, &mut reader, &mut unpacked)?,
+            }
         }
+        self.writers.flush(self.tick)?;
+        Ok(unpacked)
     }
 
     fn entry(
         &mut self,
         entry: &Entry,
-        reader: &mut TarReader<&mut dyn BufRead>,
+        reader: &mut TarReader<'_>,
+        unpacked: &mut Unpacked,
     ) -> Result<(), BackupError> {
         let path = self.to.join(OsStr::from_bytes(&entry.path));
         let group = entry.mode & 0o050;
@@ -77,59 +108,112 @@ impl Unpack<'_> {
                     "it is a link, and only those of tablespaces are taken",
                 )),
             },
-            EntryKind::File => self.file(entry, path, 0o600 | group & 0o040, reader),
+            EntryKind::File => {
+                if let Some(parent) = path.parent() {
+                    directory(parent, 0o700)?;
+                }
+                let mode = 0o600 | group & 0o040;
+                let belongs = belongs_to(&self.listed_as(&entry.path));
+                let to = match belongs.filter(|_| self.incremental) {
+                    None => To::File {
+                        file: OutFile::create(path, mode, entry.size)?,
+                        at: 0,
+                    },
+                    Some(listed) => {
+                        let whole = incremental::whole(&entry.path);
+                        let path = self.to.join(OsStr::from_bytes(&whole));
+                        To::Filling {
+                            path: listed,
+                            filling: Filling::new(path, mode, entry.size),
+                        }
+                    }
+                };
+                self.file(entry, to, reader, unpacked)
+            }
         }
     }
 
+    /// Takes of an older backup what is wanted.
+    fn older(
+        &mut self,
+        entry: &Entry,
+        combined: &Combined,
+        reader: &mut TarReader<'_>,
+        unpacked: &mut Unpacked,
+    ) -> Result<(), BackupError> {
+        if entry.kind != EntryKind::File {
+            return Ok(());
+        }
+        let listed = self.listed_as(&entry.path);
+        let belongs = belongs_to(&listed).filter(|_| self.incremental);
+        let path = belongs.as_ref().unwrap_or(&listed);
+        let filling = match combined.unfinished(path) {
+            Some(unfinished) if belongs.is_some() => Filling::blocks(unfinished, entry.size)?,
+            Some(unfinished) => Filling::whole(unfinished, entry.size)?,
+            None if listed == label::NAME.as_bytes() && entry.size <= label::MAX_BYTES => {
+                return self.file(entry, To::Label(Vec::new()), reader, unpacked);
+            }
+            None => return Ok(()),
+        };
+        let path = path.clone();
+        self.file(entry, To::Filling { path, filling }, reader, unpacked)
+    }
+
+    /// Reads a file, and sees that it is what the manifest says.
     fn file(
         &mut self,
         entry: &Entry,
-        path: PathBuf,
-        mode: u32,
-        reader: &mut TarReader<&mut dyn BufRead>,
+        mut to: To,
+        reader: &mut TarReader<'_>,
+        unpacked: &mut Unpacked,
     ) -> Result<(), BackupError> {
         let listed = self.listed_as(&entry.path);
         let expected = self.manifest.files.get(&listed);
         if expected.is_none() && !is_wal(&listed) {
             return Err(self.corrupt(entry, "the manifest does not have it"));
         }
-        if let Some(parent) = path.parent() {
-            directory(parent, 0o700)?;
-        }
-        let failed = |error| BackupError::io(&path, error);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&path)
-            .map_err(failed)?;
         let mut hash = Sha256::new();
         let (mut size, mut untold) = (0, 0);
-        let mut written = Ok(());
-        let (tick, progress) = (self.tick, &mut *self.progress);
-        let read = reader.content(&mut |piece| {
-            hash.update(piece);
-            size += piece.len() as u64;
-            untold += piece.len() as u64;
+        let (tick, writers, progress) = (self.tick, &mut *self.writers, &mut *self.progress);
+        let combined = self.combined;
+        let mut take = |piece: Bytes| {
+            hash.update(&piece);
+            let len = piece.len() as u64;
+            size += len;
+            untold += len;
             if untold >= STEP {
                 progress(std::mem::take(&mut untold));
-                tick().map_err(|stopped| io::Error::other(BackupError::from(stopped)))?;
+                tick()
+                    .map_err(BackupError::from)
+                    .map_err(io::Error::other)?;
             }
-            file.write_all(piece).map_err(|error| {
-                written = Err(error);
-                io::Error::other("the file cannot be written")
-            })
-        });
-        written.map_err(failed)?;
+            match &mut to {
+                To::File { file, at } => {
+                    let from = *at;
+                    *at += len;
+                    let written = writers.write(file, from, piece, tick);
+                    written.map_err(io::Error::other)
+                }
+                To::Filling { path, filling } => {
+                    let unfinished = combined.and_then(|combined| combined.unfinished(path));
+                    filling.take(unfinished, piece, writers, tick)
+                }
+                To::Label(label) => {
+                    label.extend_from_slice(&piece);
+                    Ok(())
+                }
+            }
+        };
+        let read = reader.content(&mut take);
         if read.is_ok() {
             progress(untold);
         }
-        read.map_err(|error| self.failed(error))?;
+        read.map_err(|error| self.failed_in(entry, error))?;
+        let found = ManifestFile {
+            size,
+            sha256: hash.finalize().into(),
+        };
         if let Some(expected) = expected {
-            let found = ManifestFile {
-                size,
-                sha256: hash.finalize().into(),
-            };
             if found != *expected {
                 return Err(self.corrupt(
                     entry,
@@ -141,18 +225,24 @@ impl Unpack<'_> {
                     ),
                 ));
             }
-            if !self.seen.insert(listed) {
+            if !unpacked.seen.insert(listed) {
                 return Err(self.corrupt(entry, "it is there twice"));
             }
         }
-        match self.syncing {
-            Some(syncing) if size >= LARGE => syncing.sync(path, file),
-            _ => Ok(()),
+        match to {
+            To::File { file, .. } => self.writers.end(file),
+            To::Filling { path, filling } => {
+                let filled = filling.end(found, self.writers, tick);
+                let filled = filled.map_err(|error| self.failed_in(entry, error))?;
+                unpacked.filled.push((path, filled));
+            }
+            To::Label(label) => unpacked.label = Some(label),
         }
+        Ok(())
     }
 
     fn listed_as(&self, path: &[u8]) -> Vec<u8> {
-        match self.prefix.as_str() {
+        match self.prefix {
             "" => path.to_vec(),
             prefix => [prefix.as_bytes(), b"/", path].concat(),
         }
@@ -161,6 +251,14 @@ impl Unpack<'_> {
     fn corrupt(&self, entry: &Entry, detail: &str) -> BackupError {
         let path = String::from_utf8_lossy(&entry.path);
         BackupError::corrupt(self.name, format!("{path}: {detail}"))
+    }
+
+    /// What reading a file says.
+    fn failed_in(&self, entry: &Entry, error: io::Error) -> BackupError {
+        match error.kind() {
+            io::ErrorKind::InvalidData => self.corrupt(entry, &error.to_string()),
+            _ => self.failed(error),
+        }
     }
 
     /// What reading the archive says.
