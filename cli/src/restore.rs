@@ -265,6 +265,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         };
         progress.tell(phase, now.bytes, Some(now.total));
     };
+    let pg_ctl = server_program("pg_ctl", arguments.bindir.as_deref(), backup);
+    let pg_ctl = match arguments.start {
+        true => pg_ctl?,
+        false => pg_ctl.unwrap_or_else(|_| PathBuf::from("pg_ctl")),
+    };
     let begun = std::time::Instant::now();
     let stores: Vec<&Store> = stores.iter().collect();
     let restored = restore(&stores, &backup.id, &options, &mut tell, &tick);
@@ -276,11 +281,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             repaired.detail
         );
     }
-    let pg_ctl = server_program("pg_ctl", arguments.bindir.as_deref(), backup);
-    let pg_ctl = match arguments.start {
-        true => pg_ctl?,
-        false => pg_ctl.unwrap_or_else(|_| PathBuf::from("pg_ctl")),
-    };
     let pgdata = std::path::absolute(&arguments.pgdata)
         .map_err(|error| Failure::system(error.to_string()))?;
     if !arguments.quiet {

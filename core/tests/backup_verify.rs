@@ -236,6 +236,7 @@ fn parents_are_of_the_servers_past() {
             "SHOW wal_segment_size" => row(&[Some("1MB")]),
             "SHOW archive_mode" | "SHOW summarize_wal" => row(&[Some("on")]),
             "SHOW block_size" => row(&[Some("8192")]),
+            "SHOW segment_size" => row(&[Some("1GB")]),
             _ => return Vec::new(),
         };
         [rows, ready()].concat()

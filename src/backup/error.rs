@@ -34,6 +34,7 @@ pub fn raise(error: &BackupError) -> ! {
         BackupError::NotFound { .. } => ("42704".into(), error.to_string(), None),
         BackupError::Refused { .. } => ("55000".into(), error.to_string(), None),
         BackupError::Io { .. } => ("58030".into(), error.to_string(), None),
+        BackupError::Program { .. } => ("38000".into(), error.to_string(), None),
         BackupError::Cancelled(_) => ("57014".into(), error.to_string(), None),
     };
     guard::raise(&Failure {

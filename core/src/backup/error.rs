@@ -63,6 +63,14 @@ pub enum BackupError {
         /// What the system says.
         error: io::Error,
     },
+    /// A program of PostgreSQL's failed.
+    #[error("{program} failed: {detail}")]
+    Program {
+        /// Which.
+        program: String,
+        /// How it ended and what it said.
+        detail: String,
+    },
     /// The caller's tick ended the call.
     #[error(transparent)]
     Cancelled(Stopped),

@@ -9,7 +9,7 @@ use super::list::load;
 use super::lsn::Lsn;
 use super::parent::{chain_holds, choose_parent};
 use super::record::{Archive, Backup, BackupTablespace, Cluster, Kind, StoredObject, VERSION};
-use super::restore::BLOCK;
+use super::restore::{BLOCK, MAX_SEGMENT};
 use super::running::Sign;
 use super::seal::{SealOptions, SealedWriter, object_name, read_manifest};
 use super::timeline::{TimelineHistory, Timelines};
@@ -155,11 +155,12 @@ pub fn take_with_checks(
             Some(choose_parent(store, kind, &fits, tick)?)
         }
     };
-    if parent.is_some() && session.show("block_size", tick)? != BLOCK.to_string() {
+    if parent.is_some()
+        && (session.show("block_size", tick)? != BLOCK.to_string()
+            || bytes_of(&session.show("segment_size", tick)?)? > MAX_SEGMENT)
+    {
         return Err(BackupError::refused(
-            format!(
-                "the server's blocks are not of {BLOCK} bytes, and only such can be put together again"
-            ),
+            "the server was built for other sizes of blocks or segments than is usual, and files of such cannot be put together again",
             "Take full backups.",
         ));
     }

@@ -103,6 +103,7 @@ pub fn backup_server_telling(
             "SHOW wal_segment_size" => row(&[Some("16MB")]),
             "SHOW archive_mode" | "SHOW summarize_wal" => row(&[Some("on")]),
             "SHOW block_size" => row(&[Some("8192")]),
+            "SHOW segment_size" => row(&[Some("1GB")]),
             "UPLOAD_MANIFEST" => return message(b'G', &[0, 0, 0]),
             // The manifest, and its end.
             "" => message(b'C', b"UPLOAD_MANIFEST\0"),

@@ -2,20 +2,21 @@
 //!
 //! The newest backup is unpacked first, to where it belongs: whole files, and of the others the blocks that it has. Then come
 //! the older ones, each of which gives the blocks that no newer one has, down to the backup that has the whole file. So each
-//! block is written once and nothing lies twice. The checksums for the manifest are computed while the last of a file is read.
+//! block is written once and nothing lies twice. The checksum for the manifest is computed while the whole file is read; only a
+//! file of which newer backups have everything is read back.
 
 use std::collections::HashMap;
-use std::io;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::super::error::BackupError;
 use super::super::manifest::ManifestFile;
+use super::blocks::Blocks;
+use super::filling::{Filled, hash_of};
 use super::hash::Hashing;
-use super::incremental::{BLOCK, Header, IncrementalReader, Part};
+use super::incremental::{BLOCK, Header};
 use super::write::{OutFile, Writers};
 use crate::wait::Tick;
 
@@ -27,59 +28,67 @@ const STEP: usize = 1 << 20;
 pub(super) struct Unfinished {
     path: PathBuf,
     /// Blocks of the whole file.
-    len: u32,
+    pub(super) len: u32,
     /// From here on, what no newer backup has is zeros.
-    limit: u32,
-    /// Which blocks are there, by their bits.
-    there: Vec<u64>,
+    pub(super) limit: u32,
+    /// Which blocks are there.
+    pub(super) there: Blocks,
 }
 
 impl Unfinished {
-    fn new(path: PathBuf, header: &Header) -> Self {
-        let len = header.len();
-        let mut this = Self {
+    pub(super) fn new(path: PathBuf, header: &Header) -> Self {
+        let mut there = Blocks::default();
+        header.blocks.iter().for_each(|block| there.add(*block));
+        Self {
             path,
-            len,
+            len: header.len(),
             limit: header.truncated,
-            there: vec![0; len.div_ceil(64) as usize],
-        };
-        this.mark(&header.blocks);
-        this
-    }
-
-    fn is_there(&self, block: u32) -> bool {
-        let word = self.there.get(block as usize / 64);
-        word.is_some_and(|word| word >> (block % 64) & 1 == 1)
-    }
-
-    fn mark(&mut self, blocks: &[u32]) {
-        for block in blocks {
-            if let Some(word) = self.there.get_mut(*block as usize / 64) {
-                *word |= 1 << (block % 64);
-            }
+            there,
         }
     }
 
     /// Whether an older backup is to give a block.
-    fn wants(&self, block: u32) -> bool {
-        block < self.limit.min(self.len) && !self.is_there(block)
+    pub(super) fn wants(&self, block: u32) -> bool {
+        block < self.end() && !self.there.has(block)
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         u64::from(self.len) * BLOCK
+    }
+
+    /// Up to where older backups are asked for blocks.
+    fn end(&self) -> u32 {
+        self.limit.min(self.len)
     }
 
     /// Whether nothing of it is missing.
     fn is_whole(&self) -> bool {
-        !(0..self.limit.min(self.len)).any(|block| self.wants(block))
+        self.there.has_all_before(self.end())
     }
 
-    fn open(&self) -> Result<Arc<OutFile>, BackupError> {
+    /// What older backups are asked for becomes zeros again.
+    fn wipe(&self, writers: &mut Writers, tick: Tick<'_>) -> Result<(), BackupError> {
+        let file = self.open()?;
+        let zeros = Bytes::from(vec![0; STEP]);
+        let end = u64::from(self.end()) * BLOCK;
+        for at in (0..end).step_by(STEP) {
+            tick()?;
+            let zeros = zeros.slice(..(end - at).min(STEP as u64) as usize);
+            self.cut(at, zeros, &mut |cut| match cut.wanted {
+                true => writers.write(&file, cut.at, cut.bytes, tick),
+                false => Ok(()),
+            })?;
+        }
+        writers.end(file);
+        Ok(())
+    }
+
+    pub(super) fn open(&self) -> Result<Arc<OutFile>, BackupError> {
         OutFile::open(self.path.clone(), self.bytes())
     }
 
     /// Cuts bytes from a place in the file into such as are wanted and such as are not.
-    fn cut(
+    pub(super) fn cut(
         &self,
         at: u64,
         mut bytes: Bytes,
@@ -103,251 +112,10 @@ impl Unfinished {
 }
 
 /// A piece of a file that an older backup has.
-struct Cut {
-    at: u64,
-    bytes: Bytes,
-    wanted: bool,
-}
-
-/// What is being read for a file.
-#[derive(Debug)]
-pub(super) enum Filling {
-    /// The newest backup's blocks of a file; the file, once its header has come.
-    New {
-        path: PathBuf,
-        mode: u32,
-        reader: IncrementalReader,
-        made: Option<(Unfinished, Arc<OutFile>)>,
-    },
-    /// An older backup's blocks of it.
-    Blocks {
-        reader: IncrementalReader,
-        file: Arc<OutFile>,
-        /// What was written.
-        found: Vec<u32>,
-        limit: u32,
-    },
-    /// All of it.
-    Whole {
-        file: Arc<OutFile>,
-        at: u64,
-        /// Up to where its blocks are whole.
-        usable: u64,
-        /// Whether nothing comes from elsewhere: then its checksum is that of what is read.
-        alone: bool,
-        /// That of the file that is made.
-        size: u64,
-        hash: Hashing,
-    },
-}
-
-/// What came of reading something for a file. It counts only once the archive that it came from was read to its end: another
-/// store's is read from the beginning where that turns out to be damaged.
-#[derive(Debug)]
-pub(super) enum Filled {
-    /// The newest backup has these blocks of it.
-    New(Unfinished),
-    /// An older one gave some, and what it has not got beyond a length is zeros.
-    Blocks { found: Vec<u32>, limit: u32 },
-    /// It is whole.
-    Whole(ManifestFile),
-}
-
-impl Filling {
-    /// The newest backup's file of a size.
-    pub(super) fn new(path: PathBuf, mode: u32, size: u64) -> Self {
-        Self::New {
-            path,
-            mode,
-            reader: IncrementalReader::new(size),
-            made: None,
-        }
-    }
-
-    /// An older backup's incremental file of a size.
-    pub(super) fn blocks(unfinished: &Unfinished, size: u64) -> Result<Self, BackupError> {
-        Ok(Self::Blocks {
-            reader: IncrementalReader::new(size),
-            file: unfinished.open()?,
-            found: Vec::new(),
-            limit: unfinished.limit,
-        })
-    }
-
-    /// An older backup's whole file of a size.
-    pub(super) fn whole(unfinished: &Unfinished, size: u64) -> Result<Self, BackupError> {
-        let none = unfinished.there.iter().all(|word| *word == 0);
-        let same = size == unfinished.bytes() && unfinished.limit >= unfinished.len;
-        let alone = none && same;
-        Ok(Self::Whole {
-            file: unfinished.open()?,
-            at: 0,
-            usable: size / BLOCK * BLOCK,
-            alone,
-            size: unfinished.bytes(),
-            // What is alone is hashed as it is read.
-            hash: Hashing::start(if alone { 0 } else { unfinished.bytes() })?,
-        })
-    }
-
-    /// Takes the next piece of what the backup has.
-    pub(super) fn take(
-        &mut self,
-        unfinished: Option<&Unfinished>,
-        piece: Bytes,
-        writers: &mut Writers,
-        tick: Tick<'_>,
-    ) -> io::Result<()> {
-        match self {
-            Self::New {
-                path,
-                mode,
-                reader,
-                made,
-            } => reader.take(piece, &mut |part| {
-                let result = match (part, &made) {
-                    (Part::Header(header), _) => {
-                        make(path, *mode, header).map(|new| *made = Some(new))
-                    }
-                    (Part::Bytes { at, bytes }, Some((_, file))) => {
-                        writers.write(file, at, bytes, tick)
-                    }
-                    (Part::Bytes { .. }, None) => Ok(()),
-                };
-                result.map_err(io::Error::other)
-            }),
-            Self::Blocks {
-                reader,
-                file,
-                found,
-                limit,
-            } => reader.take(piece, &mut |part| {
-                let Some(unfinished) = unfinished else {
-                    return Ok(());
-                };
-                match part {
-                    Part::Header(header) => {
-                        *limit = header.truncated.min(*limit);
-                        let wanted = header.blocks.iter().copied();
-                        found.extend(wanted.filter(|block| unfinished.wants(*block)));
-                        Ok(())
-                    }
-                    Part::Bytes { at, bytes } => unfinished
-                        .cut(at, bytes, &mut |cut| match cut.wanted {
-                            true => writers.write(file, cut.at, cut.bytes, tick),
-                            false => Ok(()),
-                        })
-                        .map_err(io::Error::other),
-                }
-            }),
-            Self::Whole {
-                file,
-                at,
-                usable,
-                alone,
-                size,
-                hash,
-            } => {
-                let Some(unfinished) = unfinished else {
-                    return Ok(());
-                };
-                let (from, mut piece) = (*at, piece);
-                let left = usable.saturating_sub(from).min(piece.len() as u64);
-                piece.truncate(left as usize);
-                *at += left;
-                unfinished
-                    .cut(from, piece, &mut |cut| match cut.wanted {
-                        true => {
-                            if !*alone {
-                                hash.add(cut.bytes.clone())?;
-                            }
-                            writers.write(file, cut.at, cut.bytes, tick)
-                        }
-                        false => {
-                            let end = (cut.at + cut.bytes.len() as u64).min(*size);
-                            hash_of(file, cut.at..end, hash, tick)
-                        }
-                    })
-                    .map_err(io::Error::other)
-            }
-        }
-    }
-
-    /// All has come, and it was `read`, checksum and all.
-    pub(super) fn end(
-        self,
-        read: ManifestFile,
-        writers: &Writers,
-        tick: Tick<'_>,
-    ) -> io::Result<Filled> {
-        match self {
-            Self::New { reader, made, .. } => {
-                reader.end()?;
-                let (unfinished, file) = made.ok_or(io::ErrorKind::UnexpectedEof)?;
-                writers.end(file);
-                Ok(Filled::New(unfinished))
-            }
-            Self::Blocks {
-                reader,
-                file,
-                found,
-                limit,
-            } => {
-                reader.end()?;
-                writers.end(file);
-                Ok(Filled::Blocks { found, limit })
-            }
-            Self::Whole {
-                file,
-                at,
-                alone,
-                size,
-                mut hash,
-                ..
-            } => {
-                if alone {
-                    writers.end(file);
-                    return Ok(Filled::Whole(read));
-                }
-                hash_of(&file, at..size, &mut hash, tick).map_err(io::Error::other)?;
-                writers.end(file);
-                Ok(Filled::Whole(ManifestFile {
-                    size,
-                    sha256: hash.finish(tick).map_err(io::Error::other)?,
-                }))
-            }
-        }
-    }
-}
-
-/// Makes a file of the length that it will have.
-fn make(
-    path: &Path,
-    mode: u32,
-    header: &Header,
-) -> Result<(Unfinished, Arc<OutFile>), BackupError> {
-    let unfinished = Unfinished::new(path.to_owned(), header);
-    let file = OutFile::create(path.to_owned(), mode, unfinished.bytes())?;
-    file.set_len(unfinished.bytes())?;
-    Ok((unfinished, file))
-}
-
-/// Adds what is in a part of a file.
-fn hash_of(
-    file: &OutFile,
-    part: Range<u64>,
-    hash: &mut Hashing,
-    tick: Tick<'_>,
-) -> Result<(), BackupError> {
-    let mut at = part.start;
-    while at < part.end {
-        tick()?;
-        let mut buffer = vec![0; (part.end - at).min(STEP as u64) as usize];
-        file.read(at, &mut buffer)?;
-        at += buffer.len() as u64;
-        hash.add(Bytes::from(buffer))?;
-    }
-    Ok(())
+pub(super) struct Cut {
+    pub(super) at: u64,
+    pub(super) bytes: Bytes,
+    pub(super) wanted: bool,
 }
 
 /// The files of relations, by their paths in the manifest, that a chain is made of.
@@ -364,6 +132,32 @@ impl Combined {
         self.files.get(path)
     }
 
+    /// The paths of files of which an older backup is asked, that begin with something or, for nothing, lie in no tablespace.
+    pub(super) fn asked<'c>(&'c self, prefix: &'c str) -> impl Iterator<Item = &'c Vec<u8>> {
+        let tablespaces = b"pg_tblspc/".as_slice();
+        self.files.keys().filter(move |path| match prefix {
+            "" => !path.starts_with(tablespaces),
+            prefix => path
+                .strip_prefix(prefix.as_bytes())
+                .is_some_and(|rest| rest.starts_with(b"/")),
+        })
+    }
+
+    /// What an archive has given that turned out to be damaged must leave nothing: files are as they were before.
+    pub(super) fn wipe(
+        &self,
+        paths: &[Vec<u8>],
+        writers: &mut Writers,
+        tick: Tick<'_>,
+    ) -> Result<(), BackupError> {
+        for path in paths {
+            if let Some(unfinished) = self.files.get(path) {
+                unfinished.wipe(writers, tick)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether there are files of which older backups are to be asked.
     pub(super) fn is_finished(&self) -> bool {
         self.files.is_empty()
@@ -378,7 +172,7 @@ impl Combined {
                 }
                 Filled::Blocks { found, limit } => {
                     if let Some(unfinished) = self.files.get_mut(&path) {
-                        unfinished.mark(&found);
+                        unfinished.there.add_all(&found);
                         unfinished.limit = limit;
                     }
                 }
@@ -405,6 +199,7 @@ impl Combined {
                 continue;
             };
             let file = unfinished.open()?;
+            tick()?;
             let size = unfinished.bytes();
             let mut hash = Hashing::start(size)?;
             hash_of(&file, 0..size, &mut hash, tick)?;
@@ -430,11 +225,13 @@ impl Combined {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use super::super::filling::Filling;
     use super::super::incremental::tests::file;
     use super::*;
     use crate::wait::never;
     use proptest::prelude::*;
     use sha2::{Digest, Sha256};
+    use std::path::Path;
 
     /// What a backup has of one file: blocks, each filled with a byte, and how long the file is at least; or all of it.
     #[derive(Debug, Clone)]
@@ -457,6 +254,21 @@ mod tests {
                     let blocks = blocks.iter().flat_map(|fill| [*fill; BLOCK as usize]);
                     blocks.chain(std::iter::repeat_n(255, *more)).collect()
                 }
+            }
+        }
+
+        /// Something else of that kind.
+        fn damaged(&self) -> Self {
+            match self {
+                Has::Whole { blocks, .. } => {
+                    let mut blocks: Vec<u8> = blocks.iter().map(|fill| fill ^ 0x55).collect();
+                    blocks.extend([77; 7]);
+                    Has::Whole { blocks, more: 99 }
+                }
+                Has::Blocks { truncated, .. } => Has::Blocks {
+                    truncated: *truncated,
+                    blocks: (0..40).step_by(3).map(|block| (block, 88)).collect(),
+                },
             }
         }
 
@@ -498,6 +310,11 @@ mod tests {
         let key = b"base/5/1".to_vec();
         let bytes = has.bytes();
         for damaged in [true, false] {
+            // Another store may have anything, as long as nobody has compared its checksum.
+            let bytes = match damaged {
+                true => has.damaged().bytes(),
+                false => bytes.clone(),
+            };
             let unfinished = combined.unfinished(&key);
             let size = bytes.len() as u64;
             let mut filling = match (unfinished, has) {
@@ -510,25 +327,18 @@ mod tests {
             if unfinished.is_none() {
                 let _ = std::fs::remove_file(path);
             }
-            let header = 12 + 4 * matches!(has, Has::Blocks { .. }) as usize * 40;
-            let mut at = 0;
             for piece in bytes.chunks(piece) {
-                let mut piece = piece.to_vec();
-                if damaged {
-                    for (n, byte) in piece.iter_mut().enumerate() {
-                        *byte ^= u8::from(at + n > header) * 0x55;
-                    }
-                }
-                at += piece.len();
-                let took = filling.take(unfinished, Bytes::from(piece), writers, &never);
-                took.unwrap();
+                let piece = Bytes::copy_from_slice(piece);
+                filling.take(unfinished, piece, writers, &never).unwrap();
             }
             let sha256 = Sha256::digest(&bytes).into();
             let filled = filling.end(ManifestFile { size, sha256 }, writers, &never);
             writers.flush(&never).unwrap();
-            if !damaged {
-                combined.settle(vec![(key.clone(), filled.unwrap())]);
+            match damaged {
+                true => combined.wipe(&[key.clone()], writers, &never).unwrap(),
+                false => combined.settle(vec![(key.clone(), filled.unwrap())]),
             }
+            writers.flush(&never).unwrap();
         }
     }
 

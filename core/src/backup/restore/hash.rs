@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 use super::super::error::BackupError;
 use crate::wait::{Outcome, Tick, receive, spawn};
 
-/// Pieces that may wait. Each holds a frame of an archive in memory.
-const QUEUE: usize = 4;
+/// Bytes that are handed over at once, and how many such pieces may wait. Each may hold a frame of an archive in memory.
+const PIECE: usize = 1 << 20;
+const QUEUE: usize = 8;
 
 /// A file that is smaller than this is hashed by the caller's thread, in bytes.
 const SMALL: u64 = 1 << 20;
@@ -49,15 +50,19 @@ impl Hashing {
     }
 
     /// Adds the next piece.
-    pub(super) fn add(&mut self, piece: Bytes) -> Result<(), BackupError> {
+    pub(super) fn add(&mut self, mut piece: Bytes, tick: Tick<'_>) -> Result<(), BackupError> {
         match self {
-            Self::Here(hash) => {
-                hash.update(&piece);
-                Ok(())
+            Self::Here(hash) => hash.update(&piece),
+            Self::There { pieces, .. } => {
+                while !piece.is_empty() {
+                    tick()?;
+                    // It waits for computing only, which is soon done.
+                    let some = piece.split_to(piece.len().min(PIECE));
+                    pieces.send(some).map_err(|_| ended_early())?;
+                }
             }
-            // It waits for computing only, which is soon done.
-            Self::There { pieces, .. } => pieces.send(piece).map_err(|_| ended_early()),
         }
+        Ok(())
     }
 
     /// The checksum of all.
@@ -93,7 +98,7 @@ mod tests {
             assert_eq!(matches!(hash, Hashing::There { .. }), size >= SMALL);
             let whole: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
             for piece in whole.chunks(1_000_003) {
-                hash.add(Bytes::copy_from_slice(piece)).unwrap();
+                hash.add(Bytes::copy_from_slice(piece), &never).unwrap();
             }
             let expected: [u8; 32] = Sha256::digest(&whole).into();
             assert_eq!(hash.finish(&never).unwrap(), expected);

@@ -3,7 +3,7 @@
 //! A file begins with three numbers of 32 bits: a magic one, how many blocks it has, and the *truncation length*, how many
 //! blocks the relation's file has at least. Below that, blocks that the file has not are those of the backup before; from
 //! there on they are zeros. Then come the numbers of the blocks, then, if there are any, zeros up to a multiple of a block's
-//! size, then the blocks. Numbers are as the machine has them. Source: `src/include/backup/basebackup_incremental.h` and
+//! size, then the blocks, which ascend. Numbers are as the machine has them. Source: `src/include/backup/basebackup_incremental.h` and
 //! `src/backend/backup/basebackup_incremental.c` of PostgreSQL 17.
 
 use std::io;
@@ -13,11 +13,14 @@ use bytes::Bytes;
 /// What the files begin with.
 const MAGIC: u32 = 0xD3AE_1F0D;
 
-/// Size of a block, in bytes. Backups of servers that were built with another are refused.
+/// Size of a block, in bytes. Of servers that were built with another no incremental backups are taken.
 pub(crate) const BLOCK: u64 = 8192;
 
-/// Most blocks of a file of a relation: 1 GiB.
-const MAX_BLOCKS: u32 = 131_072;
+/// Most blocks of a file of a relation: those of [`MAX_SEGMENT`].
+const MAX_BLOCKS: u32 = (MAX_SEGMENT / BLOCK) as u32;
+
+/// Largest file of a relation, in bytes, of which incremental backups are taken.
+pub(crate) const MAX_SEGMENT: u64 = 1 << 30;
 
 /// What the name of an incremental file has before that of the file.
 const PREFIX: &[u8] = b"INCREMENTAL.";
@@ -56,14 +59,14 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 pub(super) struct Header {
     /// The truncation length, in blocks.
     pub(super) truncated: u32,
-    /// The numbers of the blocks that it has, in its order.
+    /// The numbers of the blocks that it has; they ascend.
     pub(super) blocks: Vec<u32>,
 }
 
 impl Header {
     /// How many blocks the whole file has.
     pub(super) fn len(&self) -> u32 {
-        let beyond = self.blocks.iter().map(|block| block + 1).max();
+        let beyond = self.blocks.last().map(|block| block + 1);
         self.truncated.max(beyond.unwrap_or_default())
     }
 }
@@ -195,7 +198,10 @@ impl IncrementalReader {
         }
         let blocks = (0..count as usize).map(|n| field(12 + 4 * n));
         let blocks = blocks.collect::<io::Result<Vec<u32>>>()?;
-        if let Some(block) = blocks.iter().find(|block| **block >= MAX_BLOCKS) {
+        if !blocks.is_sorted_by(|a, b| a < b) {
+            return Err(wrong("its blocks do not ascend"));
+        }
+        if let Some(block) = blocks.last().filter(|block| **block >= MAX_BLOCKS) {
             return Err(wrong(format!("a file has no block {block}")));
         }
         Ok(Header { truncated, blocks })
@@ -266,7 +272,7 @@ pub(super) mod tests {
         let blocks: Vec<(u32, u8)> = (0..2100)
             .map(|n| (n * 2 - n % 3 / 2, n as u8 % 251 + 1))
             .collect();
-        for blocks in [&blocks[..], &blocks[..1], &[(5, 1), (2, 2), (3, 3)], &[]] {
+        for blocks in [&blocks[..], &blocks[..1], &[(2, 1), (4, 2), (5, 3)], &[]] {
             let bytes = file(4, blocks);
             for len in [1 << 20, 8192, 12, 11, 13, 4097] {
                 let (header, found) = read(&bytes, len).unwrap();
@@ -301,6 +307,8 @@ pub(super) mod tests {
             (8, MAX_BLOCKS + 1),
             (12, MAX_BLOCKS),
             (16, u32::MAX),
+            (16, 1),
+            (16, 0),
         ] {
             let mut damaged = whole.clone();
             damaged[at..at + 4].copy_from_slice(&number.to_ne_bytes());

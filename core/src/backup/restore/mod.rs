@@ -4,8 +4,10 @@
 //! cannot be started. A restore that was interrupted leaves that directory; the next one with the same arguments cleans it up
 //! and begins again, or, where only the moving up was left, ends it.
 
+mod blocks;
 mod combine;
 mod fetch;
+mod filling;
 mod hash;
 mod incremental;
 mod label;
@@ -21,7 +23,7 @@ use std::path::PathBuf;
 
 use crate::seal::Identities;
 
-pub(crate) use incremental::BLOCK;
+pub(crate) use incremental::{BLOCK, MAX_SEGMENT};
 pub use programs::server_program;
 pub use recovery::Recovery;
 pub use run::restore;

@@ -204,8 +204,18 @@ impl Run<'_> {
     ) -> Result<(), BackupError> {
         let (_, manifest) = self.manifest(backup)?;
         for part in self.parts() {
-            // A tablespace may be younger than the backup.
-            if backup.object(part.archive).is_none() && part.archive != Archive::Base {
+            // What a newer backup has some blocks of, an older one has.
+            for path in combined.asked(&part.prefix) {
+                let files = &manifest.files;
+                if !files.contains_key(path) && !files.contains_key(&incremental(path)) {
+                    return Err(BackupError::corrupt(
+                        format!("backup {}", backup.id),
+                        format!("it lacks the file {}", String::from_utf8_lossy(path)),
+                    ));
+                }
+            }
+            // A tablespace may be younger than the backup, or have nothing that is wanted.
+            if part.archive != Archive::Base && combined.asked(&part.prefix).next().is_none() {
                 continue;
             }
             let unpacked = self.archive(backup, &part, &manifest, Some(combined))?;
@@ -228,6 +238,13 @@ impl Run<'_> {
     ) -> Result<(), BackupError> {
         let path = self.place.out().join(label::NAME);
         let failed = |error| BackupError::io(&path, error);
+        let listed = manifest.files.get(label::NAME.as_bytes());
+        if listed.is_none_or(|listed| listed.size > label::MAX_BYTES) {
+            return Err(BackupError::corrupt(
+                format!("backup {}", backup.id),
+                "it has no backup_label, or none that is read",
+            ));
+        }
         let incremental = fs::read(&path).map_err(failed)?;
         if let Some(parent) = parent {
             check_label(backup, parent, &incremental)?;
@@ -268,7 +285,7 @@ impl Run<'_> {
         })?;
         self.now.bytes += bytes.len() as u64;
         let of = manifest.system_identifier;
-        if of.is_some_and(|of| of.to_string() != backup.system_identifier.to_string()) {
+        if of.is_some_and(|of| of.to_string() != backup.system_identifier) {
             return Err(BackupError::corrupt(
                 object.key.clone(),
                 "it is the manifest of another cluster's backup",
@@ -290,12 +307,19 @@ impl Run<'_> {
         let mut found = Unpacked::default();
         let (source, tick, writers) = (&self.source, self.tick, &mut self.writers);
         let (now, progress) = (&mut self.now, &mut *self.progress);
+        let mut touched = Vec::new();
         let mut unpack = |archive: &mut dyn Pieces| {
             // A store's archive that turned out to be wrong has left something.
             writers.flush(tick)?;
-            if combined.is_none() {
-                empty(&part.to)?;
-                directory(&part.to, 0o700)?;
+            match combined {
+                None => {
+                    empty(&part.to)?;
+                    directory(&part.to, 0o700)?;
+                }
+                Some(combined) => {
+                    combined.wipe(&std::mem::take(&mut touched), writers, tick)?;
+                    writers.flush(tick)?;
+                }
             }
             now.bytes = before;
             let mut unpack = Unpack {
@@ -305,6 +329,7 @@ impl Run<'_> {
                 manifest,
                 incremental: backup.parent.is_some(),
                 combined,
+                touched: &mut touched,
                 writers,
                 progress: &mut |bytes| {
                     now.bytes += bytes;
@@ -328,6 +353,8 @@ impl Run<'_> {
 
     /// Makes everything reach the disk, and then moves it up to where a server can be started.
     fn end(mut self, chain: Vec<String>) -> Result<Restored, BackupError> {
+        // Older backups of a chain are not read if nothing is wanted of them any more.
+        let bytes = std::mem::replace(&mut self.now.bytes, self.now.total);
         self.tell(RestorePhase::Syncing);
         let directories = self.parts().into_iter().map(|part| part.to);
         let directories = directories.filter(|directory| directory.exists());
@@ -338,7 +365,7 @@ impl Run<'_> {
         self.place.finish()?;
         Ok(Restored {
             chain,
-            bytes: self.now.bytes,
+            bytes,
             repaired: self.source.repaired(),
             resumed,
         })

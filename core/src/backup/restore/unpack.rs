@@ -16,7 +16,8 @@ use super::super::error::BackupError;
 use super::super::manifest::{Manifest, ManifestFile};
 use super::super::seal::hex;
 use super::super::tar::{Entry, EntryKind, Pieces, TarReader};
-use super::combine::{Combined, Filled, Filling};
+use super::combine::Combined;
+use super::filling::{Filled, Filling};
 use super::incremental::{self, belongs_to};
 use super::label;
 use super::write::{OutFile, Writers};
@@ -38,6 +39,8 @@ pub(super) struct Unpack<'u> {
     pub(super) incremental: bool,
     /// What a chain is made of, if an older backup of it is unpacked, of which only that is taken that newer ones have not.
     pub(super) combined: Option<&'u Combined>,
+    /// The files of the chain that something was written to.
+    pub(super) touched: &'u mut Vec<Vec<u8>>,
     pub(super) writers: &'u mut Writers,
     /// Told how many more bytes were unpacked.
     pub(super) progress: &'u mut dyn FnMut(u64),
@@ -79,6 +82,19 @@ impl Unpack<'_> {
             }
         }
         self.writers.flush(self.tick)?;
+        if let Some(combined) = self.combined {
+            let filled: HashSet<&Vec<u8>> = unpacked.filled.iter().map(|(path, _)| path).collect();
+            if let Some(path) = combined
+                .asked(self.prefix)
+                .find(|path| !filled.contains(path))
+            {
+                let path = String::from_utf8_lossy(path);
+                return Err(BackupError::corrupt(
+                    self.name,
+                    format!("it lacks the file {path}"),
+                ));
+            }
+        }
         Ok(unpacked)
     }
 
@@ -153,9 +169,13 @@ impl Unpack<'_> {
             None if listed == label::NAME.as_bytes() && entry.size <= label::MAX_BYTES => {
                 return self.file(entry, To::Label(Vec::new()), reader, unpacked);
             }
-            None => return Ok(()),
+            None => {
+                (self.progress)(entry.size);
+                return Ok(());
+            }
         };
         let path = path.clone();
+        self.touched.push(path.clone());
         self.file(entry, To::Filling { path, filling }, reader, unpacked)
     }
 

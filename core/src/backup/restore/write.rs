@@ -50,7 +50,12 @@ impl OutFile {
     }
 
     fn of(path: PathBuf, file: io::Result<File>, size: u64) -> Result<Arc<Self>, BackupError> {
-        let file = file.map_err(|error| BackupError::io(&path, error))?;
+        let file = file.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                BackupError::corrupt(path.display().to_string(), "the archive has it twice")
+            }
+            _ => BackupError::io(&path, error),
+        })?;
         let large = size >= LARGE;
         Ok(Arc::new(Self { path, file, large }))
     }
@@ -137,6 +142,7 @@ impl Writers {
         bytes: Bytes,
         tick: Tick<'_>,
     ) -> Result<(), BackupError> {
+        tick()?;
         if bytes.len() < SMALL {
             let written = file.file.write_all_at(&bytes, at);
             return written.map_err(|error| file.failed(error));
