@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 use varve_core::backup::{self, BackupError, Lag, StoreState};
 use varve_core::seal::Identities;
-use varve_core::store::{Role, Scheme, Store, StoreUrl};
+use varve_core::store::{Role, Store, StorePlace};
 
 /// What verification found damaged in a store when it last looked: keys, and what is wrong with them.
 pub fn damaged(store: &str) -> BTreeMap<String, String> {
@@ -50,22 +50,11 @@ fn moment(time: SystemTime) -> Option<TimestampWithTimeZone> {
 }
 
 /// On what a store lies: what fails together is one medium.
-fn medium(store: &Store) -> String {
-    match StoreUrl::parse(store.url()) {
-        Ok(url) if url.scheme() == Scheme::File => {
-            let directory = store.url().trim_start_matches("file://");
-            device(std::path::Path::new(directory))
-        }
-        Ok(url) => {
-            let text = url.to_string();
-            let end = text
-                .find("://")
-                .and_then(|at| text.get(at + 3..)?.find('/').map(|more| at + 3 + more))
-                .unwrap_or(text.len());
-            text.get(..end).unwrap_or(&text).to_string()
-        }
-        Err(_) => store.url().to_string(),
-    }
+fn medium(store: &Store, place: &StorePlace) -> String {
+    place.service().unwrap_or_else(|| {
+        let directory = store.url().trim_start_matches("file://");
+        device(std::path::Path::new(directory))
+    })
 }
 
 /// The file system that a directory is on.
@@ -80,6 +69,7 @@ fn device(directory: &std::path::Path) -> String {
 struct Found {
     name: String,
     role: Role,
+    place: String,
     medium: String,
     state: Result<StoreState, String>,
     lag: Option<Result<Lag, String>>,
@@ -96,6 +86,9 @@ fn told<T>(result: Result<T, BackupError>) -> Result<T, String> {
 }
 
 fn look(name: &str, store: &Store, primary: Option<&Store>) -> Found {
+    let place = store
+        .place(&stores::interrupts)
+        .unwrap_or_else(|e| stores::raise(&e));
     let identities = keys::identities().unwrap_or_else(|e| error::raise(&e));
     let state = told(whose(store)).and_then(|()| {
         told(backup::state(
@@ -120,7 +113,8 @@ fn look(name: &str, store: &Store, primary: Option<&Store>) -> Found {
     Found {
         name: name.to_string(),
         role: store.role(),
-        medium: medium(store),
+        medium: medium(store, &place),
+        place: place.to_string(),
         state,
         lag,
         wal_end: wal_end.map(|(end, _)| end),
@@ -180,6 +174,7 @@ type Row = (
     Option<i64>,
     Option<i64>,
     Option<String>,
+    Option<String>,
 );
 
 fn row(found: Found) -> Row {
@@ -197,6 +192,7 @@ fn row(found: Found) -> Row {
         None,
         None,
         Some(found.medium),
+        Some(found.place),
     );
     let state = match found.state {
         Ok(state) => state,
@@ -250,6 +246,7 @@ fn store_state() -> TableIterator<
         name!(missing_wal, Option<i64>),
         name!(missing_bytes, Option<i64>),
         name!(medium, Option<String>),
+        name!(place, Option<String>),
     ),
 > {
     crate::require_preload();
@@ -269,6 +266,7 @@ fn store_state() -> TableIterator<
                 let (name, why) = (name.clone(), Some(why.clone()));
                 (
                     name, None, false, why, None, None, None, None, None, None, None, None, None,
+                    None,
                 )
             }
         })

@@ -101,9 +101,10 @@ pub fn copy(
     each: &mut dyn FnMut(CopyEvent),
     tick: Tick<'_>,
 ) -> Result<Copied, BackupError> {
-    if from.url() == to.url() {
+    let place = from.place(tick)?;
+    if place == to.place(tick)? {
         return Err(BackupError::refused(
-            format!("{} cannot be copied to itself", from.url()),
+            format!("{place} cannot be copied to itself"),
             "Name two stores.",
         ));
     }
