@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
-use varve_core::backup::{self, BackupError, Lag, StoreState};
+use varve_core::backup::{self, BackupError, Contents, Lag, StoreState};
 use varve_core::seal::Identities;
 use varve_core::store::{Role, Store, StorePlace};
 
@@ -85,14 +85,26 @@ fn told<T>(result: Result<T, BackupError>) -> Result<T, String> {
     }
 }
 
-fn look(name: &str, store: &Store, primary: Option<&Store>) -> Found {
+/// What a store of this cluster's has, by its listings.
+fn listed(store: &Store) -> Result<Contents, String> {
+    told(whose(store)).and_then(|()| told(Contents::of(store, &stores::interrupts)))
+}
+
+/// Looks into a store whose listings were read, and compares them with the primary store's.
+fn look(
+    name: &str,
+    store: &Store,
+    contents: &Result<Contents, String>,
+    primary: Option<&Result<Contents, String>>,
+) -> Found {
     let place = store
         .place(&stores::interrupts)
         .unwrap_or_else(|e| stores::raise(&e));
     let identities = keys::identities().unwrap_or_else(|e| error::raise(&e));
-    let state = told(whose(store)).and_then(|()| {
+    let state = contents.as_ref().map_err(Clone::clone).and_then(|here| {
         told(backup::state(
             store,
+            here,
             &damaged(name),
             identities.as_ref(),
             &stores::interrupts,
@@ -106,8 +118,9 @@ fn look(name: &str, store: &Store, primary: Option<&Store>) -> Found {
         let head = store.head(key, &stores::interrupts).ok()?;
         moment(head.modified)
     });
-    let lag = match (&state, primary) {
-        (Ok(_), Some(primary)) => Some(told(backup::compare(primary, store, &stores::interrupts))),
+    let lag = match (contents, primary) {
+        (Ok(here), Some(Ok(primary))) => Some(Ok(primary.lacking_in(here))),
+        (Ok(_), Some(Err(why))) => Some(Err(why.clone())),
         _ => None,
     };
     Found {
@@ -251,16 +264,23 @@ fn store_state() -> TableIterator<
 > {
     crate::require_preload();
     let all = stores::all_usable();
-    let primary = all.iter().find_map(|(name, store)| match store {
-        Ok(store) if store.role() == Role::Primary => Some((name.as_str(), store)),
-        _ => None,
-    });
+    let listed: Vec<Option<Result<Contents, String>>> = all
+        .iter()
+        .map(|(_, store)| store.as_ref().ok().map(listed))
+        .collect();
+    let primary = all
+        .iter()
+        .position(|(_, store)| matches!(store, Ok(store) if store.role() == Role::Primary));
+    let contents_of = |number: usize| listed.get(number).and_then(Option::as_ref);
     let rows: Vec<Row> = all
         .iter()
-        .map(|(name, store)| match store {
+        .enumerate()
+        .map(|(number, (name, store))| match store {
             Ok(store) => {
-                let other = primary.filter(|(p, _)| p != name).map(|(_, store)| store);
-                row(look(name, store, other))
+                let other = primary.filter(|primary| *primary != number);
+                let none = Err(String::new());
+                let contents = contents_of(number).unwrap_or(&none);
+                row(look(name, store, contents, other.and_then(contents_of)))
             }
             Err(why) => {
                 let (name, why) = (name.clone(), Some(why.clone()));

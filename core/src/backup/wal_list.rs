@@ -67,19 +67,20 @@ pub fn wal_list(store: &Store, tick: Tick<'_>) -> Result<Vec<WalFile>, BackupErr
     let mut files = Vec::new();
     for object in store.list(WAL_PREFIX, tick)? {
         let object = object?;
-        let Some((name, part)) = keys::wal_object(&object.key) else {
-            continue;
-        };
-        if part != WalPart::Sum {
-            files.push(WalFile {
-                name,
-                stored_bytes: object.size,
-                encrypted: part == WalPart::Encrypted,
-                key: object.key,
-            });
-        }
+        files.extend(wal_file(object.key, object.size));
     }
     Ok(files)
+}
+
+/// The file of WAL that an object of so many bytes holds, if it holds one.
+pub(super) fn wal_file(key: String, stored_bytes: u64) -> Option<WalFile> {
+    let (name, part) = keys::wal_object(&key)?;
+    (part != WalPart::Sum).then_some(WalFile {
+        name,
+        stored_bytes,
+        encrypted: part == WalPart::Encrypted,
+        key,
+    })
 }
 
 /// How far a backup can be rolled forward with the WAL of a store, along the newest timeline that leads on from it.

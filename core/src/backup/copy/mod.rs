@@ -12,7 +12,6 @@ mod wal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use self::lag::Contents;
 use super::error::BackupError;
 use super::keys::CLUSTER_KEY;
 use super::take::{claim, cluster_of};
@@ -20,7 +19,7 @@ use crate::seal::Identities;
 use crate::store::{ErrorKind, Store};
 use crate::wait::Tick;
 
-pub use lag::{Lag, compare};
+pub use lag::{Contents, Lag, compare};
 
 /// How long WAL waits, at most, while an archive is copied, if none of it is larger.
 const WAL_EVERY: Duration = Duration::from_secs(60);
