@@ -218,11 +218,22 @@ fn a_backup_of_the_policy_holds_no_snapshot() {
     assert_eq!(one(&mut client, "SELECT count(*) FROM varve.backups"), "1");
 }
 
+/// A directory that is removed when dropped.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Two buckets of one name at two servers are two places and two media; a second name of one of them is neither.
 #[test]
 fn places_are_counted_and_not_names() {
     let (cluster, mut client, [first, _]) = start(&[]);
-    let servers = ["a", "b"].map(|name| S3Server::start(&cluster.dir().join(name)).unwrap());
+    // Their files are ours and not the server's user's: they go before his directory does.
+    let buckets = ["a", "b"].map(|name| Removed(cluster.dir().join(name)));
+    let servers = buckets.each_ref().map(|b| S3Server::start(&b.0).unwrap());
     let make = |client: &mut Client, name: &str, role: &str, options: &str| {
         ok(
             client,
