@@ -218,6 +218,41 @@ fn a_backup_of_the_policy_holds_no_snapshot() {
     assert_eq!(one(&mut client, "SELECT count(*) FROM varve.backups"), "1");
 }
 
+/// The policy's drill is a procedure within one: it is recorded whether it is good or not, and the job fails where it is not.
+#[test]
+fn the_policy_drills() {
+    let (_cluster, mut client, [first, _]) = start(&[]);
+    let never = "'0 2 1 1 *'";
+    ok(
+        &mut client,
+        &format!(
+            "SELECT varve.add_backup_policy({never}, drill_schedule => {never}, copy_schedule => {never}, watch_schedule => {never})"
+        ),
+    );
+    let id = one(&mut client, "SELECT varve.backup()");
+    run(&mut client, "drill");
+    let recorded = "SELECT ok, error, rto > '0', tables_wrong FROM varve.drill ORDER BY id";
+    assert_eq!(ok(&mut client, recorded), ["t|∅|t|0"]);
+    std::fs::write(first.join(format!("backups/{id}/base.tar.zst")), "x").unwrap();
+    let job = one(
+        &mut client,
+        "SELECT id FROM varve.jobs WHERE settings ->> 'task' = 'drill'",
+    );
+    let error = simple(&mut client, &format!("SELECT varve.run_job({job})")).unwrap_err();
+    assert_eq!(error.code, "22000", "{error:?}");
+    assert_eq!(
+        ok(
+            &mut client,
+            "SELECT ok, error LIKE 'restore: %' FROM varve.drill ORDER BY id"
+        ),
+        ["t|∅", "f|t"]
+    );
+    let state = format!(
+        "SELECT state, message LIKE 'the recovery drill failed: %base.tar.zst%' FROM varve.job_runs WHERE job = {job} ORDER BY started_at DESC LIMIT 1"
+    );
+    assert_eq!(one(&mut client, &state), "failed|t");
+}
+
 /// A directory that is removed when dropped.
 struct Removed(PathBuf);
 
