@@ -41,7 +41,7 @@ REVOKE ALL ON FUNCTION varve.expire(int, interval, boolean) FROM PUBLIC;
 
 CREATE FUNCTION varve.store_state(OUT store text, OUT role text, OUT reachable boolean, OUT detail text, OUT backups bigint,
         OUT newest_backup text, OUT newest_backup_at text, OUT wal_end text, OUT wal_end_at timestamptz,
-        OUT missing_backups bigint, OUT missing_wal bigint, OUT missing_bytes bigint, OUT medium text)
+        OUT missing_backups bigint, OUT missing_wal bigint, OUT missing_bytes bigint, OUT medium text, OUT place text)
     RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'store_state_wrapper';
 COMMENT ON FUNCTION varve.store_state() IS
     'What each store that the current user may use has, and what it lacks of the primary store; read there';
@@ -75,8 +75,9 @@ WITH s AS MATERIALIZED (
     SELECT min(t.ended_at) AS at, coalesce(sum(pg_catalog.jsonb_array_length(t.problems)), 0)::bigint AS problems
     FROM varve.verification t JOIN s ON s.store = t.store
 ), whole AS (
-    -- What alone is enough to recover from, with not too old a backup.
-    SELECT s.store, s.role, s.medium FROM s, limits l WHERE s.newest_backup IS NOT NULL AND s.at >= l.present - coalesce(l.backup, '1000 years')
+    -- What alone is enough to recover from, with not too old a backup. Two names of one place are one copy.
+    SELECT DISTINCT ON (s.place) s.store, s.role, s.medium FROM s, limits l WHERE s.newest_backup IS NOT NULL AND s.at >= l.present - coalesce(l.backup, '1000 years')
+    ORDER BY s.place, s.role = 'offsite', s.store
 ), rule AS (
     SELECT count(*) + 1 AS copies, count(*) FILTER (WHERE whole.role = 'offsite') AS offsite,
            (SELECT count(DISTINCT m.medium) FROM (SELECT whole.medium FROM whole UNION ALL SELECT a.medium FROM a) m) AS media,

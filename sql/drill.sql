@@ -18,7 +18,7 @@ CREATE TABLE varve.drill (
     detail          jsonb NOT NULL,
     error           text
 );
-COMMENT ON TABLE varve.drill IS 'Recovery drills that came to an end, good or bad';
+COMMENT ON TABLE varve.drill IS 'Recovery drills, good or bad; what was cancelled or cut off was not good';
 COMMENT ON COLUMN varve.drill.target_time IS 'The moment that was recovered to; NULL for the end of what was archived';
 COMMENT ON COLUMN varve.drill.rto IS 'From the beginning of the restore to the first answer at the target, without the time that counting took';
 COMMENT ON COLUMN varve.drill.rpo IS 'What would have been lost if the server had been lost when the drill began; NULL for drills to a moment';
@@ -50,22 +50,9 @@ COMMENT ON FUNCTION varve.recovery_drill(text, timestamptz) IS
 REVOKE ALL ON FUNCTION varve.recovery_drill(text, timestamptz) FROM PUBLIC;
 
 CREATE PROCEDURE varve.run_recovery_drill(backup text DEFAULT NULL, target_time timestamptz DEFAULT NULL)
-    LANGUAGE plpgsql
-AS $$
-DECLARE
-    problem text;
-BEGIN
-    SELECT d.detail INTO problem FROM varve.recovery_drill(run_recovery_drill.backup, run_recovery_drill.target_time) d
-    WHERE NOT d.ok ORDER BY (d.step OPERATOR(pg_catalog.=) 'result') LIMIT 1;
-    COMMIT;
-    IF problem IS NOT NULL THEN
-        RAISE EXCEPTION 'the recovery drill failed: %', problem
-            USING ERRCODE = 'data_exception', HINT = 'SELECT * FROM varve.drill ORDER BY id DESC tells more.';
-    END IF;
-END
-$$;
+    LANGUAGE c AS 'MODULE_PATHNAME', 'varve_run_recovery_drill';
 COMMENT ON PROCEDURE varve.run_recovery_drill(text, timestamptz) IS
-    'A recovery drill that fails, once it is recorded, where something was wrong: for jobs';
+    'As varve.recovery_drill, but it fails, once that is recorded, where something was wrong, and holds no snapshot that would hold up VACUUM: it commits the transaction it is called in';
 REVOKE ALL ON PROCEDURE varve.run_recovery_drill(text, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION varve.recovery_plan(target_time timestamptz DEFAULT now(), pgdata text DEFAULT NULL,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use varve_core::backup::{
-    Archived, BackupError, CLUSTER_KEY, WAL_PREFIX, WalName, archive, claim, fetch_from_any,
+    Archived, BackupError, WAL_PREFIX, WalName, archive, claim, cluster_of, fetch_from_any,
     system_identifier_of,
 };
 use varve_core::store::{ErrorKind, Store};
@@ -81,24 +81,48 @@ fn fetch(arguments: &GetArguments) -> Result<(), Failure> {
     let name = &arguments.name;
     let fetched = fetch_from_any(&stores, name, &arguments.to, identities.as_ref(), &tick);
     if fetched.as_ref().is_err_and(BackupError::is_not_found) {
-        // A directory that nothing is mounted on has nothing either.
-        for store in &stores {
-            let is_ours = match store.head(CLUSTER_KEY, &tick) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    store.list(WAL_PREFIX, &tick)?.next().transpose()?.is_some()
-                }
-                other => other.map(|_| true)?,
-            };
-            if !is_ours {
-                return Err(Failure::system(format!(
-                    "{} has nothing of varve's: is it mounted?",
-                    store.url()
-                )));
-            }
-        }
+        all_are_ours(&stores)?;
     }
     let (_, troubles) = fetched?;
     warn(name, &troubles);
+    Ok(())
+}
+
+/// Fails where one of the stores does not have what a store of the cluster has, though it answers that it has no such file: so
+/// does a bucket that is not there, a prefix with a slip of the pen, and a directory that nothing is mounted on. PostgreSQL
+/// would take that for the end of WAL, and open a database without the rest.
+fn all_are_ours(stores: &[&Store]) -> Result<(), Failure> {
+    let mut known: Option<(&str, String)> = None;
+    for store in stores {
+        let url = store.url();
+        let cluster = match cluster_of(store, &tick) {
+            // A bucket that does not exist has no object either, and is asked for its listing below.
+            Err(error) if error.is_not_found() => None,
+            cluster => cluster?,
+        };
+        let Some(cluster) = cluster else {
+            let mut wal = store.list(WAL_PREFIX, &tick)?;
+            match wal.next().transpose() {
+                Ok(Some(_)) => continue,
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+            return Err(Failure::system(format!(
+                "{url} has nothing of varve's: is it the right one, and mounted?"
+            )));
+        };
+        let identifier = cluster.system_identifier;
+        match &known {
+            Some((first, other)) if *other != identifier => {
+                return Err(Failure::system(format!(
+                    "{first} is of cluster {other}, and {url} of cluster {identifier}: one of them is not the right one"
+                )));
+            }
+            Some(_) => {}
+            None => known = Some((url, identifier)),
+        }
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 mod common;
 
 use common::Bench;
+use varve_tests::wait::until;
 
 /// A server whose WAL takes a while to be replayed.
 fn filled(bench: &mut Bench) -> i64 {
@@ -27,6 +28,11 @@ fn filled(bench: &mut Bench) -> i64 {
 }
 
 fn start(bench: &Bench, pgdata: &std::path::Path, more: &[&str]) {
+    let output = started(bench, pgdata, more);
+    assert!(output.status.success(), "{}", common::all(&output));
+}
+
+fn started(bench: &Bench, pgdata: &std::path::Path, more: &[&str]) -> std::process::Output {
     let (socket, store) = (bench.directory("socket"), bench.store());
     let pgdata = pgdata.display().to_string();
     let socket = format!("unix_socket_directories={}", socket.display());
@@ -43,7 +49,7 @@ fn start(bench: &Bench, pgdata: &std::path::Path, more: &[&str]) {
         "--set",
         "archive_mode=off",
     ];
-    bench.ok(&[&fixed, more].concat());
+    bench.varve(&[&fixed, more].concat()).output().unwrap()
 }
 
 fn answer(bench: &Bench, sql: &str) -> String {
@@ -89,4 +95,46 @@ fn started_is_recovered() {
         &["--to-name", "archived", "--target-action", "shutdown"],
     );
     assert!(!pgdata.join("postmaster.pid").exists());
+}
+
+/// Nothing was committed at or after the moment: PostgreSQL ends. What it takes to go on is said, and works.
+#[test]
+fn a_moment_behind_the_last_commit() {
+    let mut bench = Bench::new();
+    let rows = filled(&mut bench);
+    let from_log = ["", "logging_collector=on"];
+    for (number, collector) in from_log.into_iter().enumerate() {
+        let pgdata = bench.path(&format!("behind{number}"));
+        let mut more = vec!["--to-time", "2100-01-01 00:00:00+00"];
+        if !collector.is_empty() {
+            more.extend(["--set", collector]);
+        }
+        let output = started(&bench, &pgdata, &more);
+        let said = common::all(&output);
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        for part in [
+            "ends before recovery_target_time = '2100-01-01 00:00:00.000000+00'",
+            "its last commit was at 20",
+            "leave the target out",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+        let (_, command) = said.split_once("leave the target out: ").unwrap();
+        let (command, _) = command.split_once(" recovers to").unwrap();
+        let mut shell = common::user("sh");
+        let output = shell.args(["-c", command]).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{command}: {}",
+            common::all(&output)
+        );
+        until("recovery to end", || {
+            answer(&bench, "SELECT pg_is_in_recovery()::text") == "false"
+        });
+        assert_eq!(
+            answer(&bench, "SELECT count(*)::text FROM t"),
+            rows.to_string()
+        );
+        stop(&bench, &pgdata);
+    }
 }

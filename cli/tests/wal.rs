@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Bench, files, flip, sum};
+use varve_tests::s3::{self, S3Server};
 
 const NAME: &str = "0000000100000000000000A1";
 
@@ -66,6 +67,94 @@ fn files_are_archived_once() {
             .0,
         2
     );
+}
+
+/// That a file is nowhere is believed only of stores that are the cluster's: PostgreSQL would take it for the end of WAL.
+#[test]
+fn stores_that_are_not_the_right_ones() {
+    let bench = Bench::new();
+    let file = bench.directory("files").join(NAME);
+    for name in ["second", "third"] {
+        let url = made(&bench, name);
+        std::fs::write(&file, segment_of(1)).unwrap();
+        bench.ok(&["wal-put", file.to_str().unwrap(), "--to", &url]);
+    }
+    let (good, copy) = (bench.url("second"), bench.url("third"));
+    let to = bench.path("files/to").to_str().unwrap().to_owned();
+    let get = |name: &str, more: &[&str]| {
+        let fixed = ["wal-get", name, &to, "--from", &good];
+        bench.varve(&[&fixed[..], more].concat())
+    };
+    const NEXT: &str = "0000000100000000000000A2";
+    let answered = |more: &[&str]| {
+        let mut command = get(NEXT, more);
+        command.env("AWS_ACCESS_KEY_ID", s3::KEY);
+        command.env("AWS_SECRET_ACCESS_KEY", s3::SECRET);
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), common::all(&output))
+    };
+    // Both are there and have no such file: that is the end of WAL.
+    let (code, said) = answered(&["--from", &copy]);
+    assert_eq!(code, 1, "{said}");
+    // One that is empty, one that is not there, one of another cluster.
+    let empty = made(&bench, "empty");
+    let missing = bench.url("secnod");
+    let other = made(&bench, "other");
+    std::fs::write(&file, segment_of(2)).unwrap();
+    bench.ok(&["wal-put", file.to_str().unwrap(), "--to", &other]);
+    for (url, message) in [
+        (&empty, "has nothing of varve's"),
+        (&missing, "is no directory"),
+        (&other, "of cluster 2: one of them"),
+    ] {
+        let (code, said) = answered(&["--from", url]);
+        assert!(
+            code == 200 && said.contains(message),
+            "{url}: {code} {said}"
+        );
+    }
+    // A bucket that is not there answers as one that lacks the object does.
+    let buckets = bench.directory("buckets");
+    let server = S3Server::start(&buckets).unwrap();
+    let endpoint = format!("endpoint=http://{}", server.address());
+    for (bucket, message) in [
+        ("no-such-bucket", "NoSuchBucket"),
+        (s3::BUCKET, "has nothing of varve's"),
+    ] {
+        let url = format!("s3://{bucket}/varve");
+        let options = ["--from", &url, "--store-option", &endpoint];
+        let plain = ["--store-option", "allow_http=true"];
+        let (code, said) = answered(&[&options[..], &plain, &["--from", &copy]].concat());
+        assert!(
+            code == 200 && said.contains(&url) && said.contains(message),
+            "{bucket}: {code} {said}"
+        );
+    }
+    // What is there is had whatever the others are.
+    let had = get(NAME, &["--from", &empty]).output().unwrap();
+    assert!(had.status.success(), "{}", common::all(&had));
+}
+
+/// The URL of a new, empty store.
+fn made(bench: &Bench, name: &str) -> String {
+    bench.directory(name);
+    bench.url(name)
+}
+
+/// The first page of a segment says whose it is; 16 MB in all.
+fn segment_of(cluster: u64) -> Vec<u8> {
+    let mut page = Vec::new();
+    // The long header of PostgreSQL 17: magic, flags, timeline, address, length of what goes on, padding, cluster, sizes.
+    page.extend(0xD116u16.to_le_bytes());
+    page.extend(2u16.to_le_bytes());
+    page.extend(1u32.to_le_bytes());
+    page.extend((0xA1u64 << 24).to_le_bytes());
+    page.extend([0; 8]);
+    page.extend(cluster.to_le_bytes());
+    page.extend((16u32 << 20).to_le_bytes());
+    page.extend(8192u32.to_le_bytes());
+    page.resize(16 << 20, 0);
+    page
 }
 
 /// A missing segment is named.

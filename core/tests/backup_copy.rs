@@ -99,6 +99,60 @@ fn what_goes_from_the_copy_meanwhile() {
     assert_eq!(contents(&bench.to), contents(&bench.from));
 }
 
+/// What stores have, and what one lacks of the other, is known from one listing of each prefix of each.
+#[test]
+fn each_store_is_listed_once() {
+    use std::sync::{Arc, Mutex};
+    use store_common::{fake, s3};
+    let serve = || {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        let address = fake::serve(move |request: &fake::Asked| {
+            if let Some((_, prefix)) = request.path.split_once("prefix=") {
+                let prefix = prefix.split('&').next().unwrap_or_default();
+                log.lock().unwrap().push(prefix.to_owned());
+            }
+            let body = "<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated></ListBucketResult>";
+            fake::plain(200, body)
+        });
+        (s3::open(&s3::options(address, &[])), asked)
+    };
+    let (from, asked_from) = serve();
+    let (to, asked_to) = serve();
+    let [here, there] = [&from, &to].map(|store| Contents::of(store, &never).unwrap());
+    for (store, contents) in [(&from, &here), (&to, &there)] {
+        let state = state(store, contents, &BTreeMap::new(), None, &never).unwrap();
+        assert!(state.newest_good().is_none());
+    }
+    assert!(here.lacking_in(&there).is_none());
+    for asked in [asked_from, asked_to] {
+        let mut asked = asked.lock().unwrap().clone();
+        asked.sort();
+        let below = |name: &str| format!("some%2Fprefix%2F{name}%2F");
+        assert_eq!(asked, ["backups", "snapshots", "wal"].map(below));
+    }
+}
+
+/// The state that listings tell is the same as that of stores that are compared.
+#[test]
+fn what_contents_tell() {
+    let bench = bench();
+    copied(&bench);
+    bench.to.delete(&base(LATER), &never).unwrap();
+    let [here, there] = [&bench.from, &bench.to].map(|s| Contents::of(s, &never).unwrap());
+    let lag = here.lacking_in(&there);
+    assert_eq!(lag, compare(&bench.from, &bench.to, &never).unwrap());
+    assert_eq!(lag.backups, [LATER]);
+    let damaged = BTreeMap::from([(base(INCREMENT), "rotten".to_owned())]);
+    let state = state(&bench.to, &there, &damaged, None, &never).unwrap();
+    assert_eq!(state.wal, wal_list(&bench.to, &never).unwrap());
+    let ids: Vec<&str> = state.backups.iter().map(|b| b.id.as_str()).collect();
+    assert_eq!(ids, [FULL, INCREMENT, LATER]);
+    let faults: Vec<&str> = state.incomplete.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(faults, [INCREMENT, LATER]);
+    assert_eq!(state.newest_good().unwrap().id, FULL);
+}
+
 fn base(id: &str) -> String {
     format!("backups/{id}/base.tar.zst")
 }

@@ -151,6 +151,12 @@ impl Choice {
         self.reach.gaps.iter().map(gap).collect()
     }
 
+    /// The timeline that is recovered to, where it is not the backup's own.
+    pub fn later_timeline(&self) -> Option<u32> {
+        let last = self.reach.timelines.last().copied();
+        last.filter(|last| *last != self.backup.timeline)
+    }
+
     /// Whether the backup can be started at all.
     pub fn is_usable(&self) -> bool {
         self.reach.covers_backup || self.backup.includes_wal

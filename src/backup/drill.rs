@@ -3,13 +3,15 @@
 
 use super::checks;
 use super::choice::{self, Choice, Stores};
+use super::drill_log::{self, Note};
 use super::scratch::{Origin, Scratch, Until};
-use crate::pg::owner::as_owner;
-use crate::pg::spi;
+use crate::pg::function::Args;
+use crate::pg::{guard, transaction};
 use crate::progress::{Operation, Phase, Work};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 use varve_core::backup::{BackupError, Lsn, RestorePhase, RestoreProgress, Timestamp};
 use varve_core::replication::Row;
@@ -28,6 +30,8 @@ struct Step {
 /// A drill, as far as it has come.
 #[derive(Default)]
 struct Drill {
+    /// The part that it is at.
+    at: &'static str,
     steps: Vec<Step>,
     backup: Option<String>,
     restore: Option<Duration>,
@@ -55,6 +59,19 @@ impl Drill {
         self.error.is_none() && self.steps.iter().all(|step| step.ok != Some(false))
     }
 
+    /// What came of it, in words.
+    fn told(&self) -> String {
+        let seconds = |d: Duration| format!("{:.1} s", d.as_secs_f64());
+        match (&self.error, self.rto) {
+            (Some(error), _) => error.clone(),
+            (None, Some(rto)) => {
+                let rpo = self.rpo.map_or("not measured".to_owned(), seconds);
+                format!("RTO {}, RPO {rpo}", seconds(rto))
+            }
+            (None, None) => String::new(),
+        }
+    }
+
     /// Runs a part; an error ends the drill.
     fn part<T>(
         &mut self,
@@ -62,6 +79,7 @@ impl Drill {
         f: impl FnOnce(&mut Self) -> Result<T, BackupError>,
     ) -> Result<T, ()> {
         let begun = Instant::now();
+        self.at = name;
         f(self).map_err(|error| {
             let hint = error.hint().map(|hint| format!(" {hint}"));
             let why = format!("{error}{}", hint.unwrap_or_default());
@@ -78,6 +96,20 @@ struct Wanted {
     /// Up to where the running server's WAL was safe when the drill began, and when that was.
     flushed: Lsn,
     began: Timestamp,
+}
+
+impl Wanted {
+    /// What is wanted of a drill that begins now.
+    fn now(backup: Option<String>, target: Option<TimestampWithTimeZone>) -> Self {
+        // SAFETY: outside recovery.
+        let flushed = Lsn(unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) });
+        Self {
+            backup,
+            target: target.and_then(past),
+            flushed,
+            began: Timestamp::now(),
+        }
+    }
 }
 
 /// Shows how far a drill is.
@@ -102,9 +134,8 @@ impl Shown {
 }
 
 /// Does the drill. Its steps tell what came of it; the error is told in them.
-fn run(drill: &mut Drill, wanted: &Wanted) -> Result<(), ()> {
+fn run(drill: &mut Drill, wanted: &Wanted, mut stores: Stores) -> Result<(), ()> {
     let mut shown = Shown(Work::begin(Operation::Drill, pg_sys::InvalidOid), None);
-    let mut stores = Stores::usable();
     let chosen = drill.part("choose a backup", |drill| {
         let begun = Instant::now();
         let chosen = choice::choose(&mut stores, wanted.backup.as_deref(), wanted.target)?;
@@ -148,6 +179,7 @@ fn run(drill: &mut Drill, wanted: &Wanted) -> Result<(), ()> {
         backup: &chosen.backup,
         chain: &chosen.chain,
         last_segment: chosen.last_segment(),
+        later_timeline: chosen.later_timeline(),
         database,
     };
     let mut scratch = drill.part("restore", |drill| {
@@ -240,6 +272,10 @@ fn reachable<'c>(
         .ok_or("the backup's record has no counts of rows")?;
     if wanted.target.is_some_and(|target| target < counted.at) {
         return Err("rows were counted after the moment that is wanted");
+    }
+    // A standby that had not received all was promoted.
+    if chosen.reach.left_at.is_some_and(|at| counted.lsn > at) {
+        return Err("rows were counted on a timeline that was left before that");
     }
     match chosen.reach.end.is_some_and(|end| counted.lsn < end) {
         true => Ok(counted),
@@ -355,9 +391,10 @@ fn verify(drill: &mut Drill, scratch: &Scratch<'_>, database: &str) -> Result<()
     Ok(())
 }
 
-/// Writes down what came of a drill.
-fn record(drill: &Drill, wanted: &Wanted) {
+/// What is written down of a drill: the values of the columns of `varve.drill`.
+fn entry(drill: &Drill, wanted: &Wanted) -> serde_json::Value {
     let seconds = |d: Option<Duration>| d.map(|d| d.as_secs_f64());
+    let interval = |d: Option<Duration>| d.map(|d| format!("{} microseconds", d.as_micros()));
     let steps: Vec<serde_json::Value> = drill
         .steps
         .iter()
@@ -365,32 +402,51 @@ fn record(drill: &Drill, wanted: &Wanted) {
             serde_json::json!({"step": step.name, "ok": step.ok, "detail": step.detail, "seconds": step.elapsed.as_secs_f64()})
         })
         .collect();
-    let detail = serde_json::json!({"steps": steps, "wrong": drill.wrong}).to_string();
-    let bytes = |b: Option<u64>| b.map(|b| b as i64);
-    as_owner(|| {
-        spi::write(
-            "INSERT INTO varve.drill (started_at, finished_at, backup, target_time, ok, rto, rpo, restore_seconds, replay_seconds, \
-                 restored_bytes, replayed_bytes, tables_checked, tables_wrong, detail, error) \
-             VALUES ($1::pg_catalog.timestamptz, pg_catalog.clock_timestamp(), $2, $3::pg_catalog.timestamptz, $4, pg_catalog.make_interval(secs => $5), \
-                 pg_catalog.make_interval(secs => $6), $7, $8, $9, $10, $11, $12, $13::pg_catalog.jsonb, $14)",
-            &[
-                wanted.began.for_postgresql().into(),
-                drill.backup.clone().into(),
-                wanted.target.map(Timestamp::for_postgresql).into(),
-                drill.ok().into(),
-                seconds(drill.rto).into(),
-                seconds(drill.rpo).into(),
-                seconds(drill.restore).into(),
-                seconds(drill.replay).into(),
-                bytes(drill.restored_bytes).into(),
-                bytes(drill.replayed_bytes).into(),
-                (drill.checked as i64).into(),
-                (drill.wrong.len() as i64).into(),
-                detail.into(),
-                drill.error.clone().into(),
-            ],
-        )
-    });
+    serde_json::json!({
+        "started_at": wanted.began.for_postgresql(),
+        "backup": drill.backup,
+        "target_time": wanted.target.map(Timestamp::for_postgresql),
+        "ok": drill.ok(),
+        "rto": interval(drill.rto),
+        "rpo": interval(drill.rpo),
+        "restore_seconds": seconds(drill.restore),
+        "replay_seconds": seconds(drill.replay),
+        "restored_bytes": drill.restored_bytes,
+        "replayed_bytes": drill.replayed_bytes,
+        "tables_checked": drill.checked,
+        "tables_wrong": drill.wrong.len(),
+        "detail": {"steps": steps, "wrong": drill.wrong},
+        "error": drill.error,
+    })
+}
+
+/// Does a drill. An error that ends it, say that it is cancelled, is recorded as what came of it, and goes on; else it is left
+/// to the caller to record what is returned, before the note is dropped.
+fn carry_out(wanted: &Wanted, stores: Stores) -> (Drill, Option<Note>) {
+    let cut_off = Drill {
+        error: Some("it was cut off: its session or the server ended".to_owned()),
+        ..Drill::default()
+    };
+    let note = Note::begin(&entry(&cut_off, wanted))
+        .inspect_err(|e| log!("if this drill is cut off, it will not be recorded: {e}"))
+        .ok();
+    let mut drill = Drill::default();
+    // The error is among the steps.
+    let done = guard::caught(AssertUnwindSafe(|| {
+        let _: Result<(), ()> = run(&mut drill, wanted, stores);
+    }));
+    let Err(failure) = done else {
+        if let Some(bytes) = drill.restored_bytes {
+            crate::jobs::note_done(0, bytes as i64);
+        }
+        return (drill, note);
+    };
+    drill.error = Some(format!("{}: {}", drill.at, failure.message));
+    // All that ran and lay about for the drill has gone by now.
+    if let Some(note) = note {
+        note.leave(&entry(&drill, wanted));
+    }
+    guard::raise(&failure)
 }
 
 /// A moment that SQL gave. What is to come cannot be recovered to: there all that is archived is the most.
@@ -433,37 +489,48 @@ fn recovery_drill(
     ),
 > {
     crate::tier::check_writable(c"varve.recovery_drill()");
-    // SAFETY: outside recovery.
-    let flushed = Lsn(unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) });
-    let wanted = Wanted {
-        backup: backup.map(str::to_owned),
-        target: target_time.and_then(past),
-        flushed,
-        began: Timestamp::now(),
-    };
+    let wanted = Wanted::now(backup.map(str::to_owned), target_time);
     let begun = Instant::now();
-    let mut drill = Drill::default();
-    // The error is among the steps.
-    let _: Result<(), ()> = run(&mut drill, &wanted);
-    record(&drill, &wanted);
-    let seconds = |d: Duration| format!("{:.1} s", d.as_secs_f64());
-    let told = match (&drill.error, drill.rto) {
-        (Some(error), _) => error.clone(),
-        (None, Some(rto)) => {
-            let rpo = drill.rpo.map_or("not measured".to_owned(), seconds);
-            format!("RTO {}, RPO {rpo}", seconds(rto))
-        }
-        (None, None) => String::new(),
-    };
-    let ok = drill.ok();
+    let (drill, note) = carry_out(&wanted, Stores::usable());
+    drill_log::insert(&entry(&drill, &wanted));
+    drop(note);
+    let (ok, told) = (drill.ok(), drill.told());
     let mut rows: Vec<_> = drill
         .steps
         .into_iter()
         .map(|step| (step.name, step.ok, step.detail, interval(step.elapsed)))
         .collect();
     rows.push(("result", Some(ok), told, interval(begun.elapsed())));
-    if let Some(bytes) = drill.restored_bytes {
-        crate::jobs::note_done(0, bytes as i64);
-    }
     TableIterator::new(rows)
 }
+
+/// A drill that fails, once it is recorded, where something was wrong. It is in a transaction without a snapshot, so that VACUUM
+/// is not held up for as long as it takes: it ends the transaction that it is called in.
+fn procedure(args: &Args) -> pg_sys::Datum {
+    crate::tier::check_writable(c"varve.run_recovery_drill()");
+    let wanted = Wanted::now(args.get(0), args.get(1));
+    let stores = Stores::usable();
+    transaction::begin_anew(args);
+    transaction::release_snapshot();
+    let (drill, note) = carry_out(&wanted, stores);
+    transaction::with_snapshot(|| drill_log::insert(&entry(&drill, &wanted)));
+    transaction::begin_anew(args);
+    drop(note);
+    if !drill.ok() {
+        let bad = drill.steps.iter().find(|step| step.ok == Some(false));
+        let problem = bad.map_or_else(|| drill.told(), |step| step.detail.clone());
+        crate::am::error::raise(
+            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            format!("the recovery drill failed: {problem}"),
+            None,
+            Some("SELECT * FROM varve.drill ORDER BY id DESC tells more.".into()),
+        );
+    }
+    args.null()
+}
+
+crate::sql_function!(
+    varve_run_recovery_drill,
+    pg_finfo_varve_run_recovery_drill,
+    procedure
+);

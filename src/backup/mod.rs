@@ -2,7 +2,7 @@
 //!
 //! - [`take`] is `varve.backup`; [`look`] are `list_backups` and `verify_backup`.
 //! - [`checks`]: what a record says of tables, and counting them again; [`checksum`]: the aggregate for that.
-//! - [`drill`] is `varve.recovery_drill`, [`plan`] `varve.recovery_plan`; [`choice`]: which backup they begin with.
+//! - [`drill`] is `varve.recovery_drill`, [`drill_log`] writes down what came of them; [`plan`] `varve.recovery_plan`; [`choice`]: which backup they begin with.
 //! - [`scratch`]: a restored server beside the running one.
 //! - [`archive`]: the archive module; [`destination`]: where it archives to.
 //! - [`copies`]: other stores are brought into step; [`expire`]: what is not kept is removed; [`scrub`]: all is read again.
@@ -17,6 +17,7 @@ pub mod choice;
 mod copies;
 pub mod destination;
 mod drill;
+pub mod drill_log;
 mod error;
 mod expire;
 pub mod keys;

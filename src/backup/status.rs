@@ -9,9 +9,9 @@ use pgrx::prelude::*;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
-use varve_core::backup::{self, BackupError, Lag, StoreState};
+use varve_core::backup::{self, BackupError, Contents, Lag, StoreState};
 use varve_core::seal::Identities;
-use varve_core::store::{Role, Scheme, Store, StoreUrl};
+use varve_core::store::{Role, Store, StorePlace};
 
 /// What verification found damaged in a store when it last looked: keys, and what is wrong with them.
 pub fn damaged(store: &str) -> BTreeMap<String, String> {
@@ -50,22 +50,11 @@ fn moment(time: SystemTime) -> Option<TimestampWithTimeZone> {
 }
 
 /// On what a store lies: what fails together is one medium.
-fn medium(store: &Store) -> String {
-    match StoreUrl::parse(store.url()) {
-        Ok(url) if url.scheme() == Scheme::File => {
-            let directory = store.url().trim_start_matches("file://");
-            device(std::path::Path::new(directory))
-        }
-        Ok(url) => {
-            let text = url.to_string();
-            let end = text
-                .find("://")
-                .and_then(|at| text.get(at + 3..)?.find('/').map(|more| at + 3 + more))
-                .unwrap_or(text.len());
-            text.get(..end).unwrap_or(&text).to_string()
-        }
-        Err(_) => store.url().to_string(),
-    }
+fn medium(store: &Store, place: &StorePlace) -> String {
+    place.service().unwrap_or_else(|| {
+        let directory = store.url().trim_start_matches("file://");
+        device(std::path::Path::new(directory))
+    })
 }
 
 /// The file system that a directory is on.
@@ -80,6 +69,7 @@ fn device(directory: &std::path::Path) -> String {
 struct Found {
     name: String,
     role: Role,
+    place: String,
     medium: String,
     state: Result<StoreState, String>,
     lag: Option<Result<Lag, String>>,
@@ -95,11 +85,26 @@ fn told<T>(result: Result<T, BackupError>) -> Result<T, String> {
     }
 }
 
-fn look(name: &str, store: &Store, primary: Option<&Store>) -> Found {
+/// What a store of this cluster's has, by its listings.
+fn listed(store: &Store) -> Result<Contents, String> {
+    told(whose(store)).and_then(|()| told(Contents::of(store, &stores::interrupts)))
+}
+
+/// Looks into a store whose listings were read, and compares them with the primary store's.
+fn look(
+    name: &str,
+    store: &Store,
+    contents: &Result<Contents, String>,
+    primary: Option<&Result<Contents, String>>,
+) -> Found {
+    let place = store
+        .place(&stores::interrupts)
+        .unwrap_or_else(|e| stores::raise(&e));
     let identities = keys::identities().unwrap_or_else(|e| error::raise(&e));
-    let state = told(whose(store)).and_then(|()| {
+    let state = contents.as_ref().map_err(Clone::clone).and_then(|here| {
         told(backup::state(
             store,
+            here,
             &damaged(name),
             identities.as_ref(),
             &stores::interrupts,
@@ -113,14 +118,16 @@ fn look(name: &str, store: &Store, primary: Option<&Store>) -> Found {
         let head = store.head(key, &stores::interrupts).ok()?;
         moment(head.modified)
     });
-    let lag = match (&state, primary) {
-        (Ok(_), Some(primary)) => Some(told(backup::compare(primary, store, &stores::interrupts))),
+    let lag = match (contents, primary) {
+        (Ok(here), Some(Ok(primary))) => Some(Ok(primary.lacking_in(here))),
+        (Ok(_), Some(Err(why))) => Some(Err(why.clone())),
         _ => None,
     };
     Found {
         name: name.to_string(),
         role: store.role(),
-        medium: medium(store),
+        medium: medium(store, &place),
+        place: place.to_string(),
         state,
         lag,
         wal_end: wal_end.map(|(end, _)| end),
@@ -180,6 +187,7 @@ type Row = (
     Option<i64>,
     Option<i64>,
     Option<String>,
+    Option<String>,
 );
 
 fn row(found: Found) -> Row {
@@ -197,6 +205,7 @@ fn row(found: Found) -> Row {
         None,
         None,
         Some(found.medium),
+        Some(found.place),
     );
     let state = match found.state {
         Ok(state) => state,
@@ -250,25 +259,34 @@ fn store_state() -> TableIterator<
         name!(missing_wal, Option<i64>),
         name!(missing_bytes, Option<i64>),
         name!(medium, Option<String>),
+        name!(place, Option<String>),
     ),
 > {
     crate::require_preload();
     let all = stores::all_usable();
-    let primary = all.iter().find_map(|(name, store)| match store {
-        Ok(store) if store.role() == Role::Primary => Some((name.as_str(), store)),
-        _ => None,
-    });
+    let listed: Vec<Option<Result<Contents, String>>> = all
+        .iter()
+        .map(|(_, store)| store.as_ref().ok().map(listed))
+        .collect();
+    let primary = all
+        .iter()
+        .position(|(_, store)| matches!(store, Ok(store) if store.role() == Role::Primary));
+    let contents_of = |number: usize| listed.get(number).and_then(Option::as_ref);
     let rows: Vec<Row> = all
         .iter()
-        .map(|(name, store)| match store {
+        .enumerate()
+        .map(|(number, (name, store))| match store {
             Ok(store) => {
-                let other = primary.filter(|(p, _)| p != name).map(|(_, store)| store);
-                row(look(name, store, other))
+                let other = primary.filter(|primary| *primary != number);
+                let none = Err(String::new());
+                let contents = contents_of(number).unwrap_or(&none);
+                row(look(name, store, contents, other.and_then(contents_of)))
             }
             Err(why) => {
                 let (name, why) = (name.clone(), Some(why.clone()));
                 (
                     name, None, false, why, None, None, None, None, None, None, None, None, None,
+                    None,
                 )
             }
         })

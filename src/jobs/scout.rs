@@ -2,7 +2,7 @@
 
 use super::shared::{self, Report};
 use super::{catalog, run};
-use crate::backup::destination;
+use crate::backup::{destination, drill_log};
 use crate::pg::{clock, transaction};
 use crate::settings;
 use pgrx::pg_sys;
@@ -34,6 +34,7 @@ pub fn visit(ticket: shared::Ticket, stuck: i64) {
         Ok(report) => shared::leave_report(ticket, report),
         Err(failure) => pgrx::log!("varve could not look what is due: {}", failure.message),
     }
+    drill_log::gather();
 }
 
 /// What is due, in a database with the extension; nothing while it is being restored.

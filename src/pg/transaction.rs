@@ -70,6 +70,17 @@ pub fn release_snapshot() {
     unsafe { pg_sys::InvalidateCatalogSnapshot() };
 }
 
+/// Runs `f` with a snapshot, in a transaction that has none; it has none again afterwards.
+pub fn with_snapshot<T>(f: impl FnOnce() -> T) -> T {
+    // SAFETY: pushed and popped here; an error ends the transaction, and the stack with it.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = f();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
 /// Runs `f` while nobody can cancel it; to terminate the process still works.
 pub fn without_cancels<T>(f: impl FnOnce() -> T) -> T {
     struct Held;

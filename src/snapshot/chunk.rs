@@ -287,6 +287,7 @@ fn copy_out(
         backup: &chosen.backup,
         chain: &chosen.chain,
         last_segment: chosen.last_segment(),
+        later_timeline: chosen.later_timeline(),
         database: &database,
     };
     let mut begun = false;

@@ -5,6 +5,7 @@ use postgres::Client;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use varve_tests::cluster::Cluster;
+use varve_tests::s3::{self, S3Server};
 use varve_tests::session::simple;
 use varve_tests::wait::{archived, until};
 
@@ -215,6 +216,145 @@ fn a_backup_of_the_policy_holds_no_snapshot() {
     });
     session.finish().unwrap();
     assert_eq!(one(&mut client, "SELECT count(*) FROM varve.backups"), "1");
+}
+
+/// The policy's drill is a procedure within one: it is recorded whether it is good or not, and the job fails where it is not.
+#[test]
+fn the_policy_drills() {
+    let (_cluster, mut client, [first, _]) = start(&[]);
+    let never = "'0 2 1 1 *'";
+    ok(
+        &mut client,
+        &format!(
+            "SELECT varve.add_backup_policy({never}, drill_schedule => {never}, copy_schedule => {never}, watch_schedule => {never})"
+        ),
+    );
+    let id = one(&mut client, "SELECT varve.backup()");
+    run(&mut client, "drill");
+    let recorded = "SELECT ok, error, rto > '0', tables_wrong FROM varve.drill ORDER BY id";
+    assert_eq!(ok(&mut client, recorded), ["t|∅|t|0"]);
+    std::fs::write(first.join(format!("backups/{id}/base.tar.zst")), "x").unwrap();
+    let job = one(
+        &mut client,
+        "SELECT id FROM varve.jobs WHERE settings ->> 'task' = 'drill'",
+    );
+    let error = simple(&mut client, &format!("SELECT varve.run_job({job})")).unwrap_err();
+    assert_eq!(error.code, "22000", "{error:?}");
+    assert_eq!(
+        ok(
+            &mut client,
+            "SELECT ok, error LIKE 'restore: %' FROM varve.drill ORDER BY id"
+        ),
+        ["t|∅", "f|t"]
+    );
+    let state = format!(
+        "SELECT state, message LIKE 'the recovery drill failed: %base.tar.zst%' FROM varve.job_runs WHERE job = {job} ORDER BY started_at DESC LIMIT 1"
+    );
+    assert_eq!(one(&mut client, &state), "failed|t");
+}
+
+/// A directory that is removed when dropped.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Two buckets of one name at two servers are two places and two media; a second name of one of them is neither.
+#[test]
+fn places_are_counted_and_not_names() {
+    let (cluster, mut client, [first, _]) = start(&[]);
+    // Their files are ours and not the server's user's: they go before his directory does.
+    let buckets = ["a", "b"].map(|name| Removed(cluster.dir().join(name)));
+    let servers = buckets.each_ref().map(|b| S3Server::start(&b.0).unwrap());
+    let make = |client: &mut Client, name: &str, role: &str, options: &str| {
+        ok(
+            client,
+            &format!(
+                "CREATE SERVER {name} FOREIGN DATA WRAPPER varve_store OPTIONS (role '{role}', {options})"
+            ),
+        );
+    };
+    let remote = |client: &mut Client, name: &str, role: &str, endpoint: &str| {
+        let options = format!(
+            "url 's3://{}/varve', endpoint '{endpoint}', allow_http 'true', retry_timeout '3s'",
+            s3::BUCKET
+        );
+        make(client, name, role, &options);
+        ok(
+            client,
+            &format!(
+                "CREATE USER MAPPING FOR CURRENT_USER SERVER {name} OPTIONS (access_key_id '{}', secret_access_key '{}')",
+                s3::KEY,
+                s3::SECRET
+            ),
+        );
+    };
+    let [a, b] = servers
+        .each_ref()
+        .map(|s| format!("http://{}", s.address()));
+    ok(&mut client, "DROP SERVER second");
+    remote(&mut client, "at_a", "secondary", &a);
+    ok(&mut client, "SELECT varve.backup()");
+    let copied = "SELECT bool_and(ok) FROM varve.copy_backups()";
+    let rule = "SELECT rule_3_2_1 FROM varve.recovery_status";
+    assert_eq!(one(&mut client, copied), "t");
+    assert_eq!(
+        one(&mut client, rule),
+        "3-2-1 not satisfied: 3 copies (database, at_a, first), 2 media, 0 offsite"
+    );
+    // A second name of what is there already.
+    remote(&mut client, "at_a_again", "offsite", &format!("{a}/"));
+    let link = cluster.dir().join("link");
+    std::os::unix::fs::symlink(&first, &link).unwrap();
+    make(
+        &mut client,
+        "first_again",
+        "offsite",
+        &format!("url 'file://{}'", link.display()),
+    );
+    assert_eq!(
+        one(&mut client, rule),
+        "3-2-1 not satisfied: 3 copies (database, at_a, first), 2 media, 0 offsite"
+    );
+    let refused = ok(
+        &mut client,
+        "SELECT detail FROM varve.copy_backups() WHERE store = 'first_again'",
+    )
+    .concat();
+    assert_eq!(
+        refused,
+        format!(
+            "file://{} cannot be copied to itself",
+            first.canonicalize().unwrap().display()
+        )
+    );
+    ok(&mut client, "DROP SERVER first_again");
+    // Another server, with a bucket of the same name.
+    remote(&mut client, "at_b", "offsite", &b);
+    assert_eq!(
+        one(
+            &mut client,
+            "SELECT ok FROM varve.copy_backups('at_a', 'at_b')"
+        ),
+        "t"
+    );
+    assert_eq!(
+        one(&mut client, rule),
+        "3-2-1 satisfied: 4 copies (database, at_a, at_b, first), 3 media, 1 offsite"
+    );
+    let places = ok(
+        &mut client,
+        "SELECT store, medium, place FROM varve.store_state() WHERE store LIKE 'at%' ORDER BY store",
+    );
+    let told = |name: &str, at: &str| format!("{name}|{at}|s3://{}/varve at {at}", s3::BUCKET);
+    assert_eq!(
+        places,
+        [told("at_a", &a), told("at_a_again", &a), told("at_b", &b)]
+    );
+    assert!(!places.concat().contains(s3::SECRET) && !places.concat().contains(s3::KEY));
 }
 
 #[test]

@@ -1,142 +1,18 @@
-//! Recovery drills: a restored server has what the record says, damage and wrong counts are found, and nothing is left behind however
-//! a drill ends.
+//! Recovery drills: a restored server has what the record says, and damage and wrong counts are found.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod drill_common;
+
+use drill_common::{Bench, TABLES, assert_good, ok};
 use postgres::Client;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use varve_tests::cluster::{Cluster, Stop};
+use varve_tests::cluster::Cluster;
 use varve_tests::session::{Session, simple};
 use varve_tests::wait;
-
-/// A server that archives into the store `first`, and drills in a directory of its own.
-struct Bench {
-    cluster: Cluster,
-    client: Client,
-}
-
-impl Bench {
-    fn new(settings: &[&str]) -> Bench {
-        let settings = [
-            &[
-                "fsync = off",
-                "summarize_wal = on",
-                "archive_mode = on",
-                "archive_library = 'varve'",
-                "varve.max_workers = 2",
-                "max_prepared_transactions = 5",
-            ],
-            settings,
-        ]
-        .concat();
-        let cluster = Cluster::start_new(&settings).unwrap();
-        let client = cluster.connect_with_varve().unwrap();
-        let mut bench = Bench { cluster, client };
-        bench.store("first", "primary");
-        let scratch = bench.directory("scratch");
-        let setting = format!(
-            "ALTER SYSTEM SET varve.scratch_directory = '{}'",
-            scratch.display()
-        );
-        bench.ok(&setting);
-        bench.ok("SELECT pg_reload_conf()");
-        let client = &mut bench.client;
-        wait::until("the setting", || {
-            ok(client, "SHOW varve.scratch_directory")[0].ends_with("scratch")
-        });
-        bench
-    }
-
-    /// A directory of the server's user.
-    fn directory(&self, name: &str) -> PathBuf {
-        let dir = self.cluster.dir().join(name);
-        std::fs::create_dir(&dir).unwrap();
-        let above = std::fs::metadata(self.cluster.dir()).unwrap();
-        chown(&dir, Some(above.uid()), Some(above.gid())).unwrap();
-        dir
-    }
-
-    fn store(&mut self, name: &str, role: &str) -> PathBuf {
-        let dir = self.directory(name);
-        let sql = format!(
-            "CREATE SERVER {name} FOREIGN DATA WRAPPER varve_store OPTIONS (url 'file://{}', role '{role}')",
-            dir.display()
-        );
-        self.ok(&sql);
-        dir
-    }
-
-    fn ok(&mut self, sql: &str) -> Vec<String> {
-        ok(&mut self.client, sql)
-    }
-
-    /// What lies in the scratch directory.
-    fn left(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.cluster.dir().join("scratch")).unwrap();
-        entries.map(|entry| entry.unwrap().path()).collect()
-    }
-
-    /// Ends the segment of WAL and waits until it is archived.
-    fn archived(&mut self) {
-        self.ok("CREATE TABLE IF NOT EXISTS marks (v int)");
-        self.ok("INSERT INTO marks VALUES (1)");
-        let name = self
-            .ok("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
-            .concat();
-        self.ok("SELECT pg_switch_wal()");
-        let client = &mut self.client;
-        let sql = format!("SELECT last_archived_wal >= '{name}' FROM pg_stat_archiver");
-        wait::until("WAL to be archived", || ok(client, &sql) == ["t"]);
-    }
-
-    fn backup(&mut self, kind: &str) -> String {
-        self.ok(&format!("SELECT varve.backup('{kind}')")).concat()
-    }
-
-    /// Runs a drill; its steps as `step|ok|detail`.
-    fn drill(&mut self) -> Vec<String> {
-        self.ok("SELECT step, ok, detail FROM varve.recovery_drill()")
-    }
-}
-
-fn ok(client: &mut Client, sql: &str) -> Vec<String> {
-    simple(client, sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"))
-}
-
-/// Steps of a drill that was good.
-fn assert_good(steps: &[String]) {
-    let names: Vec<&str> = steps.iter().map(|s| s.split('|').next().unwrap()).collect();
-    assert_eq!(
-        names,
-        [
-            "choose a backup",
-            "restore",
-            "replay to the counts",
-            "compare counts",
-            "replay",
-            "verify",
-            "result"
-        ],
-        "{steps:#?}"
-    );
-    assert!(steps.iter().all(|s| s.contains("|t|")), "{steps:#?}");
-}
-
-/// Processes whose command line names a path.
-fn processes_of(path: &Path) -> usize {
-    let path = path.to_string_lossy().into_owned();
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries
-        .filter(|entry| {
-            std::fs::read(entry.path().join("cmdline"))
-                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&path))
-        })
-        .count()
-}
 
 /// Clients that write until they are stopped.
 struct Load {
@@ -176,21 +52,6 @@ impl Load {
         }
     }
 }
-
-const TABLES: &str = "
-    CREATE TABLE load (k bigint, n int, v text);
-    CREATE INDEX ON load (k);
-    CREATE TABLE still (a int, gone text, \"*\" text, n numeric, t timestamptz);
-    INSERT INTO still SELECT i, 'x', repeat(md5(i::text), i % 200), i * 1.50, now() FROM generate_series(1, 3000) i;
-    ALTER TABLE still DROP COLUMN gone;
-    CREATE TABLE prices (time timestamptz NOT NULL, symbol text NOT NULL, close float8, PRIMARY KEY (symbol, time));
-    SELECT create_hypertable('prices', 'time', chunk_time_interval => interval '1 day');
-    INSERT INTO prices SELECT '2026-01-01'::timestamptz + i * interval '1 minute', 's' || i % 5, i FROM generate_series(1, 5000) i;
-    SELECT varve.enable('prices');
-    CREATE UNLOGGED TABLE fleeting (a int);
-    CREATE TABLE parted (a int) PARTITION BY RANGE (a);
-    CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
-    INSERT INTO parted VALUES (1), (2)";
 
 #[test]
 fn counts_hold_while_writes_go_on() {
@@ -435,97 +296,6 @@ fn wrong_count(bench: &mut Bench, id: &str) {
     assert_eq!(still["rows"], 3000);
     still["rows"] = 3001.into();
     std::fs::write(&path, backup.to_json().unwrap()).unwrap();
-}
-
-/// Starts a drill and waits until it is in a phase; none where it has ended before that was seen.
-fn drill_in(bench: &mut Bench, phase: &str) -> Option<Session> {
-    let mut session = Session::new(&bench.cluster).unwrap();
-    session.start("SELECT * FROM varve.recovery_drill()");
-    let shown = format!(
-        "SELECT count(*) FROM varve.progress WHERE operation = 'drill' AND phase = '{phase}' AND pid = {}",
-        session.pid()
-    );
-    let mut seen = false;
-    wait::until("the drill to be in a phase", || {
-        seen = bench.ok(&shown) == ["1"];
-        seen || session.done()
-    });
-    seen.then_some(session)
-}
-
-/// Nothing of a drill runs any more.
-fn assert_nothing_runs(bench: &mut Bench) {
-    let scratch = bench.cluster.dir().join("scratch");
-    wait::until("the scratch server to end", || processes_of(&scratch) == 0);
-    wait::until("the drill not to be shown", || {
-        bench.ok("SELECT count(*) FROM varve.progress WHERE operation = 'drill'") == ["0"]
-    });
-}
-
-#[test]
-fn ended_in_the_midst() {
-    let mut bench = Bench::new(&[]);
-    bench.ok(
-        "CREATE TABLE much AS SELECT i, repeat('x', 50) FROM generate_series(1, 600000) i;
-         CREATE TABLE frozen (i bigint PRIMARY KEY, v float8);
-         INSERT INTO frozen SELECT i, random() FROM generate_series(1, 600000) i;
-         SELECT varve.enable('frozen'); SELECT varve.set_tier('frozen', 'warm')",
-    );
-    bench.backup("full");
-    let scratch = bench.cluster.dir().join("scratch");
-    for phase in ["restoring", "syncing", "replaying", "counting", "verifying"] {
-        let mut session = (0..5)
-            .find_map(|_| drill_in(&mut bench, phase))
-            .unwrap_or_else(|| panic!("no drill was ever seen {phase}"));
-        assert_ne!(bench.left(), Vec::<PathBuf>::new(), "{phase}");
-        let begun = Instant::now();
-        bench.ok(&format!("SELECT pg_cancel_backend({})", session.pid()));
-        match session.finish() {
-            Err(error) => assert_eq!(error.code, "57014", "{phase}"),
-            Ok(rows) => panic!("{phase}: it went on to its end: {rows:?}"),
-        }
-        let took = begun.elapsed();
-        assert!(
-            took < Duration::from_secs(10),
-            "{phase}: cancelled in {took:?}"
-        );
-        assert_eq!(bench.left(), Vec::<PathBuf>::new(), "{phase}");
-        assert_nothing_runs(&mut bench);
-    }
-    // Terminated: its process does not come back to its own code.
-    let mut session = drill_in(&mut bench, "replaying").unwrap();
-    wait::until("the scratch server to run", || processes_of(&scratch) > 0);
-    bench.ok(&format!("SELECT pg_terminate_backend({})", session.pid()));
-    session.finish().unwrap_err();
-    wait::until("the directory to be removed", || bench.left().is_empty());
-    assert_nothing_runs(&mut bench);
-    // Killed: its server goes with it, the directory goes by the next drill.
-    let session = drill_in(&mut bench, "replaying").unwrap();
-    wait::until("the scratch server to run", || processes_of(&scratch) > 0);
-    bench.cluster.kill_backend(session.pid()).unwrap();
-    drop(session);
-    wait::until("the scratch server to end", || processes_of(&scratch) == 0);
-    assert_eq!(bench.left().len(), 1);
-    wait::until("the server to be back", || {
-        bench.cluster.connect().is_ok_and(|client| {
-            bench.client = client;
-            simple(&mut bench.client, "SELECT 1").is_ok()
-        })
-    });
-    let steps = bench.drill();
-    assert_good(&steps);
-    assert_eq!(bench.left(), Vec::<PathBuf>::new());
-    // A shutdown does not wait for a drill.
-    let _session = drill_in(&mut bench, "replaying").unwrap();
-    let begun = Instant::now();
-    bench.cluster.stop(Stop::Fast).unwrap();
-    let took = begun.elapsed();
-    assert!(
-        took < Duration::from_secs(20),
-        "a fast shutdown took {took:?}"
-    );
-    wait::until("the scratch server to end", || processes_of(&scratch) == 0);
-    assert_eq!(bench.left(), Vec::<PathBuf>::new());
 }
 
 #[test]

@@ -29,18 +29,26 @@ pub fn list(store: &Store, tick: Tick<'_>) -> Result<Vec<Listed>, BackupError> {
         let Some((id, RECORD_NAME)) = keys::split(&object.key) else {
             continue;
         };
-        let backup = match load(store, id, tick) {
-            // It was removed meanwhile.
-            Err(error) if error.is_not_found() => continue,
-            Err(error) if !error.is_the_stores() => return Err(error),
-            backup => backup,
-        };
-        listed.push(Listed {
-            id: id.to_owned(),
-            backup,
-        });
+        listed.extend(load_listed(store, id, tick)?);
     }
     Ok(listed)
+}
+
+/// What has a record; none where that was removed meanwhile.
+pub(super) fn load_listed(
+    store: &Store,
+    id: &str,
+    tick: Tick<'_>,
+) -> Result<Option<Listed>, BackupError> {
+    let backup = match load(store, id, tick) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) if !error.is_the_stores() => return Err(error),
+        backup => backup,
+    };
+    Ok(Some(Listed {
+        id: id.to_owned(),
+        backup,
+    }))
 }
 
 /// Reads the record of a backup.

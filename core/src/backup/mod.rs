@@ -31,7 +31,7 @@ mod wal_list;
 mod wal_name;
 
 pub use chain::{Target, chain_of, choose, choose_along};
-pub use copy::{Copied, CopyEvent, CopyFailure, CopyOptions, Lag, compare, copy};
+pub use copy::{Contents, Copied, CopyEvent, CopyFailure, CopyOptions, Lag, compare, copy};
 pub use error::BackupError;
 pub use keys::{BACKUP_PREFIX, CLUSTER_KEY, WAL_PREFIX};
 pub use list::{Listed, list, load, load_from_any, remove, sweep};

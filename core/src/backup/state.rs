@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::chain::{Target, choose_along, link_fault};
+use super::copy::Contents;
 use super::error::BackupError;
 use super::keys::BACKUP_PREFIX;
-use super::list::list;
+use super::list::load_listed;
 use super::record::Backup;
 use super::timeline::Timelines;
-use super::wal_list::{WalFile, wal_list};
+use super::wal_list::WalFile;
 use super::wal_name::WalName;
 use crate::seal::Identities;
 use crate::store::Store;
@@ -29,26 +30,39 @@ pub struct StoreState {
     pub wal: Vec<WalFile>,
 }
 
-/// Looks into a store. Histories of timelines that are encrypted are known only with `identities`. `damaged` are keys of objects that are known to be, and what is wrong with them: they count as missing.
+/// Looks into a store whose listings were read. Histories of timelines that are encrypted are known only with `identities`. `damaged` are keys of objects that are known to be, and what is wrong with them: they count as missing.
 ///
 /// # Errors
 /// What the store answers.
 pub fn state(
     store: &Store,
+    contents: &Contents,
     damaged: &BTreeMap<String, String>,
     identities: Option<&Identities>,
     tick: Tick<'_>,
 ) -> Result<StoreState, BackupError> {
-    let found = sizes(store, damaged, tick)?;
+    let found = contents.sizes();
+    let found = found
+        .map(|(key, size)| sized(key.to_owned(), size, damaged))
+        .collect();
     let (mut backups, mut unreadable) = (Vec::new(), Vec::new());
-    for listed in list(store, tick)? {
+    for id in contents.recorded() {
+        let Some(listed) = load_listed(store, id, tick)? else {
+            continue;
+        };
         match listed.backup {
             Ok(backup) => backups.push(backup),
             Err(error) => unreadable.push((listed.id, error.to_string())),
         }
     }
     backups.sort_by(|a, b| (a.stopped_at, &a.id).cmp(&(b.stopped_at, &b.id)));
-    let mut wal = wal_list(store, tick)?;
+    let mut wal: Vec<WalFile> = contents.wal_files().collect();
+    let mut timelines = Timelines::default();
+    for file in &wal {
+        if let WalName::History { timeline } = file.name {
+            timelines.read(store, timeline, identities, tick)?;
+        }
+    }
     wal.retain(|file| !damaged.contains_key(&file.key));
     let there = wal.iter().map(|file| &file.name).collect();
     let incomplete = incomplete(&backups, &found, &there);
@@ -56,7 +70,7 @@ pub fn state(
         backups,
         unreadable,
         incomplete,
-        timelines: Timelines::of(&[store], identities, tick)?,
+        timelines,
         wal,
     })
 }
@@ -73,13 +87,22 @@ pub(super) fn sizes(
     let mut found = Sizes::new();
     for object in store.list(BACKUP_PREFIX, tick)? {
         let object = object?;
-        let what = match damaged.get(&object.key) {
-            None => Ok(object.size),
-            Some(detail) => Err(detail.clone()),
-        };
-        found.insert(object.key, what);
+        found.extend([sized(object.key, object.size, damaged)]);
     }
     Ok(found)
+}
+
+/// An object's size, or what is known to be wrong with it.
+fn sized(
+    key: String,
+    size: u64,
+    damaged: &BTreeMap<String, String>,
+) -> (String, Result<u64, String>) {
+    let size = match damaged.get(&key) {
+        None => Ok(size),
+        Some(detail) => Err(detail.clone()),
+    };
+    (key, size)
 }
 
 /// Of each backup, whether its chain holds together and has all its objects, or what is missing.

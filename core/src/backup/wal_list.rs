@@ -45,6 +45,8 @@ pub struct WalGap {
 pub struct WalReach {
     /// The timelines that lead there, the backup's first.
     pub timelines: Vec<u32>,
+    /// Where the backup's own timeline is left for the next of them; none if it is the last.
+    pub left_at: Option<Lsn>,
     /// The segment with the backup's start.
     pub first: WalName,
     /// The last segment before the first gap; none if the first one is missing.
@@ -67,19 +69,20 @@ pub fn wal_list(store: &Store, tick: Tick<'_>) -> Result<Vec<WalFile>, BackupErr
     let mut files = Vec::new();
     for object in store.list(WAL_PREFIX, tick)? {
         let object = object?;
-        let Some((name, part)) = keys::wal_object(&object.key) else {
-            continue;
-        };
-        if part != WalPart::Sum {
-            files.push(WalFile {
-                name,
-                stored_bytes: object.size,
-                encrypted: part == WalPart::Encrypted,
-                key: object.key,
-            });
-        }
+        files.extend(wal_file(object.key, object.size));
     }
     Ok(files)
+}
+
+/// The file of WAL that an object of so many bytes holds, if it holds one.
+pub(super) fn wal_file(key: String, stored_bytes: u64) -> Option<WalFile> {
+    let (name, part) = keys::wal_object(&key)?;
+    (part != WalPart::Sum).then_some(WalFile {
+        name,
+        stored_bytes,
+        encrypted: part == WalPart::Encrypted,
+        key,
+    })
 }
 
 /// How far a backup can be rolled forward with the WAL of a store, along the newest timeline that leads on from it.
@@ -136,6 +139,7 @@ fn along(
     let needed = backup.stop_lsn.0.saturating_sub(1) / segment;
     let mut reach = WalReach {
         timelines: path.iter().map(|(timeline, _)| *timeline).collect(),
+        left_at: path.first().and_then(|(_, left_at)| *left_at),
         first: WalName::of_number(backup.timeline, first, segment),
         last: None,
         end: None,
@@ -260,6 +264,7 @@ mod tests {
         let alone = [(1, None)];
         let whole = reach(&alone, &[(1, &[2, 3, 4, 5, 6, 7])]);
         assert_eq!((gaps(&whole), whole.covers_backup), (vec![], true));
+        assert_eq!(whole.left_at, None);
         assert_eq!((whole.end, whole.stored_bytes), (Some(Lsn(8 * SEGMENT)), 4));
         let late = reach(&alone, &[(1, &[4, 5, 7, 10])]);
         assert_eq!(
@@ -285,6 +290,7 @@ mod tests {
         let whole = reach(&path, &[(1, &[4, 5, 6]), (3, &[7, 8])]);
         assert_eq!((gaps(&whole), whole.end), (vec![], Some(Lsn(9 * SEGMENT))));
         assert_eq!(whole.timelines, [1, 3]);
+        assert_eq!(whole.left_at, Some(Lsn(7 * SEGMENT + 1)));
         let lost = reach(&path, &[(1, &[4, 5, 6, 7, 8, 9]), (3, &[8])]);
         assert_eq!(gaps(&lost), [(3, 7, 1)]);
         let before = reach(&path, &[(1, &[4, 5]), (3, &[7])]);

@@ -12,6 +12,7 @@ use super::error::{At, ErrorKind, StoreError};
 use super::key;
 use super::local::LocalStore;
 use super::parts::PartSizes;
+use super::place::StorePlace;
 use super::reader::{Listing, ObjectReader};
 use super::remote::RemoteStore;
 use super::url::Scheme;
@@ -69,6 +70,18 @@ impl Store {
     /// The store's URL.
     pub fn url(&self) -> &str {
         &self.name
+    }
+
+    /// Where the store is, by its options and the environment. Of a directory the symbolic links are followed, so that a disk
+    /// may be asked; of a remote store nothing is asked.
+    ///
+    /// # Errors
+    /// What the tick answers.
+    pub fn place(&self, tick: Tick<'_>) -> Result<StorePlace, StoreError> {
+        match &self.backend {
+            Backend::Local(local) => local.place(self.at_any(None), tick),
+            Backend::Remote(remote) => Ok(remote.place(&self.name)),
+        }
     }
 
     /// What the store is for.

@@ -10,7 +10,7 @@ mod settings;
 mod wal_feed;
 
 use super::keys;
-use crate::pg::background;
+use crate::pg::{background, transaction};
 use crate::stores;
 use pgrx::pg_sys;
 use place::Place;
@@ -68,6 +68,8 @@ pub struct Origin<'s> {
     pub chain: &'s [Backup],
     /// The number of the last segment of WAL that the server is given.
     pub last_segment: u64,
+    /// The timeline to recover to, where it is not the backup's own.
+    pub later_timeline: Option<u32>,
     /// The database to connect to while the server starts.
     pub database: &'s str,
 }
@@ -167,7 +169,7 @@ impl<'s> Scratch<'s> {
     ) -> Result<Duration, BackupError> {
         self.stop()?;
         let begun = Instant::now();
-        settings::write(&self.place.path, until)?;
+        settings::write(&self.place.path, until, self.origin.later_timeline)?;
         self.server = Some(Server::spawn(&self.place)?);
         let mut session: Option<Session> = None;
         loop {
@@ -242,6 +244,7 @@ impl<'s> Scratch<'s> {
     /// What the server says.
     pub fn connect(&self, database: &str) -> Result<Session, BackupError> {
         let user = super::take::superuser();
+        transaction::release_snapshot();
         let info = ConnInfo::socket(&self.place.path, PORT, &user)
             .with_database(database)
             .with_options(OPTIONS);

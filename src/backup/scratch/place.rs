@@ -53,15 +53,11 @@ pub fn parent_directory() -> Result<PathBuf, BackupError> {
     Ok(parent)
 }
 
-/// What a restore takes, in bytes: the backups of a chain lie beside what is made of them.
+/// What a restore takes at most, in bytes: each block of a chain is written once.
 fn needed(origin: &Origin<'_>) -> u64 {
     let raw: u64 = origin.chain.iter().map(Backup::raw_bytes).sum();
-    let whole = match origin.chain {
-        [_] | [] => 0,
-        [full, ..] => full.raw_bytes(),
-    };
     // Segments that are fetched ahead, and those that the server writes itself.
-    raw + whole + 16 * origin.backup.wal_segment_bytes
+    raw + 16 * origin.backup.wal_segment_bytes
 }
 
 /// Refuses a place without enough room.

@@ -59,7 +59,7 @@ const OWN: [(&str, &str); 20] = [
 ///
 /// # Errors
 /// What the system says.
-pub fn write(dir: &Path, until: Until) -> Result<(), BackupError> {
+pub fn write(dir: &Path, until: Until, later_timeline: Option<u32>) -> Result<(), BackupError> {
     let hba = dir.join("pg_hba.conf");
     fs::write(&hba, "local all all trust\n").map_err(at(&hba))?;
     let ident = dir.join("pg_ident.conf");
@@ -90,17 +90,19 @@ pub fn write(dir: &Path, until: Until) -> Result<(), BackupError> {
     add("unix_socket_directories", socket_directory(dir));
     add("port", PORT.to_string());
     add("restore_command", Feed::command(dir));
+    // The newest one that there is may lead on from before the backup, and what another server went on from is no help either:
+    // all starts of the server follow one path.
+    let timeline = later_timeline.map_or("current".to_owned(), |timeline| timeline.to_string());
+    add("recovery_target_timeline", timeline);
     match until {
         Until::Consistent => {
             add("recovery_target", "immediate".into());
             add("recovery_target_action", "pause".into());
-            add("recovery_target_timeline", "current".into());
         }
         Until::PausedAt(lsn) => {
             add("recovery_target_lsn", lsn.to_string());
             add("recovery_target_inclusive", "off".into());
             add("recovery_target_action", "pause".into());
-            add("recovery_target_timeline", "current".into());
         }
         Until::Time(time) => {
             add("recovery_target_time", time.for_postgresql());

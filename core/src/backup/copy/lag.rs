@@ -7,6 +7,7 @@ use super::super::error::BackupError;
 use super::super::keys::{self, BACKUP_PREFIX, RECORD_NAME, RUNNING_NAME, WAL_PREFIX, WalPart};
 use super::super::record::Backup;
 use super::super::snapshot::{self, SNAPSHOT_PREFIX};
+use super::super::wal_list::{WalFile, wal_file};
 use crate::store::Store;
 use crate::wait::Tick;
 
@@ -57,8 +58,8 @@ pub(super) struct Stored {
 /// The objects of a store by their keys.
 pub(super) type Objects = BTreeMap<String, Stored>;
 
-/// What a store has.
-pub(super) struct Contents {
+/// What a store has, by its listings: each is read once, whatever is asked of it.
+pub struct Contents {
     /// By their ids; some have no record.
     pub(super) backups: BTreeMap<String, Objects>,
     /// As the backups.
@@ -95,7 +96,11 @@ fn backup_of(key: &str) -> Option<&str> {
 }
 
 impl Contents {
-    pub(super) fn of(store: &Store, tick: Tick<'_>) -> Result<Self, BackupError> {
+    /// Lists a store.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn of(store: &Store, tick: Tick<'_>) -> Result<Self, BackupError> {
         let backups = by_id(store, BACKUP_PREFIX, backup_of, tick)?;
         let snapshots = by_id(store, SNAPSHOT_PREFIX, snapshot::id_of, tick)?;
         let wal = wal_of(store, tick)?;
@@ -177,8 +182,26 @@ impl Contents {
             && missing(objects, self.backups.get(id)).next().is_some()
     }
 
+    /// The ids of what has the record of a backup.
+    pub(in crate::backup) fn recorded(&self) -> impl Iterator<Item = &str> {
+        let ids = self.backups.keys().map(String::as_str);
+        ids.filter(|id| self.has_record(id))
+    }
+
+    /// The objects of backups, and their sizes in bytes.
+    pub(in crate::backup) fn sizes(&self) -> impl Iterator<Item = (&str, u64)> {
+        let objects = self.backups.values().flatten();
+        objects.map(|(key, stored)| (key.as_str(), stored.size))
+    }
+
+    /// The files of WAL, in order of their names.
+    pub(in crate::backup) fn wal_files(&self) -> impl Iterator<Item = WalFile> {
+        let objects = self.wal.iter();
+        objects.filter_map(|(key, stored)| wal_file(key.clone(), stored.size))
+    }
+
     /// What another store lacks of what is here.
-    pub(super) fn lacking_in(&self, there: &Self) -> Lag {
+    pub fn lacking_in(&self, there: &Self) -> Lag {
         let mut lag = Lag::default();
         for (id, objects) in &self.backups {
             if there.lacks_backup(id, objects) {

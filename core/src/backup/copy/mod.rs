@@ -12,7 +12,6 @@ mod wal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use self::lag::Contents;
 use super::error::BackupError;
 use super::keys::CLUSTER_KEY;
 use super::take::{claim, cluster_of};
@@ -20,7 +19,7 @@ use crate::seal::Identities;
 use crate::store::{ErrorKind, Store};
 use crate::wait::Tick;
 
-pub use lag::{Lag, compare};
+pub use lag::{Contents, Lag, compare};
 
 /// How long WAL waits, at most, while an archive is copied, if none of it is larger.
 const WAL_EVERY: Duration = Duration::from_secs(60);
@@ -101,9 +100,10 @@ pub fn copy(
     each: &mut dyn FnMut(CopyEvent),
     tick: Tick<'_>,
 ) -> Result<Copied, BackupError> {
-    if from.url() == to.url() {
+    let place = from.place(tick)?;
+    if place == to.place(tick)? {
         return Err(BackupError::refused(
-            format!("{} cannot be copied to itself", from.url()),
+            format!("{place} cannot be copied to itself"),
             "Name two stores.",
         ));
     }

@@ -335,7 +335,9 @@ mod tests {
             let filled = filling.end(ManifestFile { size, sha256 }, writers, &never);
             writers.flush(&never).unwrap();
             match damaged {
-                true => combined.wipe(&[key.clone()], writers, &never).unwrap(),
+                true => combined
+                    .wipe(std::slice::from_ref(&key), writers, &never)
+                    .unwrap(),
                 false => combined.settle(vec![(key.clone(), filled.unwrap())]),
             }
             writers.flush(&never).unwrap();

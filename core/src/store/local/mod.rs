@@ -26,6 +26,7 @@ use super::error::{At, StoreError};
 use super::flow::{Abandon, Flow, answer};
 use super::handle::ObjectMeta;
 use super::parts::PartSizes;
+use super::place::{self, StorePlace};
 use super::writer::{Feed, Sink};
 use crate::wait::Tick;
 
@@ -47,6 +48,12 @@ impl LocalStore {
             root: PathBuf::from(config.url().path()),
             create: config.create,
         }
+    }
+
+    pub(super) fn place(&self, at: At, tick: Tick<'_>) -> Result<StorePlace, StoreError> {
+        self.run(at, tick, |job| {
+            Ok(StorePlace::directory(&place::resolved(&job.root)))
+        })
     }
 
     pub(super) fn put(

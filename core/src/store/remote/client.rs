@@ -4,26 +4,83 @@ use std::sync::Arc;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 
 use super::call::{INIT_BACKOFF, MAX_BACKOFF};
 use super::errors;
 use super::http::Connector;
 use crate::store::config::StoreConfig;
+use crate::store::place::Service;
 use crate::store::url::Scheme;
 
-/// Makes a client. Nothing is sent yet.
+/// Makes a client, and tells what serves it. Nothing is sent yet.
 ///
 /// The message of an error may have secrets in it.
-pub(super) fn build(config: &StoreConfig) -> Result<Arc<dyn ObjectStore>, String> {
-    let built = match config.url().scheme() {
-        Scheme::S3 => s3(config)?.build().map(|client| Arc::new(client) as _),
-        Scheme::Gcs => gcs(config)?.build().map(|client| Arc::new(client) as _),
-        Scheme::Azure => azure(config)?.build().map(|client| Arc::new(client) as _),
+pub(super) fn build(config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, Service), String> {
+    let failed = |error: object_store::Error| errors::text(&error);
+    Ok(match config.url().scheme() {
+        Scheme::S3 => {
+            let builder = s3(config)?;
+            let service = s3_service(&builder, config.url().bucket());
+            (Arc::new(builder.build().map_err(failed)?), service)
+        }
+        Scheme::Gcs => {
+            let builder = gcs(config)?;
+            let service = gcs_service(&builder);
+            (Arc::new(builder.build().map_err(failed)?), service)
+        }
+        Scheme::Azure => {
+            let builder = azure(config)?;
+            let service = azure_service(&builder);
+            (Arc::new(builder.build().map_err(failed)?), service)
+        }
         Scheme::File => return Err("a directory needs no client".to_owned()),
-    };
-    built.map_err(|error| errors::text(&error))
+    })
+}
+
+/// As the client decides when it is built: what is said for S3 comes before what is said for all of Amazon's services.
+fn s3_service(builder: &AmazonS3Builder, bucket: &str) -> Service {
+    let value = |key| builder.get_config_value(&key);
+    let endpoint = value(AmazonS3ConfigKey::S3Endpoint).or(value(AmazonS3ConfigKey::Endpoint));
+    let region = value(AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
+    let hosted = value(AmazonS3ConfigKey::VirtualHostedStyleRequest).is_some_and(|h| is_on(&h));
+    let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+    Service::s3(&endpoint, hosted.then_some(bucket))
+}
+
+/// A service account's file may name another server, for tests; it is not read for that.
+fn gcs_service(builder: &GoogleCloudStorageBuilder) -> Service {
+    let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
+    Service::new(
+        endpoint
+            .as_deref()
+            .unwrap_or("https://storage.googleapis.com"),
+        None,
+    )
+}
+
+fn azure_service(builder: &MicrosoftAzureBuilder) -> Service {
+    let value = |key| builder.get_config_value(&key);
+    let account = value(AzureConfigKey::AccountName);
+    if value(AzureConfigKey::UseEmulator).is_some_and(|emulator| is_on(&emulator)) {
+        let endpoint = std::env::var("AZURITE_BLOB_STORAGE_URL").ok();
+        return Service::new(
+            endpoint.as_deref().unwrap_or("http://127.0.0.1:10000"),
+            account.or_else(|| Some("devstoreaccount1".to_owned())),
+        );
+    }
+    let endpoint = value(AzureConfigKey::Endpoint).or_else(|| {
+        let account = account.as_deref()?;
+        Some(format!("https://{account}.blob.core.windows.net"))
+    });
+    Service::new(endpoint.as_deref().unwrap_or_default(), account)
+}
+
+/// A switch as the client reads it.
+fn is_on(switch: &str) -> bool {
+    let switch = switch.to_ascii_lowercase();
+    matches!(switch.as_str(), "1" | "true" | "on" | "yes" | "y")
 }
 
 fn retries(config: &StoreConfig) -> RetryConfig {

@@ -24,6 +24,7 @@ use super::error::{At, ErrorKind, StoreError};
 use super::flow::{Flow, answer};
 use super::handle::ObjectMeta;
 use super::parts::PartSizes;
+use super::place::{Service, StorePlace};
 use super::secret::Scrubber;
 use super::writer::{Feed, Sink};
 use crate::wait::Tick;
@@ -50,23 +51,30 @@ pub(super) struct RemoteStore {
     scrubber: Arc<Scrubber>,
     /// What all keys in the bucket begin with, without a slash at its end.
     prefix: String,
+    service: Service,
     client: Mutex<Option<Client>>,
 }
 
 impl RemoteStore {
     pub(super) fn open(config: &StoreConfig) -> Result<Self, StoreError> {
-        let store = Self {
-            scrubber: Arc::new(config.scrubber()),
+        let scrubber = config.scrubber();
+        let (client, service) = client::build(config).map_err(|detail| {
+            StoreError::config(config.url().to_string(), scrubber.scrub(&detail))
+        })?;
+        Ok(Self {
+            scrubber: Arc::new(scrubber),
             prefix: config.url().path(),
+            service,
             config: config.clone(),
-            client: Mutex::new(None),
-        };
-        let at = At {
-            store: config.url().to_string(),
-            key: None,
-        };
-        store.client(&at)?;
-        Ok(store)
+            client: Mutex::new(Some(Client {
+                process: std::process::id(),
+                client,
+            })),
+        })
+    }
+
+    pub(super) fn place(&self, url: &str) -> StorePlace {
+        StorePlace::remote(url, &self.service)
     }
 
     pub(super) fn put(
@@ -236,7 +244,7 @@ impl RemoteStore {
         {
             return Ok(Arc::clone(&known.client));
         }
-        let made = client::build(&self.config)
+        let (made, _) = client::build(&self.config)
             .map_err(|detail| at.error(ErrorKind::Config, self.scrubber.scrub(&detail)))?;
         *client = Some(Client {
             process,
