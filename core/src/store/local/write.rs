@@ -320,11 +320,19 @@ mod tests {
         let store = store(root.path());
         let mut writer = store.writer("x", &never).unwrap();
         writer.write_all(&[7; 3 << 20]).unwrap();
-        let mut temporary = std::fs::read_dir(root.path().join(".varve-tmp")).unwrap();
-        let path = temporary.next().unwrap().unwrap().path();
+        let end = Instant::now() + Duration::from_secs(30);
+        // A thread makes the file, when it comes to it.
+        let path = loop {
+            let mut temporary = std::fs::read_dir(root.path().join(".varve-tmp"));
+            let first = temporary.as_mut().ok().and_then(Iterator::next);
+            if let Some(entry) = first {
+                break entry.unwrap().path();
+            }
+            assert!(Instant::now() < end, "nobody makes the file");
+            std::thread::yield_now();
+        };
         let old = SystemTime::now() - Duration::from_secs(90_000);
         let file = std::fs::File::options().write(true).open(&path).unwrap();
-        let end = Instant::now() + Duration::from_secs(30);
         loop {
             // What was under way is written by then, and nothing else changes its time.
             file.set_modified(old).unwrap();
