@@ -171,6 +171,7 @@ fn run(drill: &mut Drill, wanted: &Wanted, mut stores: Stores) -> Result<(), ()>
         })
     })?;
     let here = checks::database_name();
+    crate::pg::transaction::release_snapshot();
     let database = counted
         .as_ref()
         .map_or(here.as_str(), |c| c.database.as_str());
@@ -421,7 +422,7 @@ fn entry(drill: &Drill, wanted: &Wanted) -> serde_json::Value {
 }
 
 /// Does a drill. An error that ends it, say that it is cancelled, is recorded as what came of it, and goes on; else it is left
-/// to the caller to record what is returned, before the note is dropped.
+/// to the caller to record what is returned, before the note is dropped; where that fails, the note is recorded.
 fn carry_out(wanted: &Wanted, stores: Stores) -> (Drill, Option<Note>) {
     let cut_off = Drill {
         error: Some("it was cut off: its session or the server ended".to_owned()),
@@ -438,6 +439,9 @@ fn carry_out(wanted: &Wanted, stores: Stores) -> (Drill, Option<Note>) {
     let Err(failure) = done else {
         if let Some(bytes) = drill.restored_bytes {
             crate::jobs::note_done(0, bytes as i64);
+        }
+        if let Some(note) = &note {
+            note.say(&entry(&drill, wanted));
         }
         return (drill, note);
     };

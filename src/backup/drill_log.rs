@@ -5,7 +5,7 @@
 //! what unlocked notes say into the table, in a transaction of its own: it is started when a drill ends by an error or with
 //! its session. What a crash leaves is recorded by the worker that looks what is due, or when the next drill begins.
 
-use crate::jobs::is_installed;
+use crate::jobs::{is_installed, is_restoring};
 use crate::pg::owner::as_owner;
 use crate::pg::{background, spi, transaction};
 use pgrx::pg_sys;
@@ -13,15 +13,22 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Where notes lie, in the data directory: backups leave out what is in it.
 const DIRECTORY: &str = "pg_stat_tmp";
 
-/// What the names of notes begin with; the database and the process follow.
+/// What the names of notes begin with; the database, the process and the moment follow.
 const PREFIX: &str = "varve_drill";
+
+/// What the name of a note begins with before it is whole.
+const UNNAMED: &str = "varve_drill_new";
+
+/// How long a worker waits for a lock on the table, in milliseconds: the note stays, and is recorded another time.
+const PATIENCE: i32 = 5000;
 
 /// The longest note that is read, in bytes.
 const MAX_NOTE_BYTES: u64 = 16 << 20;
@@ -48,7 +55,7 @@ thread_local! {
     static OPEN: RefCell<Option<(PathBuf, File)>> = const { RefCell::new(None) };
 }
 
-/// The note of a drill, removed when dropped.
+/// The note of a drill, removed when dropped, unless an error is the reason.
 pub struct Note(());
 
 impl Note {
@@ -60,17 +67,11 @@ impl Note {
         record_left();
         // SAFETY: variables of the process.
         let (database, process) = unsafe { (pg_sys::MyDatabaseId, pg_sys::MyProcPid) };
-        let name = format!("{PREFIX}.{}.{process}", database.to_u32());
+        let moment = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let moment = moment.unwrap_or_default().as_micros();
+        let name = format!("{PREFIX}.{}.{process}.{moment}", database.to_u32());
         let path = Path::new(DIRECTORY).join(name);
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)?;
-        file.try_lock()?;
-        rewrite(&mut file, entry)?;
+        let file = write(&path, entry)?;
         thread_local! {
             static TIDIES: Cell<bool> = const { Cell::new(false) };
         }
@@ -82,19 +83,27 @@ impl Note {
         Ok(Note(()))
     }
 
+    /// From now on the note says what `entry` does: that is recorded if nothing more is heard of the drill.
+    pub fn say(&self, entry: &Value) {
+        OPEN.with_borrow_mut(|open| {
+            let Some((path, file)) = open else {
+                return;
+            };
+            match write(path, entry) {
+                Ok(new) => *file = new,
+                Err(error) => log!(
+                    "{} tells less of a drill than it could: {error}",
+                    path.display()
+                ),
+            }
+        });
+    }
+
     /// Has recorded what `entry` says, in another transaction than ours, which is about to be taken back.
     pub fn leave(self, entry: &Value) {
-        let Some((path, mut file)) = OPEN.take() else {
-            return;
-        };
-        if let Err(error) = rewrite(&mut file, entry) {
-            log!(
-                "{} tells less of a drill than it could: {error}",
-                path.display()
-            );
-        }
+        self.say(entry);
         // Whoever gets the lock records it.
-        drop(file);
+        drop(OPEN.take());
         let argument = database();
         transaction::without_cancels(|| background::run("varve drill log", FUNCTION, argument));
     }
@@ -102,17 +111,31 @@ impl Note {
 
 impl Drop for Note {
     fn drop(&mut self) {
-        if let Some((path, _locked)) = OPEN.take() {
+        if let Some((path, _locked)) = OPEN.take()
+            && !std::thread::panicking()
+        {
             // What is left would be recorded as cut off: it says so itself.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-fn rewrite(file: &mut File, entry: &Value) -> io::Result<()> {
-    file.set_len(0)?;
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(entry.to_string().as_bytes())
+/// Writes a note, whole and locked before it has its name.
+fn write(path: &Path, entry: &Value) -> io::Result<File> {
+    // SAFETY: a variable of the process.
+    let process = unsafe { pg_sys::MyProcPid };
+    let unnamed = Path::new(DIRECTORY).join(format!("{UNNAMED}.{process}"));
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&unnamed)?;
+    file.try_lock()?;
+    file.write_all(entry.to_string().as_bytes())?;
+    fs::rename(&unnamed, path)?;
+    Ok(file)
 }
 
 /// This database, as the worker's argument.
@@ -140,7 +163,9 @@ fn left() -> Vec<(PathBuf, File)> {
     entries
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
         .filter_map(|entry| {
-            let file = File::open(entry.path()).ok()?;
+            // Some file systems lock only what is open for writing.
+            let options = OpenOptions::new().read(true).write(true).open(entry.path());
+            let file = options.ok()?;
             file.try_lock().ok()?;
             // Another one may have recorded and removed it before the lock was ours.
             let is_there = file.metadata().is_ok_and(|m| m.nlink() > 0);
@@ -158,20 +183,25 @@ fn record_left() {
 
 /// Records what sessions left that are gone; outside any transaction, in a process that is connected to a database.
 pub fn gather() {
+    if is_restoring() {
+        // The table's rows come from the dump.
+        return;
+    }
     for (path, mut file) in left() {
         let mut text = String::new();
         let read = (&mut file).take(MAX_NOTE_BYTES).read_to_string(&mut text);
         // One that was cut off while it was written tells nothing.
         let entry = read.ok().and_then(|_| serde_json::from_str(&text).ok());
         let recorded = transaction::attempt(|| {
-            transaction::run(|| {
+            transaction::run_within(PATIENCE, || {
                 if let Some(entry) = entry.filter(|_| is_installed()) {
                     insert(&entry);
                 }
             });
         });
         match recorded {
-            Ok(()) => drop(fs::remove_file(&path)),
+            // Where it cannot be removed, it says nothing any more.
+            Ok(()) => drop(fs::remove_file(&path).or_else(|_| file.set_len(0))),
             Err(failure) => log!("a drill could not be recorded: {}", failure.message),
         }
     }

@@ -263,14 +263,16 @@ fn store_state() -> TableIterator<
     ),
 > {
     crate::require_preload();
-    let all = stores::all_usable();
+    let mut all = stores::all_usable();
+    let is_primary =
+        |store: &Result<Store, String>| matches!(store, Ok(store) if store.role() == Role::Primary);
+    // What comes into it while the others are listed, these do not lack.
+    all.sort_by_key(|(_, store)| !is_primary(store));
     let listed: Vec<Option<Result<Contents, String>>> = all
         .iter()
         .map(|(_, store)| store.as_ref().ok().map(listed))
         .collect();
-    let primary = all
-        .iter()
-        .position(|(_, store)| matches!(store, Ok(store) if store.role() == Role::Primary));
+    let primary = all.iter().position(|(_, store)| is_primary(store));
     let contents_of = |number: usize| listed.get(number).and_then(Option::as_ref);
     let rows: Vec<Row> = all
         .iter()

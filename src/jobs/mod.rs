@@ -24,7 +24,7 @@ pub use catalog::{NewJob, add, make_policy, policies_of, remove};
 pub use dropping::before_utility;
 pub use functions::{check_not_negative, check_owned, first_run, warn_without_workers};
 pub use run::note_done;
-pub use scout::is_installed;
+pub use scout::{is_installed, is_restoring};
 pub use shared::MOST_WORKERS;
 
 /// Asks for shared memory and registers the launcher; called once from `_PG_init`.
