@@ -490,7 +490,8 @@ fn databases_and_shutdown() {
     let begin = Instant::now();
     cluster.stop(Stop::Fast).unwrap();
     let took = begin.elapsed();
-    // The server's own checkpoint is in it.
+    println!("a fast shutdown while jobs run took {took:?}");
+    // The server's own checkpoint is in it, and the machine may be busy.
     assert!(
         took < Duration::from_secs(60),
         "a fast shutdown took {took:?}"
