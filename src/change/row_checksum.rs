@@ -90,9 +90,9 @@ impl State {
 }
 
 /// The state of the expression that the call is in.
-fn state<'a>(args: &'a Args) -> &'a mut State {
+fn state(args: &Args) -> *mut State {
     // SAFETY: an expression's function has its information, in which our state lies from the first call on. It goes with the
-    // memory context; calls of one expression come one after the other.
+    // memory context.
     unsafe {
         let info = (*args.0).flinfo;
         if info.is_null() {
@@ -104,7 +104,7 @@ fn state<'a>(args: &'a Args) -> &'a mut State {
             let state = PgMemoryContexts::For(context).leak_and_drop_on_delete(state);
             (*info).fn_extra = state.cast();
         }
-        &mut *(*info).fn_extra.cast::<State>()
+        (*info).fn_extra.cast()
     }
 }
 
@@ -112,11 +112,11 @@ fn row_checksum(args: &Args) -> pg_sys::Datum {
     let (Some(row), Some(algorithm)) = (args.datum(0), args.datum(1)) else {
         return args.null();
     };
-    // SAFETY: arguments are declared as a row and a text.
+    // SAFETY: arguments are declared as a row and a text; calls of one expression come one after the other.
     unsafe {
         match Algorithm::of(algorithm) {
-            Algorithm::Xxh3 => new_bytea(&hash::to_bytes(state(args).xxh3(row))),
-            Algorithm::Sha256 => new_bytea(&state(args).sha256(row)),
+            Algorithm::Xxh3 => new_bytea(&hash::to_bytes((*state(args)).xxh3(row))),
+            Algorithm::Sha256 => new_bytea(&(*state(args)).sha256(row)),
         }
     }
 }

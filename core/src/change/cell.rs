@@ -186,6 +186,7 @@ pub enum Decimal<'a> {
 }
 
 /// The decimal digits of numbers below 10,000.
+#[allow(clippy::indexing_slicing)] // Evaluated by the compiler, which would complain.
 static DIGITS: [[u8; 4]; 10_000] = {
     let mut all = [[0; 4]; 10_000];
     let mut number = 0;
@@ -279,6 +280,7 @@ fn decimal(digit: [u8; 2]) -> Option<[u8; 4]> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

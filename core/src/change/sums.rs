@@ -164,6 +164,7 @@ impl RowSums {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::bitmap::Bitmap;
