@@ -24,18 +24,6 @@ COMMENT ON COLUMN varve.drill.rto IS 'From the beginning of the restore to the f
 COMMENT ON COLUMN varve.drill.rpo IS 'What would have been lost if the server had been lost when the drill began; NULL for drills to a moment';
 COMMENT ON COLUMN varve.drill.detail IS 'The steps, and the tables that were wrong';
 
-CREATE FUNCTION varve.rows_checksum_add(internal, record) RETURNS internal
-    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'varve_rows_checksum_add';
-COMMENT ON FUNCTION varve.rows_checksum_add(internal, record) IS 'Internal: adds a row to a checksum';
-CREATE FUNCTION varve.rows_checksum_finish(internal) RETURNS text
-    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'varve_rows_checksum_finish';
-COMMENT ON FUNCTION varve.rows_checksum_finish(internal) IS 'Internal: a checksum as text';
-CREATE AGGREGATE varve.rows_checksum(record) (
-    SFUNC = varve.rows_checksum_add, STYPE = internal, FINALFUNC = varve.rows_checksum_finish);
-COMMENT ON AGGREGATE varve.rows_checksum(record) IS 'Internal: a checksum of rows that does not ask for their order or tier';
-REVOKE ALL ON FUNCTION varve.rows_checksum_add(internal, record), varve.rows_checksum_finish(internal),
-    varve.rows_checksum(record) FROM PUBLIC;
-
 CREATE FUNCTION varve.recount(checks text, OUT relation oid, OUT rows bigint, OUT checksum text, OUT detail text)
     RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL UNSAFE STRICT AS 'MODULE_PATHNAME', 'recount_wrapper';
 COMMENT ON FUNCTION varve.recount(text) IS

@@ -10,6 +10,7 @@
 //! - [`progress`]: long work, as it goes.
 //! - [`backup`]: backups, as SQL knows them.
 //! - [`snapshot`]: snapshots of single tables.
+//! - [`change`]: checksums of rows.
 //! - [`settings`], [`hooks`]: the settings `varve.*` and where we sit in the server.
 #![allow(unsafe_code)]
 
@@ -20,6 +21,7 @@ use pgrx::pg_sys::submodules::ffi;
 
 mod am;
 mod backup;
+mod change;
 mod hooks;
 mod ingest;
 mod jobs;
@@ -61,6 +63,7 @@ pgrx::extension_sql_file!(
     requires = ["snapshot"]
 );
 pgrx::extension_sql_file!("../sql/drill.sql", name = "drill", requires = ["backup"]);
+pgrx::extension_sql_file!("../sql/change.sql", name = "change", requires = ["drill"]);
 pgrx::extension_sql_file!("../sql/backup_policy.sql", name = "backup_policy", finalize);
 
 /// Called when the library is loaded, by `shared_preload_libraries` or by the first function that is called.

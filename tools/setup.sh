@@ -42,23 +42,24 @@ missing() {
     # from, and built for Debian's Python. A virtual environment would need python3-venv, PyPI, and a network at test time.
     python_has_asyncpg || echo python3-asyncpg
     # Makes the virtual environment below.
-    parquet_readers || python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    python_packages || python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 
-# Others' readers of Parquet, for the test of snapshots. Debian has neither, so they come from PyPI: now, not when tests run.
-PARQUET_PYTHON=target/python
-PARQUET_READERS=(pyarrow==26.0.1 duckdb==2.0.1 pytz==2026.6)
+# Others' readers of Parquet, for the test of snapshots, and XXH3, for that of checksums. Debian has not all of them, so they come from
+# PyPI: now, not when tests run.
+PYTHON=target/python
+PYTHON_PACKAGES=(pyarrow==26.0.1 duckdb==2.0.1 pytz==2026.6 xxhash==4.1.0)
 
 # Whether they are there.
-parquet_readers() {
-    "${VARVE_PARQUET_PYTHON:-$PARQUET_PYTHON/bin/python}" -c 'import duckdb, pyarrow.parquet, pytz' 2>/dev/null
+python_packages() {
+    "${VARVE_PARQUET_PYTHON:-$PYTHON/bin/python}" -c 'import duckdb, pyarrow.parquet, pytz, xxhash' 2>/dev/null
 }
 
-install_parquet_readers() {
-    if parquet_readers; then return; fi
-    say "$PARQUET_PYTHON: ${PARQUET_READERS[*]}"
-    python3 -m venv "$PARQUET_PYTHON"
-    "$PARQUET_PYTHON/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: "${PARQUET_READERS[@]}"
+install_python_packages() {
+    if python_packages; then return; fi
+    say "$PYTHON: ${PYTHON_PACKAGES[*]}"
+    python3 -m venv "$PYTHON"
+    "$PYTHON/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: "${PYTHON_PACKAGES[@]}"
 }
 
 # What else the command needs that called: "bench" has pgBackRest to compare with.
@@ -188,7 +189,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     [ "${#packages[@]}" -eq 0 ] || fail "still missing after the installation: ${packages[*]}"
 fi
 install_cargo_pgrx
-install_parquet_readers
+install_python_packages
 # cargo-pgrx knows no --locked: what it builds with is checked here.
 cargo fetch --locked --quiet
 say "everything is there"

@@ -14,6 +14,7 @@
 #[cfg(feature = "backup")]
 pub mod backup;
 pub mod bitmap;
+pub mod change;
 pub mod column;
 pub mod error;
 pub mod header;

@@ -425,16 +425,11 @@ fn counted(
     };
     let name = relation::qualified_name(relation::oid(rel));
     let query = format!("SELECT pg_catalog.count(*), {sum} FROM ONLY {name} x");
-    // SAFETY: the name of an encoding, which lives for ever.
-    let encoding = unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) };
-    // Text is sent in the client's encoding, and checksums are the same whoever the client is.
     // Between the look-up of the name and the query somebody may put a view of his in the table's place.
     let plain = c"restrict_nonsystem_relation_kind";
     let found = spi::with_setting(plain, c"view, foreign-table", || {
-        spi::with_setting(c"client_encoding", encoding, || {
-            read_under(snapshot, &query, |field| {
-                Some((field(1)?.parse::<i64>().ok()?, field(2)))
-            })
+        read_under(snapshot, &query, |field| {
+            Some((field(1)?.parse::<i64>().ok()?, field(2)))
         })
     });
     match found.into_iter().next().flatten() {

@@ -1,7 +1,7 @@
 //! Backups, as SQL knows them. How they are taken and what lies where in a store is in `varve_core::backup`.
 //!
 //! - [`take`] is `varve.backup`; [`look`] are `list_backups` and `verify_backup`.
-//! - [`checks`]: what a record says of tables, and counting them again; [`checksum`]: the aggregate for that.
+//! - [`checks`]: what a record says of tables, and counting them again.
 //! - [`drill`] is `varve.recovery_drill`, [`drill_log`] writes down what came of them; [`plan`] `varve.recovery_plan`; [`choice`]: which backup they begin with.
 //! - [`scratch`]: a restored server beside the running one.
 //! - [`archive`]: the archive module; [`destination`]: where it archives to.
@@ -12,7 +12,6 @@
 
 mod archive;
 mod checks;
-mod checksum;
 pub mod choice;
 mod copies;
 pub mod destination;

@@ -55,6 +55,10 @@ pub fn xid_precedes(a: pg_sys::TransactionId, b: pg_sys::TransactionId) -> bool 
 /// # Safety
 /// `datum` points to a valid varlena.
 pub unsafe fn with_payload<T>(datum: pg_sys::Datum, f: impl FnOnce(&[u8]) -> T) -> T {
+    // SAFETY: by contract. Most values lie as they are, and then the server need not be asked.
+    if let Some(bytes) = unsafe { inline_payload(datum) } {
+        return f(bytes);
+    }
     let original = datum.cast_mut_ptr::<pg_sys::varlena>();
     // SAFETY: by contract; detoasting returns the pointer itself when nothing is to be done.
     unsafe {
@@ -63,6 +67,54 @@ pub unsafe fn with_payload<T>(datum: pg_sys::Datum, f: impl FnOnce(&[u8]) -> T) 
             pgrx::vardata_any(plain).cast::<u8>(),
             pgrx::varsize_any_exhdr(plain),
         );
+        let result = f(bytes);
+        if plain != original {
+            pg_sys::pfree(plain.cast());
+        }
+        result
+    }
+}
+
+/// The length of the header of a varlena that begins there, aligned or not, and its whole length; `None` where it is compressed,
+/// stored elsewhere, or does not end in there.
+pub fn varlena_size(bytes: &[u8]) -> Option<(usize, usize)> {
+    let first = *bytes.first()?;
+    let little = cfg!(target_endian = "little");
+    let (short, size) = match little {
+        true => (first & 1 != 0, first >> 1),
+        false => (first & 0x80 != 0, first & 0x7F),
+    };
+    let (header, size) = if short {
+        (1, size.into())
+    } else {
+        let (word, _) = bytes.split_first_chunk()?;
+        let word = u32::from_ne_bytes(*word);
+        let (compressed, size) = match little {
+            true => (word & 2 != 0, word >> 2),
+            false => (word & 0x4000_0000 != 0, word & 0x3FFF_FFFF),
+        };
+        if compressed {
+            return None;
+        }
+        (4, size as usize)
+    };
+    // A short one without a size is stored elsewhere.
+    (header <= size && size <= bytes.len()).then_some((header, size))
+}
+
+/// Detoasts a varlena and hands it to `f`, with a header of four bytes and aligned as its type is; frees the copy.
+///
+/// # Safety
+/// `datum` points to a valid varlena.
+pub unsafe fn with_whole<T>(datum: pg_sys::Datum, f: impl FnOnce(&[u8]) -> T) -> T {
+    let original = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: by contract; a plain varlena holds as many bytes as its header says.
+    unsafe {
+        let plain = match pgrx::varatt_is_4b_u(original) {
+            true => original,
+            false => pg_sys::pg_detoast_datum(original),
+        };
+        let bytes = std::slice::from_raw_parts(plain.cast::<u8>(), pgrx::varsize_any(plain));
         let result = f(bytes);
         if plain != original {
             pg_sys::pfree(plain.cast());

@@ -1,0 +1,17 @@
+//! Checksums of rows: what a row says, whatever columns it lies in by which order, tier and layout. `docs/change.md` has it byte
+//! by byte.
+//!
+//! A *cell* is a value that is not NULL, as a class and canonical bytes. A row's checksum is made of its cells and the names
+//! of their columns:
+//!
+//! - [`cell`]: the bytes of cells.
+//! - [`hash`]: cells into a row's sum, and that into its checksum; SHA-256 in one go.
+//! - [`sums`]: many rows, column by column.
+
+pub mod cell;
+pub mod hash;
+pub mod sums;
+
+pub use cell::Class;
+pub use hash::{CellHash, Sha256Row, cell_hash, finish, seed};
+pub use sums::{Fixed, RowSums};

@@ -1,0 +1,18 @@
+-- What rows say, as checksums.
+
+CREATE FUNCTION varve.row_checksum(record, algorithm text DEFAULT 'xxh3')
+    RETURNS bytea LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'varve_row_checksum';
+COMMENT ON FUNCTION varve.row_checksum(record, text) IS
+    'A checksum of a row''s values by the names of their columns (xxh3 or sha256): the same whatever order the columns have, however the row is stored, and with columns that are NULL or without';
+
+CREATE FUNCTION varve.rows_checksum_add(internal, record) RETURNS internal
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'varve_rows_checksum_add';
+COMMENT ON FUNCTION varve.rows_checksum_add(internal, record) IS 'Internal: adds a row to a checksum';
+CREATE FUNCTION varve.rows_checksum_finish(internal) RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'varve_rows_checksum_finish';
+COMMENT ON FUNCTION varve.rows_checksum_finish(internal) IS 'Internal: a checksum as text';
+CREATE AGGREGATE varve.rows_checksum(record) (
+    SFUNC = varve.rows_checksum_add, STYPE = internal, FINALFUNC = varve.rows_checksum_finish);
+COMMENT ON AGGREGATE varve.rows_checksum(record) IS 'Internal: the sum of rows'' checksums modulo 2^128, for which a type''s text stands where it has no send function';
+REVOKE ALL ON FUNCTION varve.rows_checksum_add(internal, record), varve.rows_checksum_finish(internal),
+    varve.rows_checksum(record) FROM PUBLIC;
