@@ -84,9 +84,16 @@ fn may_read_all(oid: pg_sys::Oid) -> bool {
     // SAFETY: catalogue look-ups.
     unsafe {
         let secured = pg_sys::check_enable_rls(oid, pg_sys::InvalidOid, true);
-        pg_sys::pg_class_aclcheck(oid, pg_sys::GetUserId(), pg_sys::ACL_SELECT.into())
-            == pg_sys::AclResult::ACLCHECK_OK
-            && secured != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+        if secured == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32 {
+            return false;
+        }
+        let (user, mode) = (pg_sys::GetUserId(), pg_sys::ACL_SELECT.into());
+        let every = pg_sys::AclMaskHow::ACLMASK_ALL;
+        [
+            pg_sys::pg_class_aclcheck(oid, user, mode),
+            pg_sys::pg_attribute_aclcheck_all(oid, user, mode, every),
+        ]
+        .contains(&pg_sys::AclResult::ACLCHECK_OK)
     }
 }
 

@@ -177,13 +177,13 @@ INSERT INTO many SELECT i, timestamptz '2024-01-01 00:00:00Z' + i * interval '20
 INSERT INTO many (id) SELECT i FROM generate_series(20001, 21000) i;
 CREATE TABLE heap AS TABLE many;
 SELECT varve.enable('many', segment_by => '{}', order_by => '{id}');
-SELECT varve.set_tier('many', 'warm');
 ";
 
 #[test]
 fn columns_that_change() {
     let (_cluster, mut client) = start();
     one(&mut client, MANY);
+    one(&mut client, "SELECT varve.set_tier('many', 'warm')");
     assert!(is_kept(&mut client, "many"));
     let first = one(&mut client, &sums("many"));
     assert_eq!(first, expected(&mut client, "heap t"));
@@ -283,10 +283,14 @@ fn types_whose_meaning_the_catalogue_has() {
             &mut client,
             &format!(
                 "CREATE TABLE {table} (id int, v {typ}, filler text);
-                 INSERT INTO {table} SELECT i, {value}, md5(i::text) || md5((-i)::text) FROM generate_series(1, 40000) i;
+                 INSERT INTO {table} SELECT i, {value}, md5(i::text) || md5((-i)::text) FROM generate_series(1, 80000) i;
                  CREATE TABLE heap_{table} AS TABLE {table};
-                 SELECT varve.enable('{table}', segment_by => '{{}}', order_by => '{{id}}'); SELECT varve.set_tier('{table}', 'warm')"
+                 SELECT varve.enable('{table}', segment_by => '{{}}', order_by => '{{id}}')"
             ),
+        );
+        one(
+            &mut client,
+            &format!("SELECT varve.set_tier('{table}', 'warm')"),
         );
         let heap = format!("heap_{table} t");
         assert_eq!(
@@ -410,17 +414,21 @@ fn whose_rows() {
         &mut client,
         "CREATE ROLE reader; GRANT USAGE ON SCHEMA varve TO reader; CREATE TABLE empty (); CREATE TABLE few (); INSERT INTO few DEFAULT VALUES;
          CREATE TABLE owned (id int, who text, filler text); INSERT INTO owned SELECT i, CASE WHEN i % 3 = 0 THEN 'reader' ELSE 'other' END, md5(i::text) FROM generate_series(1, 3000) i;
-         SELECT varve.enable('owned', segment_by => '{}', order_by => '{id}'); SELECT varve.set_tier('owned', 'warm');
+         SELECT varve.enable('owned', segment_by => '{}', order_by => '{id}');
          ALTER TABLE owned ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON owned USING (who = current_user);
          CREATE VIEW seen AS SELECT symbol, close, ts FROM bars WHERE symbol < 5; CREATE MATERIALIZED VIEW stored AS TABLE bars;
          CREATE TABLE parts (id int, v text) PARTITION BY RANGE (id);
          CREATE TABLE parts_b PARTITION OF parts FOR VALUES FROM (100) TO (200); CREATE TABLE parts_a PARTITION OF parts FOR VALUES FROM (0) TO (100) PARTITION BY LIST (id);
          CREATE TABLE parts_a_rest PARTITION OF parts_a DEFAULT; CREATE TABLE parts_a_seven (v text, id int); ALTER TABLE parts_a ATTACH PARTITION parts_a_seven FOR VALUES IN (7);
-         INSERT INTO parts SELECT i, 'v' || i FROM generate_series(0, 199) i; SELECT varve.enable('parts', segment_by => '{}', order_by => '{id}'); SELECT varve.set_tier('parts_a_seven', 'warm'); SELECT varve.set_tier('parts_b', 'warm');
+         INSERT INTO parts SELECT i, 'v' || i FROM generate_series(0, 199) i; SELECT varve.enable('parts', segment_by => '{}', order_by => '{id}');
          CREATE TABLE parent (id int); CREATE TABLE child (extra text) INHERITS (parent); INSERT INTO parent VALUES (1); INSERT INTO child VALUES (2, 'x');
          CREATE UNLOGGED TABLE fleeting AS SELECT 1 AS a; CREATE TEMP TABLE passing AS SELECT 2 AS a; CREATE TABLE x (x int); INSERT INTO x VALUES (3);
          CREATE TABLE numbers (at bigint NOT NULL, v int); SELECT create_hypertable('numbers', 'at', chunk_time_interval => 10); INSERT INTO numbers VALUES (105, 1), (95, 2), (5, 3); SELECT varve.enable('numbers');
          CREATE TABLE none (ts timestamptz NOT NULL); SELECT create_hypertable('none', 'ts'); CREATE TABLE acls (a aclitem)",
+    );
+    one(
+        &mut client,
+        "SELECT varve.set_tier(t, 'warm') FROM unnest('{owned,parts_a_seven,parts_b}'::regclass[]) t",
     );
     for (table, of) in [
         ("empty", "empty t"),
@@ -521,7 +529,7 @@ fn whose_rows() {
     );
     one(
         &mut client,
-        "RESET ROLE; ALTER TABLE bars ENABLE ROW LEVEL SECURITY; CREATE POLICY some ON bars USING (symbol = 1); SET ROLE reader",
+        "RESET ROLE; ALTER TABLE bars ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON bars USING (symbol = 1); SET ROLE reader",
     );
     let some = chunked(&mut client, "bars");
     assert_eq!(some.len(), all.len());
@@ -549,7 +557,7 @@ fn whose_rows() {
 const CHANGES: &[&str] = &[
     "UPDATE {t} SET close = close + {a} WHERE symbol = {a} AND ts >= {h} AND ts < {h} + interval '30 hours'",
     "UPDATE {t} SET note = CASE WHEN note IS NULL THEN 'n' || volume END WHERE symbol IN ({a}, {b}) AND ts > {h}",
-    "UPDATE {t} SET ts = ts + interval '90 days' WHERE symbol = {a} AND ts = {h}",
+    "UPDATE {t} SET ts = ts + interval '1 second' WHERE symbol = {a} AND ts = {h}",
     "DELETE FROM {t} WHERE symbol = {b} AND ts >= {h} AND ts < {h} + interval '9 hours'",
     "DELETE FROM {t} WHERE ts = {h}",
     "INSERT INTO {t} SELECT {a}, {h} + i * interval '1 min', i, NULL, repeat('x', i) FROM generate_series(1, 20) i ON CONFLICT DO NOTHING",
