@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use postgres::Client;
+use varve_core::header::SegmentHeader;
 use varve_tests::cluster::Cluster;
 use varve_tests::random::Random;
 use varve_tests::session::{Session, simple};
@@ -551,6 +552,66 @@ fn whose_rows() {
         "SELECT * FROM generate_series(1, 100000) i, LATERAL (SELECT * FROM varve.checksums('bars') OFFSET i - i) s",
     );
     assert!(e.starts_with("57014"), "{e}");
+}
+
+#[test]
+fn a_sum_that_is_wrong() {
+    let (cluster, mut client) = start();
+    one(
+        &mut client,
+        "CREATE TABLE t (id int, v numeric, w float8, a int[]); INSERT INTO t SELECT i, i / 7.0, i / 3.0, ARRAY[i, NULL] FROM generate_series(1, 70000) i;
+         SELECT varve.enable('t', segment_by => '{}', order_by => '{id}')",
+    );
+    one(&mut client, "SELECT varve.set_tier('t', 'warm')");
+    // Neither a later column nor a default is among what was summed.
+    one(&mut client, "ALTER TABLE t ADD later text");
+    let verified = "SELECT segment, ok, detail FROM varve.verify('t') ORDER BY segment";
+    assert_eq!(rows(&mut client, verified), ["0|t|∅", "1|t|∅"]);
+    let before = one(&mut client, &sums("t"));
+    let table = one(&mut client, "SELECT varve.segment_table('t')");
+    let at = "WHERE segment = 1 AND item = 0";
+    let stored = one(
+        &mut client,
+        &format!("SELECT encode(data, 'hex') FROM {table} {at}"),
+    );
+    let bytes: Vec<u8> = (0..stored.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&stored[i..i + 2], 16).unwrap())
+        .collect();
+    // The header comes behind its length.
+    let mut header = SegmentHeader::from_bytes(&bytes[4..]).unwrap();
+    let checksum = header.checksum.as_mut().unwrap();
+    assert_eq!(checksum.attributes, 4);
+    checksum.total = checksum.total.wrapping_sub(1);
+    let forged: String = header
+        .to_bytes()
+        .unwrap()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let length = &stored[..8];
+    one(
+        &mut client,
+        &format!("UPDATE {table} SET data = decode('{length}{forged}', 'hex') {at}"),
+    );
+    // A session that does not remember the header.
+    let mut client = cluster.connect().unwrap();
+    assert_eq!(
+        rows(&mut client, verified),
+        [
+            "0|t|∅",
+            "1|f|the checksum of its rows is not that of the header"
+        ]
+    );
+    // It is the header's that is taken.
+    let (count, sum) = before.split_once('|').unwrap();
+    let less = u128::from_str_radix(sum, 16).unwrap().wrapping_sub(1);
+    assert_eq!(one(&mut client, &sums("t")), format!("{count}|{less:032x}"));
+    assert_eq!(before, expected(&mut client, "t"));
+    // Written anew, it is right.
+    one(&mut client, "SELECT varve.set_tier('t', 'cold')");
+    assert_eq!(one(&mut client, &sums("t")), before);
+    assert_eq!(rows(&mut client, verified), ["0|t|∅", "1|t|∅"]);
 }
 
 /// Statements of the random test; `{a}` and `{b}` are symbols, `{h}` an hour.
