@@ -276,7 +276,7 @@ fn add_values(rows: &mut RowSums, name: &[u8], form: &Form, column: &Column) -> 
         // SAFETY: the current context outlives the plans.
         let mut plans = unsafe { Plans::new(pg_sys::CurrentMemoryContext, Unsendable::Write) };
         let put = |row: usize, cell: &mut CellHash| {
-            if row % AT_A_TIME == 0 {
+            if row.is_multiple_of(AT_A_TIME) {
                 pgrx::check_for_interrupts!();
             }
             if column.is_null(row) {

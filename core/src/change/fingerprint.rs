@@ -28,9 +28,11 @@ pub fn columns_fingerprint<'a>(
 mod tests {
     use super::*;
 
+    type Columns = &'static [(u16, &'static [u8], &'static [u8])];
+
     #[test]
     fn every_part_counts() {
-        let columns: [&[(u16, &[u8], &[u8])]; 8] = [
+        let columns: [Columns; 8] = [
             &[],
             &[(1, b"a", &[2])],
             &[(2, b"a", &[2])],
