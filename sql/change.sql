@@ -16,3 +16,17 @@ CREATE AGGREGATE varve.rows_checksum(record) (
 COMMENT ON AGGREGATE varve.rows_checksum(record) IS 'Internal: the sum of rows'' checksums modulo 2^128, for which a type''s text stands where it has no send function';
 REVOKE ALL ON FUNCTION varve.rows_checksum_add(internal, record), varve.rows_checksum_finish(internal),
     varve.rows_checksum(record) FROM PUBLIC;
+
+CREATE FUNCTION varve.checksum_add(bytea, bytea) RETURNS bytea
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'varve_checksum_add';
+COMMENT ON FUNCTION varve.checksum_add(bytea, bytea) IS 'The sum of two checksums of 16 bytes modulo 2^128';
+CREATE AGGREGATE varve.checksum_sum(bytea) (
+    SFUNC = varve.checksum_add, STYPE = bytea, COMBINEFUNC = varve.checksum_add,
+    INITCOND = '\x00000000000000000000000000000000', PARALLEL = SAFE);
+COMMENT ON AGGREGATE varve.checksum_sum(bytea) IS
+    'The sum of checksums of 16 bytes modulo 2^128, in whatever order: that of rows, varve.checksum_sum(varve.row_checksum(t))';
+
+CREATE FUNCTION varve.checksums(relation regclass, OUT chunk regclass, OUT rows bigint, OUT checksum bytea)
+    RETURNS SETOF record LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'varve_checksums';
+COMMENT ON FUNCTION varve.checksums(regclass) IS
+    'Of each chunk of a hypertable or partitioned table, or of another relation, its rows and the sum of their checksums (varve.row_checksum); frozen rows that have not changed are not read';

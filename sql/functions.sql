@@ -24,7 +24,7 @@ CREATE FUNCTION varve.verify(target regclass,
         OUT chunk regclass, OUT segment int, OUT ok boolean, OUT detail text)
     RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_wrapper';
 COMMENT ON FUNCTION varve.verify(regclass) IS
-    'Reads every segment of a table or chunk, recomputes its SHA-256 and decodes every column';
+    'Reads every segment of a table or chunk, recomputes its SHA-256, decodes every column and adds up its rows'' checksums';
 
 CREATE FUNCTION varve.chunk_stats(chunk regclass,
         OUT tier text, OUT rows bigint, OUT delta_rows bigint, OUT segments int, OUT bytes_now bigint, OUT sha256 text)

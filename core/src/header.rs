@@ -15,6 +15,7 @@ const VERSION: u8 = 2;
 const FLAG_ORIGINS: u8 = 1;
 const FLAG_SMALL: u8 = 2;
 const FLAG_SORT_KEYS: u8 = 4;
+const FLAG_CHECKSUM: u8 = 8;
 
 /// What a segment says of itself; its columns follow each other in its body.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +40,20 @@ pub struct SegmentHeader {
     pub siblings: u32,
     /// What its columns were encoded for. Decoding does not look at it.
     pub effort: Effort,
+    /// What its rows say, where that is kept.
+    pub checksum: Option<RowsChecksum>,
+}
+
+/// The checksum of a segment's rows, and of which columns it is: a table's columns can get other names, and other types,
+/// while their values stay where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowsChecksum {
+    /// How many attributes the table had, dropped ones included.
+    pub attributes: u16,
+    /// [`columns_fingerprint`](crate::change::columns_fingerprint) of those that were not dropped.
+    pub fingerprint: u64,
+    /// The checksums of all rows, dead ones included, added modulo 2^128.
+    pub total: u128,
 }
 
 /// A column that rows ascend by, and in which sense: the columns of a table can take another type or collation, and with
@@ -141,6 +156,9 @@ impl SegmentHeader {
         if !self.order.is_empty() {
             flags |= FLAG_SORT_KEYS;
         }
+        if self.checksum.is_some() {
+            flags |= FLAG_CHECKSUM;
+        }
         let mut out = Vec::new();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[VERSION, flags]);
@@ -171,6 +189,11 @@ impl SegmentHeader {
         for origin in self.origins.iter().flatten() {
             out.extend_from_slice(&origin.to_le_bytes());
         }
+        if let Some(checksum) = &self.checksum {
+            out.extend_from_slice(&checksum.attributes.to_le_bytes());
+            out.extend_from_slice(&checksum.fingerprint.to_le_bytes());
+            out.extend_from_slice(&checksum.total.to_le_bytes());
+        }
         Ok(seal(out))
     }
 
@@ -189,7 +212,7 @@ impl SegmentHeader {
             return Err(CoreError::unsupported(format!("segment version {version}")));
         }
         let flags = reader.u8()?;
-        if flags & !(FLAG_ORIGINS | FLAG_SMALL | FLAG_SORT_KEYS) != 0 {
+        if flags & !(FLAG_ORIGINS | FLAG_SMALL | FLAG_SORT_KEYS | FLAG_CHECKSUM) != 0 {
             return Err(CoreError::unsupported(format!("segment flags {flags:#x}")));
         }
         let rows = reader.u32()?;
@@ -234,6 +257,15 @@ impl SegmentHeader {
             let (words, _) = stored.as_chunks::<8>();
             Some(words.iter().map(|w| u64::from_le_bytes(*w)).collect())
         };
+        let checksum = if flags & FLAG_CHECKSUM == 0 {
+            None
+        } else {
+            Some(RowsChecksum {
+                attributes: reader.u16()?,
+                fingerprint: reader.u64()?,
+                total: u128::from_le_bytes(reader.array()?),
+            })
+        };
         reader.finish()?;
         let header = Self {
             rows,
@@ -249,6 +281,7 @@ impl SegmentHeader {
                 0 => Effort::Fast,
                 _ => Effort::Small,
             },
+            checksum,
         };
         header
             .validate()

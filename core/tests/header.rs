@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
+use varve_core::header::RowsChecksum;
 use varve_core::paged::{Bounds, Effort, Sum, Zone};
 use varve_core::{Bitmap, ColumnEntry, CoreError, Kind, SegmentHeader, SortKey, segment_sha256};
 
@@ -72,6 +73,18 @@ fn header(rows: u32, columns: u16, origins: bool) -> SegmentHeader {
         location: 42,
         siblings: 9,
         effort: Effort::Fast,
+        checksum: None,
+    }
+}
+
+fn with_checksum(header: SegmentHeader) -> SegmentHeader {
+    SegmentHeader {
+        checksum: Some(RowsChecksum {
+            attributes: 5,
+            fingerprint: 0x0123_4567_89ab_cdef,
+            total: 0x00ff_1122_3344_5566_7788_99aa_bbcc_ddee,
+        }),
+        ..header
     }
 }
 
@@ -89,7 +102,11 @@ fn headers_come_back() {
                 ..header(rows, columns, origins)
             };
             let bytes = header.to_bytes().unwrap();
-            assert_eq!(SegmentHeader::from_bytes(&bytes), Ok(header));
+            assert_eq!(SegmentHeader::from_bytes(&bytes).as_ref(), Ok(&header));
+            let header = with_checksum(header);
+            let longer = header.to_bytes().unwrap();
+            assert_eq!(longer.len(), bytes.len() + 26);
+            assert_eq!(SegmentHeader::from_bytes(&longer), Ok(header));
         }
     }
 }
@@ -115,7 +132,7 @@ fn a_header_that_breaks_a_rule_is_refused() {
 
 #[test]
 fn every_changed_byte_and_every_length_is_noticed() {
-    let bytes = header(50, 4, true).to_bytes().unwrap();
+    let bytes = with_checksum(header(50, 4, true)).to_bytes().unwrap();
     for at in 0..bytes.len() {
         for mask in [1, 0x80, 0xff] {
             let mut changed = bytes.clone();
@@ -157,8 +174,17 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
+/// Those with the checksum of the rows.
+const GOLDEN_CHECKSUM: &str = include_str!("golden/header-v2-checksum.txt");
+
 #[test]
 fn golden_bytes_are_read_and_written() {
+    let summed = with_checksum(header(10, 3, true));
+    assert_eq!(hex(&summed.to_bytes().unwrap()), GOLDEN_CHECKSUM.trim());
+    assert_eq!(
+        SegmentHeader::from_bytes(&unhex(GOLDEN_CHECKSUM)).as_ref(),
+        Ok(&summed)
+    );
     for (effort, golden) in GOLDEN {
         let header = SegmentHeader {
             effort,
@@ -202,6 +228,8 @@ fn flags_of_later_versions_are_refused() {
             1 => assert_eq!(read.unwrap().effort, Effort::Small),
             // The order, of which there is none.
             2 => assert_eq!(read.unwrap().order, []),
+            // The checksum of the rows, which is missing.
+            3 => assert!(matches!(read, Err(CoreError::Corrupt { .. }))),
             _ => assert!(matches!(read, Err(CoreError::Unsupported { .. }))),
         }
     }
@@ -211,7 +239,7 @@ proptest! {
     #[test]
     fn forged_bytes_are_safe(at in 0usize..400, byte: u8, cut in 0usize..400) {
         // With the checksum made anew, damage gets as far as the fields.
-        let bytes = header(20, 4, false).to_bytes().unwrap();
+        let bytes = with_checksum(header(20, 4, false)).to_bytes().unwrap();
         let mut body = bytes[..bytes.len() - 8].to_vec();
         if let Some(place) = body.get_mut(at) {
             *place = byte;

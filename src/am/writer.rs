@@ -3,10 +3,12 @@
 use super::body::{BodyWriter, NO_BLOCK};
 use super::builder::{self, ColumnBuilder};
 use super::zone::{self, Comparable};
+use crate::change::kept::{Keeping, Summing};
 use crate::pg::relation;
 use crate::pg::sort::SortColumn;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
 use varve_core::column::Column;
 use varve_core::header::{ColumnEntry, MAX_ROWS, SegmentHeader, SortKey, segment_sha256};
@@ -16,7 +18,7 @@ use varve_core::paged::{self, Effort, EncodedColumn, Options};
 pub const MAX_RAW_BYTES: usize = 96 << 20;
 
 /// What segments are to be like.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Layout {
     /// What they are encoded for.
     pub effort: Effort,
@@ -24,6 +26,8 @@ pub struct Layout {
     pub order: Vec<SortKey>,
     /// The attributes of which they have filters.
     pub filtered: Vec<u16>,
+    /// How the checksums of their rows are made, where they keep them.
+    pub checksum: Option<Rc<Keeping>>,
 }
 
 impl Layout {
@@ -47,6 +51,7 @@ impl Layout {
             effort,
             order: order.iter().map(sort_key).collect(),
             filtered,
+            checksum: Keeping::of(desc).map(Rc::new),
         }
     }
 }
@@ -78,8 +83,15 @@ impl Encoded {
     ) -> Self {
         let mut entries = Vec::new();
         let mut bytes = Vec::new();
+        let mut checksum = layout
+            .checksum
+            .as_deref()
+            .map(|keeping| keeping.begin(rows));
         for (attnum, column) in columns {
             pgrx::check_for_interrupts!();
+            if let Some(checksum) = &mut checksum {
+                checksum.add(attnum, &column);
+            }
             let options = Options {
                 effort: layout.effort,
                 filters: layout.filtered.contains(&attnum),
@@ -102,6 +114,7 @@ impl Encoded {
                 sha256,
                 raw_bytes,
                 effort: layout.effort,
+                checksum: checksum.and_then(Summing::end),
             },
             columns: bytes,
         }

@@ -66,7 +66,8 @@ pub struct Column {
     pub seed: u64,
     /// How its values become cells.
     pub form: Form,
-    place: usize,
+    /// Its place in the row, from 0.
+    pub place: usize,
 }
 
 /// A row type.
@@ -87,6 +88,15 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// A row of a table with these [`Plans::columns`].
+    pub fn of(columns: &'a [Column], values: &'a [pg_sys::Datum], nulls: &'a [bool]) -> Self {
+        Row {
+            columns,
+            values,
+            nulls,
+        }
+    }
+
     /// Its columns that are not NULL, in the order of their names' bytes.
     #[inline]
     pub fn cells(&self) -> impl Iterator<Item = (&'a Column, pg_sys::Datum)> + use<'a> {
@@ -232,14 +242,7 @@ impl Plans {
         let (desc, columns) = unsafe {
             memory::within(self.context, || {
                 let desc = pg_sys::lookup_rowtype_tupdesc_copy(of.0, of.1);
-                let columns = (0..relation::natts(desc))
-                    .map(|place| (place, relation::attribute(desc, place)))
-                    .filter(|(_, attr)| !attr.attisdropped)
-                    .map(|(place, attr)| self.column(place, attr));
-                let mut columns: Vec<Column> = columns.collect();
-                // A row may have several columns of one name: a subselect's.
-                columns.sort_by(|a, b| a.name.cmp(&b.name));
-                (desc, columns)
+                (desc, self.columns(desc))
             })
         };
         let found = Rc::new(RowType {
@@ -254,10 +257,21 @@ impl Plans {
         found
     }
 
+    /// The columns of a row shape, in the order of their names' bytes. They are used as long as the
+    /// plans forget nothing, in whose memory lies what types' functions need.
+    pub fn columns(&self, desc: pg_sys::TupleDesc) -> Vec<Column> {
+        let columns = (0..relation::natts(desc))
+            .map(|place| (place, relation::attribute(desc, place)))
+            .filter(|(_, attr)| !attr.attisdropped)
+            .map(|(place, attr)| self.column(place, attr));
+        let mut columns: Vec<Column> = columns.collect();
+        // A row may have several columns of one name: a subselect's.
+        columns.sort_by(|a, b| a.name.cmp(&b.name));
+        columns
+    }
+
     fn column(&self, place: usize, attr: &pg_sys::FormData_pg_attribute) -> Column {
-        // SAFETY: a name ends with a NUL.
-        let name = unsafe { CStr::from_ptr(attr.attname.data.as_ptr()) };
-        let name = self.encoding.utf8(name.to_bytes(), <[u8]>::to_vec);
+        let name = self.encoding.utf8(Self::raw_name(attr), <[u8]>::to_vec);
         let form = self.form(attr.atttypid).unwrap_or_else(|typ| {
             // SAFETY: the name of a type, in the current memory context.
             let typ = unsafe { CStr::from_ptr(pg_sys::format_type_be(typ)) };
@@ -271,8 +285,14 @@ impl Plans {
         }
     }
 
+    /// A column's name as the database has it.
+    pub fn raw_name(attr: &pg_sys::FormData_pg_attribute) -> &[u8] {
+        // SAFETY: a name ends with a NUL.
+        unsafe { CStr::from_ptr(attr.attname.data.as_ptr()) }.to_bytes()
+    }
+
     /// How values of a type become cells; the type that stands in the way where they cannot.
-    fn form(&self, typ: pg_sys::Oid) -> Result<Form, pg_sys::Oid> {
+    pub fn form(&self, typ: pg_sys::Oid) -> Result<Form, pg_sys::Oid> {
         let typ = relation::base_type(typ);
         let element = |typ| -> Result<Box<Element>, pg_sys::Oid> {
             let form = self.form(typ)?;

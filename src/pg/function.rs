@@ -109,6 +109,27 @@ impl Args {
             pg_sys::HeapTupleHeaderGetDatum((*row).t_data)
         }
     }
+
+    /// Rows without NULLs as the result of a function that returns a set of a composite type of so many columns.
+    pub fn set<const N: usize>(
+        &self,
+        rows: impl Iterator<Item = [pg_sys::Datum; N]>,
+    ) -> pg_sys::Datum {
+        // SAFETY: makes the store in the query's memory, or raises an error where the caller takes none; rows are copied
+        // into it.
+        unsafe {
+            pg_sys::InitMaterializedSRF(self.0, 0);
+            let result = (*self.0).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            let (store, desc) = ((*result).setResult, (*result).setDesc);
+            if super::relation::natts(desc) != N {
+                pgrx::error!("the function is declared with another result type");
+            }
+            for row in rows {
+                pg_sys::tuplestore_putvalues(store, desc, row.as_ptr(), [false; N].as_ptr());
+            }
+        }
+        self.null()
+    }
 }
 
 /// An SQL function of one argument, prepared to be called many times.

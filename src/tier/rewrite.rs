@@ -6,6 +6,7 @@ use crate::am::companion::{self, Companion};
 use crate::am::directory;
 use crate::am::index_build;
 use crate::am::writer;
+use crate::change::kept;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{ffi, snapshot, tuple};
 use crate::progress::{Operation, Phase, Work};
@@ -100,6 +101,7 @@ pub fn carry_over(
     let reader = BodyReader::new(from);
     let writer = BodyWriter::new(to.segments, true);
     let desc = relation::tupdesc(old);
+    let mut kept = kept::Columns::of(desc);
     let mut counts = Counts::default();
     let (settled, fresh): (Vec<_>, Vec<_>) = segments
         .iter()
@@ -108,6 +110,7 @@ pub fn carry_over(
     for segment in &settled {
         let mut header = segment.header.clone();
         header.origins = None;
+        header.checksum = kept.carried(&segment.header);
         header.dead = directory::hidden_rows(segment, hidden.get(&segment.number));
         let columns = super::missing::columns(old, &reader, segment, desc);
         header.columns = columns.iter().map(|(entry, _)| entry.clone()).collect();

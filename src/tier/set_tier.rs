@@ -69,22 +69,26 @@ pub fn check_kind(oid: pg_sys::Oid, hint: &str) {
     }
 }
 
-/// Refuses what TimescaleDB's own columnstore has compressed.
-pub fn check_columnstore(oid: pg_sys::Oid, name: &str) {
-    let compressed = crate::pg::owner::as_owner(|| {
+/// Whether TimescaleDB's own columnstore has compressed one of these tables.
+pub fn in_columnstore(oids: Vec<pg_sys::Oid>) -> bool {
+    crate::pg::owner::as_owner(|| {
         spi::read_one::<bool>(
             "SELECT EXISTS (SELECT FROM _timescaledb_catalog.hypertable h \
                JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) h.table_name \
                JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace AND n.nspname OPERATOR(pg_catalog.=) h.schema_name \
-               WHERE c.oid OPERATOR(pg_catalog.=) $1 AND (h.compression_state OPERATOR(pg_catalog.=) 2)) \
+               WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1) AND (h.compression_state OPERATOR(pg_catalog.=) 2)) \
              OR EXISTS (SELECT FROM _timescaledb_catalog.chunk h \
                JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) h.table_name \
                JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace AND n.nspname OPERATOR(pg_catalog.=) h.schema_name \
-               WHERE c.oid OPERATOR(pg_catalog.=) $1 AND h.compressed_chunk_id IS NOT NULL)",
-            &[oid.into()],
+               WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1) AND h.compressed_chunk_id IS NOT NULL)",
+            &[oids.into()],
         )
-    }).unwrap_or(false);
-    if compressed {
+    }).unwrap_or(false)
+}
+
+/// Refuses what TimescaleDB's own columnstore has compressed.
+pub fn check_columnstore(oid: pg_sys::Oid, name: &str) {
+    if in_columnstore(vec![oid]) {
         raise(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("{name} is compressed by TimescaleDB's own columnstore"),

@@ -1,15 +1,18 @@
-//! `varve.verify`: reads every segment, recomputes its sums, decodes every column.
+//! `varve.verify`: reads every segment, recomputes its sums, decodes every column, and adds up its rows' checksums where these
+//! are kept.
 
 use super::{catalog, set_tier};
 use crate::am::body::{self, BodyReader, Location};
 use crate::am::companion::{self, Companion};
 use crate::am::{datum, directory};
+use crate::change::kept::Keeping;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::{snapshot, tuple};
 use crate::progress::{Operation, Phase, Work};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
+use varve_core::column::Column;
 use varve_core::header::{ColumnEntry, SegmentHeader, SegmentSum};
 use varve_core::paged;
 
@@ -78,22 +81,49 @@ fn check(
         writer: stored.writer,
     };
     let desc = relation::tupdesc(rel);
-    let mut sums = SegmentSum::new();
-    let mut start = 0;
-    for entry in &header.columns {
+    let read = |entry: &ColumnEntry, start: usize| {
         pgrx::check_for_interrupts!();
         let mut bytes = Vec::with_capacity(entry.bytes as usize);
-        let range = start..start + entry.bytes as usize;
-        start = range.end;
-        reader.read(location, range, &mut bytes)?;
+        reader.read(location, start..start + entry.bytes as usize, &mut bytes)?;
+        Ok::<_, String>(bytes)
+    };
+    let keeping = Keeping::of_segment(desc, &header);
+    let mut checksum = keeping.as_ref().map(|keeping| keeping.begin(header.rows));
+    let mut sums = SegmentSum::new();
+    let mut start = 0;
+    let mut later = Vec::new();
+    for entry in &header.columns {
+        let bytes = read(entry, start)?;
         sums.add(entry.attnum, &bytes);
-        check_column(desc, &header, entry, &bytes)
+        let column = check_column(desc, &header, entry, &bytes)
             .map_err(|e| format!("column {}: {e}", entry.attnum))?;
+        match &mut checksum {
+            Some(checksum) if checksum.takes_any(entry.attnum) => {
+                checksum.add(entry.attnum, &column);
+            }
+            Some(_) => later.push((entry, start)),
+            None => {}
+        }
+        start += entry.bytes as usize;
     }
     if sums.finish() != header.sha256 {
         return Err("the SHA-256 of the columns is not that of the header".into());
     }
+    if let Some(mut checksum) = checksum {
+        // Values are taken for such only now that they are known to be what was written.
+        for (entry, start) in later {
+            let column = decode(entry, &read(entry, start)?)?;
+            checksum.add(entry.attnum, &column);
+        }
+        if checksum.end() != header.checksum {
+            return Err("the checksum of its rows is not that of the header".into());
+        }
+    }
     Ok(())
+}
+
+fn decode(entry: &ColumnEntry, bytes: &[u8]) -> Result<Column, String> {
+    paged::decode_all(bytes, entry.index_len as usize).map_err(|e| e.to_string())
 }
 
 /// Decodes a column and compares it with what the header says of it.
@@ -102,8 +132,8 @@ fn check_column(
     header: &SegmentHeader,
     entry: &ColumnEntry,
     bytes: &[u8],
-) -> Result<(), String> {
-    let column = paged::decode_all(bytes, entry.index_len as usize).map_err(|e| e.to_string())?;
+) -> Result<Column, String> {
+    let column = decode(entry, bytes)?;
     if column.kind() != entry.kind
         || column.rows() != header.rows as usize
         || column.null_count() != entry.summary.nulls as usize
@@ -115,10 +145,10 @@ fn check_column(
         return Err("the table has no such column".into());
     }
     let attr = relation::attribute(desc, index);
-    if attr.attisdropped {
-        return Ok(());
+    if !attr.attisdropped {
+        datum::check_kind(attr, entry.kind)?;
     }
-    datum::check_kind(attr, entry.kind)
+    Ok(column)
 }
 
 /// One row a segment: whether its stored bytes are what was written and decode.

@@ -54,7 +54,10 @@ fn contents(client: &mut Client) -> Vec<String> {
         .iter()
         .map(|(table, key)| {
             let sql = format!("SELECT '{table} ' || count(*) || ' ' || md5(string_agg(x::text, ',' ORDER BY {key})) FROM {table} x");
-            simple(client, &sql).unwrap().concat()
+            let checksum = format!("SELECT ' ' || sum(rows) || ' ' || varve.checksum_sum(checksum) FROM varve.checksums('{table}')");
+            [sql, checksum]
+                .map(|sql| simple(client, &sql).unwrap().concat())
+                .concat()
         })
         .collect()
 }

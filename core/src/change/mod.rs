@@ -7,11 +7,14 @@
 //! - [`cell`]: the bytes of cells.
 //! - [`hash`]: cells into a row's sum, and that into its checksum; SHA-256 in one go.
 //! - [`sums`]: many rows, column by column.
+//! - [`fingerprint`]: which columns a sum that is kept is of.
 
 pub mod cell;
+pub mod fingerprint;
 pub mod hash;
 pub mod sums;
 
 pub use cell::Class;
+pub use fingerprint::columns_fingerprint;
 pub use hash::{CellHash, Sha256Row, cell_hash, finish, seed};
 pub use sums::{Fixed, RowSums};

@@ -134,19 +134,41 @@ impl RowSums {
         there: impl Fn(usize) -> bool,
         cell: impl Fn(T) -> [u8; WIDTH],
     ) {
-        let cells = values.iter().enumerate();
-        self.add_cells(name, cells.map(|(i, v)| there(i).then(|| cell(*v))));
+        let seed = seed(name);
+        let Some(first) = values.first() else { return };
+        // Equal values often lie next to each other, in what is sorted.
+        let mut known = cell(*first);
+        let mut hash = cell_hash(seed, &known);
+        for (i, (sum, value)) in self.0.iter_mut().zip(values).enumerate() {
+            if there(i) {
+                let cell = cell(*value);
+                if cell != known {
+                    hash = cell_hash(seed, &cell);
+                    known = cell;
+                }
+                *sum = sum.wrapping_add(hash);
+            }
+        }
     }
 
     fn sized(&mut self, name: &[u8], class: Class, column: &Column) {
         let seed = seed(name);
         let mut cell = CellHash::default();
+        let mut known: Option<(&[u8], u128)> = None;
         for (i, sum) in self.0.iter_mut().enumerate() {
-            if let Some(bytes) = column.bytes_at(i) {
-                cell.begin_xxh3(seed);
-                cell::put_bytes(&mut cell, class, bytes);
-                *sum = sum.wrapping_add(cell.end_xxh3());
-            }
+            let Some(bytes) = column.bytes_at(i) else {
+                continue;
+            };
+            let hash = match known {
+                Some((same, hash)) if same == bytes => hash,
+                _ => {
+                    cell.begin_xxh3(seed);
+                    cell::put_bytes(&mut cell, class, bytes);
+                    cell.end_xxh3()
+                }
+            };
+            known = Some((bytes, hash));
+            *sum = sum.wrapping_add(hash);
         }
     }
 

@@ -6,6 +6,7 @@
 )]
 
 use std::path::Path;
+use varve_core::header::RowsChecksum;
 use varve_core::paged::{ColumnIndex, Effort, codec_name};
 use varve_core::{Bitmap, ColumnEntry, Kind, SegmentHeader, SortKey, segment_sha256};
 use varve_fuzz::joined;
@@ -103,6 +104,12 @@ fn segment(writer: &Writer<'_>, n: usize, index: &ColumnIndex, index_len: usize,
         location: 1,
         siblings: 1,
         effort: Effort::Fast,
+        // With and without.
+        checksum: (n % 2 == 0).then_some(RowsChecksum {
+            attributes: 1,
+            fingerprint: 2,
+            total: 3,
+        }),
     };
     let header = header.to_bytes().unwrap();
     writer.write("header", n, &header);

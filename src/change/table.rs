@@ -1,0 +1,190 @@
+//! The rows of one table and the sum of their checksums, as a snapshot sees them: of frozen rows by the sums that segments keep,
+//! as far as these count.
+
+use super::canonical;
+use super::kept;
+use super::plan::{Column, Plans, Row, Unsendable};
+use crate::am::directory::{self, Decoded, SegmentRef};
+use crate::am::{cache, companion};
+use crate::heap_call;
+use crate::pg::memory::Context;
+use crate::pg::{relation, tuple};
+use pgrx::pg_sys;
+use std::rc::Rc;
+use varve_core::bitmap::Bitmap;
+use varve_core::change::hash::{CellHash, finish};
+
+/// Rows after which memory is given back that values needed.
+const AT_A_TIME: u64 = 1024;
+
+/// How many rows there are, and the sum of their checksums modulo 2^128.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Total {
+    /// Rows.
+    pub rows: u64,
+    /// The sum.
+    pub sum: u128,
+}
+
+/// Makes checksums of a table's rows.
+struct Checksums {
+    plans: Plans,
+    columns: Vec<Column>,
+    cell: CellHash,
+    /// What values need; given back between rows.
+    memory: Context,
+    /// What columns need.
+    _lasting: Context,
+}
+
+impl Checksums {
+    fn of(desc: pg_sys::TupleDesc) -> Self {
+        let lasting = Context::new();
+        // SAFETY: the context goes after the plans do.
+        let plans = lasting
+            .within(|| unsafe { Plans::new(pg_sys::CurrentMemoryContext, Unsendable::Refuse) });
+        Checksums {
+            columns: plans.columns(desc),
+            plans,
+            cell: CellHash::default(),
+            memory: Context::new(),
+            _lasting: lasting,
+        }
+    }
+
+    /// The checksum of a row.
+    ///
+    /// # Safety
+    /// Values of the row shape.
+    unsafe fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> u128 {
+        let Checksums {
+            plans,
+            columns,
+            cell,
+            memory,
+            ..
+        } = self;
+        let sum = memory.within(|| {
+            Row::of(columns, values, nulls)
+                .cells()
+                .fold(0u128, |sum, (column, value)| {
+                    cell.begin_xxh3(column.seed);
+                    // SAFETY: by contract.
+                    unsafe { canonical::put(&column.form, value, plans, cell) };
+                    sum.wrapping_add(cell.end_xxh3())
+                })
+        });
+        finish(sum)
+    }
+}
+
+/// Reads a table of access method heap or varve that is open and locked. Descendants are not read.
+pub fn read(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Total {
+    let desc = relation::tupdesc(rel);
+    let mut checksums = Checksums::of(desc);
+    let mut total = Total::default();
+    if Some(relation::form(rel).relam) == relation::varve_am() {
+        read_frozen(rel, snapshot, &mut checksums, &mut total);
+    }
+    read_delta(rel, snapshot, &mut checksums, &mut total);
+    total
+}
+
+fn read_frozen(
+    rel: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    checksums: &mut Checksums,
+    total: &mut Total,
+) {
+    let (Some(directory), Some(companion)) =
+        (cache::directory_for(rel, snapshot), companion::of(rel))
+    else {
+        return;
+    };
+    let reading = directory::reading_snapshot(snapshot);
+    let gone = directory::tombstones(&companion, reading.get());
+    drop(reading);
+    let mut columns = kept::Columns::of(relation::tupdesc(rel));
+    for segment in directory.iter() {
+        pgrx::check_for_interrupts!();
+        let hidden = directory::hidden_rows(segment, gone.get(&segment.number));
+        let rows = u64::from(segment.header.rows).saturating_sub(hidden.count_ones() as u64);
+        if rows == 0 {
+            continue;
+        }
+        total.rows += rows;
+        let sum = match columns.kept(&segment.header) {
+            // What is not there is as a rule the lesser part.
+            Some(all) => all.wrapping_sub(sum_of(rel, segment, &hidden, true, checksums)),
+            None => sum_of(rel, segment, &hidden, false, checksums),
+        };
+        total.sum = total.sum.wrapping_add(sum);
+    }
+}
+
+/// The sum of the checksums of a segment's rows that are in a bitmap, or that are not. Pages without such a row are not read.
+fn sum_of(
+    rel: pg_sys::Relation,
+    segment: &Rc<SegmentRef>,
+    rows: &Bitmap,
+    wanted: bool,
+    checksums: &mut Checksums,
+) -> u128 {
+    let natts = relation::natts(relation::tupdesc(rel));
+    let mut values = vec![pg_sys::Datum::from(0usize); natts];
+    let mut nulls = vec![true; natts];
+    let mut sum = 0u128;
+    if wanted && rows.count_ones() == 0 {
+        return sum;
+    }
+    for page in 0..segment.pages() {
+        let mut chosen = segment
+            .page_rows(page)
+            .filter(|row| rows.get(*row as usize) == wanted)
+            .peekable();
+        if chosen.peek().is_none() {
+            continue;
+        }
+        pgrx::check_for_interrupts!();
+        let decoded = Decoded::new(rel, segment, page, |_| true);
+        for row in chosen {
+            decoded.row(row, &mut values, &mut nulls);
+            // SAFETY: values of the relation's row shape.
+            sum = sum.wrapping_add(unsafe { checksums.row(&values, &nulls) });
+        }
+        checksums.memory.reset();
+    }
+    sum
+}
+
+fn read_delta(
+    rel: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    checksums: &mut Checksums,
+    total: &mut Total,
+) {
+    let desc = relation::tupdesc(rel);
+    let natts = relation::natts(desc);
+    // SAFETY: heap's own scan of an open table; the slot is dropped after it, and its values are used before the next row.
+    unsafe {
+        let slot = pg_sys::MakeSingleTupleTableSlot(desc, &raw const pg_sys::TTSOpsBufferHeapTuple);
+        let none = std::ptr::null_mut();
+        let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
+            | pg_sys::ScanOptions::SO_ALLOW_STRAT
+            | pg_sys::ScanOptions::SO_ALLOW_SYNC
+            | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
+        let scan = heap_call!(scan_begin(rel, snapshot, 0, none, none.cast(), flags));
+        let forward = pg_sys::ScanDirection::ForwardScanDirection;
+        while heap_call!(scan_getnextslot(scan, forward, slot)) {
+            let (values, nulls) = tuple::slot_values(slot, natts);
+            total.sum = total.sum.wrapping_add(checksums.row(values, nulls));
+            total.rows += 1;
+            if total.rows.is_multiple_of(AT_A_TIME) {
+                pgrx::check_for_interrupts!();
+                checksums.memory.reset();
+            }
+        }
+        heap_call!(scan_end(scan));
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+    }
+}
