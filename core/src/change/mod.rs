@@ -7,11 +7,16 @@
 //! - [`cell`]: the bytes of cells.
 //! - [`hash`]: cells into a row's sum, and that into its checksum; SHA-256 in one go.
 //! - [`sums`]: many rows, column by column.
+//! - [`pairs`]: rows of two tables of which the same ones cancel out; [`wanted`]: which keys remain.
 
 pub mod cell;
 pub mod hash;
+pub mod pairs;
 pub mod sums;
+pub mod wanted;
 
 pub use cell::Class;
 pub use hash::{CellHash, Sha256Row, cell_hash, finish, seed};
+pub use pairs::{Group, Pairs, Seen, Side};
 pub use sums::{Fixed, RowSums};
+pub use wanted::Wanted;
