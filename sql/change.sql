@@ -1,4 +1,4 @@
--- What rows say, as checksums.
+-- What rows say, as checksums; what has changed between two relations.
 
 CREATE FUNCTION varve.row_checksum(record, algorithm text DEFAULT 'xxh3')
     RETURNS bytea LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'varve_row_checksum';
@@ -16,3 +16,9 @@ CREATE AGGREGATE varve.rows_checksum(record) (
 COMMENT ON AGGREGATE varve.rows_checksum(record) IS 'Internal: the sum of rows'' checksums modulo 2^128, for which a type''s text stands where it has no send function';
 REVOKE ALL ON FUNCTION varve.rows_checksum_add(internal, record), varve.rows_checksum_finish(internal),
     varve.rows_checksum(record) FROM PUBLIC;
+
+CREATE FUNCTION varve.diff(old regclass, new regclass, key name[] DEFAULT NULL,
+        OUT op text, OUT key jsonb, OUT changed text[], OUT old jsonb, OUT new jsonb)
+    RETURNS SETOF record LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 COST 1000000 AS 'MODULE_PATHNAME', 'varve_diff';
+COMMENT ON FUNCTION varve.diff(regclass, regclass, name[]) IS
+    'What has changed between two relations: rows by their key that are there before or after only (delete, insert), and those with other values (update), with the names of the columns';

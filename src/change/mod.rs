@@ -1,12 +1,14 @@
 //! Checksums of rows, as SQL knows them. What they are made of is in `varve_core::change`.
 //!
 //! - [`row_checksum`] is `varve.row_checksum`; [`rows_checksum`]: the sum over rows, for backups' counts.
+//! - [`diff`]: what has changed between two relations.
 //! - [`plan`]: what the columns of a row type are, looked up once.
 //! - [`canonical`]: values into cells; [`nested`]: arrays and ranges; [`jsonb`], [`numeric`]: what these types have on disk.
 //! - [`encoding`]: text in UTF-8, whatever the server's and the client's encodings are.
 //! - [`error`]: what cannot be.
 
 mod canonical;
+mod diff;
 mod encoding;
 mod error;
 mod jsonb;

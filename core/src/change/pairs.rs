@@ -373,10 +373,7 @@ mod tests {
                 let mut waiting = 0;
                 let found = pairs.without_pair().inspect(|_| waiting += 1);
                 let found = found.map(Seen::key).collect();
-                assert_eq!(
-                    waiting,
-                    pairs.waiting(Side::Old) + pairs.waiting(Side::New)
-                );
+                assert_eq!(waiting, pairs.waiting(Side::Old) + pairs.waiting(Side::New));
                 found
             } else {
                 pairs.drain(|row| spilled.push(row));
