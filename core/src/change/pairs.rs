@@ -30,15 +30,31 @@ pub struct Seen {
     /// 62 bits of the key's hash; then 1 for the old, 2 for the new table, 3 for both. 0 where there is no row.
     tag: u64,
     row: [u64; 2],
+    place: u64,
 }
 
 impl Seen {
-    /// A row by the hashes of its key and of the whole.
-    pub fn new(side: Side, key: u128, row: u128) -> Self {
+    /// A row by the hashes of its key and of the whole, and where it lies, as its reader has it.
+    pub fn new(side: Side, key: u128, row: u128, place: u64) -> Self {
         Seen {
             tag: Self::key_part(key) | side.bit(),
             row: [row as u64, (row >> 64) as u64],
+            place,
         }
+    }
+
+    /// Which table it is of; `None` for a pair.
+    pub fn side(&self) -> Option<Side> {
+        match self.sides() {
+            1 => Some(Side::Old),
+            2 => Some(Side::New),
+            _ => None,
+        }
+    }
+
+    /// Where it lies, if it was not made of its parts.
+    pub fn place(&self) -> u64 {
+        self.place
     }
 
     /// What is kept of a key's hash: numbers that are equal for equal keys.
@@ -52,7 +68,7 @@ impl Seen {
         self.tag & !SIDES
     }
 
-    /// As three numbers, of which the first one sorts rows of one key next to each other.
+    /// As three numbers, without its place, of which the first one sorts rows of one key next to each other.
     pub fn to_parts(self) -> [u64; 3] {
         let [low, high] = self.row;
         [self.tag, low, high]
@@ -63,6 +79,7 @@ impl Seen {
         Seen {
             tag,
             row: [low, high],
+            place: 0,
         }
     }
 
@@ -100,7 +117,7 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// An empty one, which takes `bytes` of memory at most (25 kB at least). With `keep`, pairs are kept, so that a second row of the
+    /// An empty one, which takes `bytes` of memory at most (33 kB at least). With `keep`, pairs are kept, so that a second row of the
     /// same key is noticed.
     pub fn new(bytes: usize, keep: bool) -> Self {
         // While it grows, there is one of half the size beside it.
@@ -322,7 +339,7 @@ mod tests {
 
     fn seen(side: Side, key: u64, value: u64) -> Seen {
         let key = finish(key.into());
-        Seen::new(side, key, key ^ finish(u128::from(value) << 64))
+        Seen::new(side, key, key ^ finish(u128::from(value) << 64), 0)
     }
 
     #[test]
@@ -331,6 +348,8 @@ mod tests {
             let row = seen(side, 7, 8);
             assert_eq!(Seen::from_parts(row.to_parts()), row);
             assert_eq!(row.key(), Seen::key_part(finish(7)));
+            assert_eq!(row.side(), Some(side));
+            assert_eq!(Seen::new(side, 1, 2, 3).place(), 3);
         }
     }
 
@@ -367,7 +386,7 @@ mod tests {
                     pairs.drain(|row| spilled.push(row));
                     assert_eq!(pairs.put(side, row), Put::Taken);
                 }
-                assert!(pairs.slots.len() * size_of::<Seen>() <= limit.max(25_000));
+                assert!(pairs.slots.len() * size_of::<Seen>() <= limit.max(33_000));
             }
             let mut found: Vec<u64> = if spilled.is_empty() {
                 let mut waiting = 0;

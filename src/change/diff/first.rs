@@ -7,7 +7,7 @@ use crate::pg::cursor::Cursor;
 use crate::pg::memory;
 use crate::pg::sort::{RowSort, SortColumn};
 use crate::pg::spi::Connection;
-use crate::pg::tuple::slot_values;
+use crate::pg::tuple::{slot_values, tid_key};
 use pgrx::pg_sys;
 use varve_core::change::pairs::Put;
 use varve_core::change::{Group, Pairs, Seen, Side, Wanted};
@@ -21,12 +21,25 @@ fn hash_memory() -> usize {
     unsafe { pg_sys::get_hash_memory_limit() }
 }
 
-/// The keys of rows that are not in both relations as they are, and a few more.
-pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Wanted {
+/// What the first reading leaves to be compared.
+pub struct Open {
+    /// The keys of rows that are not in both relations as they are, and a few more.
+    pub keys: Wanted,
+    /// The item pointers of all these rows, in the old and in the new relation, where they are few and all known.
+    pub places: Option<[Vec<u64>; 2]>,
+}
+
+/// Rows that are read by item pointer if, for each of them and each chunk, so many are read otherwise.
+const ROWS_FOR_ONE: u64 = 16;
+
+/// Reads both relations.
+pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Open {
     let mut pairs = Pairs::new(hash_memory(), !tables.unique);
     let mut spill = Spill::new();
     let mut old = Cursor::open(connection, &tables.table(Side::Old).query);
     let mut new = Cursor::open(connection, &tables.table(Side::New).query);
+    let mut read = 0;
+    let mut placed = true;
     loop {
         // Rows that lie in the same order in both find their pair at once, if neither runs ahead: so the one goes on of which fewer
         // rows wait.
@@ -44,8 +57,12 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> W
             let seen = unsafe {
                 let (values, nulls) = slot_values(slot, table.width);
                 let key = rows.key(tables, table, values, nulls);
-                Seen::new(side, key, rows.row(tables, table, key, values, nulls))
+                let place = (*slot).tts_tid;
+                placed &= place.ip_posid != 0;
+                let row = rows.row(tables, table, key, values, nulls);
+                Seen::new(side, key, row, tid_key(&place))
             };
+            read += 1;
             if pairs.put(side, seen) == Put::Full {
                 pairs.drain(|row| spill.put(row));
                 pairs.put(side, seen);
@@ -55,9 +72,17 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> W
     drop((old, new));
     if spill.count == 0 {
         let open = pairs.waiting(Side::Old) + pairs.waiting(Side::New);
-        let mut wanted = Wanted::new(open as usize, hash_memory());
-        pairs.without_pair().for_each(|row| wanted.add(row.key()));
-        return wanted;
+        let mut keys = Wanted::new(open as usize, hash_memory());
+        pairs.without_pair().for_each(|row| keys.add(row.key()));
+        let few = open.saturating_mul(tables.most_chunks * ROWS_FOR_ONE) < read;
+        // Where a key may have several rows, not all of them are without a pair.
+        let places = (few && placed && tables.unique).then(|| {
+            [Side::Old, Side::New].map(|side| {
+                let of_side = pairs.without_pair().filter(|row| row.side() == Some(side));
+                of_side.map(Seen::place).collect()
+            })
+        });
+        return Open { keys, places };
     }
     pairs.drain(|row| spill.put(row));
     drop(pairs);
@@ -67,7 +92,10 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> W
             wanted.add(group.key());
         }
     });
-    wanted
+    Open {
+        keys: wanted,
+        places: None,
+    }
 }
 
 /// Rows that did not find a pair in memory, sorted by their keys' hashes.

@@ -1,7 +1,7 @@
 //! `varve.diff`: what has changed between two relations.
 //!
 //! Both are read once and hashed, what is the same in both cancels out ([`first`]); the rows of the keys that remain are read again and
-//! compared ([`second`]). So what is kept is 24 bytes of a row that waits for its pair, and whole rows only of those that differ.
+//! compared ([`second`]). So what is kept is 32 bytes of a row that waits for its pair, and whole rows only of those that differ.
 //!
 //! - [`tables`]: the relations and their columns; [`key`]: by which columns rows are known; [`equal_parts`]: what need not be read.
 //! - [`rows`]: rows into hashes; [`output`]: what is told of those that differ; [`error`]: what cannot be.
@@ -33,9 +33,9 @@ fn diff(args: &Args) -> pg_sys::Datum {
     // A scan that begins where another one is would bring the rows in another order than the other relation's.
     with_setting(c"synchronize_seqscans", c"off", || {
         let connection = Connection::open();
-        let wanted = first::open_keys(&connection, &tables, &mut rows);
-        if !wanted.is_empty() {
-            second::compare(&connection, &tables, &wanted, &mut rows, &mut output);
+        let open = first::open_keys(&connection, &tables, &mut rows);
+        if !open.keys.is_empty() {
+            second::compare(&connection, &tables, &open, &mut rows, &mut output);
         }
     });
     args.null()

@@ -1,6 +1,6 @@
 //! The second reading: rows whose keys remained are read again, put next to each other by their keys, and compared column by column.
 
-use super::first::BATCH;
+use super::first::{BATCH, Open};
 use super::output::{Output, Row};
 use super::rows::Rows;
 use super::tables::Tables;
@@ -8,23 +8,33 @@ use crate::pg::cursor::Cursor;
 use crate::pg::memory::Context;
 use crate::pg::relation;
 use crate::pg::sort::{RowSort, SortColumn};
-use crate::pg::spi::Connection;
+use crate::pg::spi::{Connection, with_setting};
 use crate::pg::tuple::slot_values;
 use pgrx::pg_sys;
-use varve_core::change::{Seen, Side, Wanted};
+use varve_core::change::{Seen, Side};
 
 /// Reads both relations, and hands what differs to the output.
 pub fn compare(
     connection: &Connection,
     tables: &Tables,
-    wanted: &Wanted,
+    open: &Open,
     rows: &mut Rows,
     output: &mut Output,
 ) {
     let mut sort = by_key();
-    for side in [Side::Old, Side::New] {
+    let [old, new] = match &open.places {
+        Some([old, new]) => [Some(old), Some(new)],
+        None => [None, None],
+    };
+    for (side, places) in [(Side::Old, old), (Side::New, new)] {
         let table = tables.table(side);
-        let mut cursor = Cursor::open(connection, &table.query);
+        let mut cursor = match places {
+            // The planner thinks that every one of them costs a page from disk.
+            Some(places) => with_setting(c"enable_seqscan", c"off", || {
+                Cursor::open(connection, &table.query_at(places))
+            }),
+            None => Cursor::open(connection, &table.query),
+        };
         let desc = output.begin(side, cursor.desc());
         while !cursor.ended() {
             cursor.fetch(BATCH, table.key_width, &mut |slot| {
@@ -33,7 +43,7 @@ pub fn compare(
                 unsafe {
                     let (values, nulls) = slot_values(slot, table.key_width);
                     let key = rows.key(tables, table, values, nulls);
-                    if wanted.has(Seen::key_part(key)) {
+                    if open.keys.has(Seen::key_part(key)) {
                         let (values, nulls) = slot_values(slot, table.width);
                         let row = pg_sys::heap_form_tuple(desc, values.as_ptr(), nulls.as_ptr());
                         let row = pg_sys::HeapTupleHeaderGetDatum((*row).t_data);

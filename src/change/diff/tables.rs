@@ -23,12 +23,32 @@ pub struct Table {
     pub name: String,
     /// The query that reads it.
     pub query: String,
+    /// Whether that has conditions.
+    filtered: bool,
     /// Its place for each of the [names](Tables::names), those of the key first; `None` where it has no such column.
     pub places: Vec<Option<Place>>,
     /// Columns of the query's rows.
     pub width: usize,
     /// How many of them, from the first one on, hold the key.
     pub key_width: usize,
+}
+
+impl Table {
+    /// The query that reads the rows at these item pointers only, in whatever chunk they are.
+    pub fn query_at(&self, places: &[u64]) -> String {
+        let condition = if self.filtered { "AND" } else { "WHERE" };
+        let mut query = format!(
+            "{} {condition} ctid OPERATOR(pg_catalog.=) ANY ('{{",
+            self.query
+        );
+        for (i, place) in places.iter().enumerate() {
+            let (block, offset) = (place >> 16, place & 0xFFFF);
+            let comma = if i == 0 { "" } else { "," };
+            query.push_str(&format!("{comma}\"({block},{offset})\""));
+        }
+        query.push_str("}'::pg_catalog.tid[])");
+        query
+    }
 }
 
 /// Both relations.
@@ -41,6 +61,8 @@ pub struct Tables {
     pub key: usize,
     /// Whether the server vouches for one row of each key, in both.
     pub unique: bool,
+    /// Relations that the larger one of them is read from.
+    pub most_chunks: u64,
 }
 
 impl Tables {
@@ -93,6 +115,7 @@ impl Tables {
             key: key.len(),
             unique,
             names,
+            most_chunks: old.chunks().max(new.chunks()),
         };
         tables.check_classes(&old, &new);
         tables
@@ -166,6 +189,14 @@ impl Source {
         Source { rel, name, columns }
     }
 
+    /// A table and all that is read with it.
+    fn chunks(&self) -> u64 {
+        fn below(oid: pg_sys::Oid) -> u64 {
+            1 + relation::children(oid).into_iter().map(below).sum::<u64>()
+        }
+        below(relation::oid(self.rel.as_ptr()))
+    }
+
     fn has(&self, name: &str) -> bool {
         self.columns.iter().any(|column| column.name == name)
     }
@@ -194,6 +225,7 @@ impl Source {
             name: self.name.clone(),
             // In the table's own order the executor has nothing to rearrange.
             query: format!("SELECT {} FROM {}{filter}", columns.join(", "), self.name),
+            filtered: !filter.is_empty(),
             width: columns.len(),
             key_width: of_key.map(|place| place.at + 1).max().unwrap_or(0),
             places,
