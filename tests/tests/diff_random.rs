@@ -191,25 +191,25 @@ impl Tables<'_> {
     /// What PostgreSQL itself says.
     fn expected(&mut self, more: bool) -> Vec<String> {
         let join = match self.key {
-            Some(_) => "o.id = n.id AND o.k = n.k",
-            None => "o.id = n.id",
+            Some(_) => "was.id = now.id AND was.k = now.k",
+            None => "was.id = now.id",
         };
         let changed = COLUMNS.iter().map(|(name, ..)| {
-            format!("CASE WHEN o.{name} IS DISTINCT FROM n.{name} THEN '{name}' END")
+            format!("CASE WHEN was.{name} IS DISTINCT FROM now.{name} THEN '{name}' END")
         });
         let mut changed: Vec<String> = changed.collect();
         if more {
-            changed.push("CASE WHEN n.extra IS NOT NULL THEN 'extra' END".into());
+            changed.push("CASE WHEN now.extra IS NOT NULL THEN 'extra' END".into());
         }
-        let key = self.key.map_or("", |_| ", 'k', coalesce(n.k, o.k)");
+        let key = self.key.map_or("", |_| ", 'k', coalesce(now.k, was.k)");
         let changed = changed.join(", ");
         let sql = format!(
             "SELECT op, key, CASE op WHEN 'update' THEN changed END, old, new FROM (
-                SELECT CASE WHEN o.id IS NULL THEN 'insert' WHEN n.id IS NULL THEN 'delete' ELSE 'update' END AS op,
-                    jsonb_build_object('id', coalesce(n.id, o.id){key}) AS key,
+                SELECT CASE WHEN was.id IS NULL THEN 'insert' WHEN now.id IS NULL THEN 'delete' ELSE 'update' END AS op,
+                    jsonb_build_object('id', coalesce(now.id, was.id){key}) AS key,
                     ARRAY(SELECT c FROM unnest(ARRAY[{changed}]) c WHERE c IS NOT NULL ORDER BY c) AS changed,
-                    CASE WHEN o.id IS NOT NULL THEN to_jsonb(o) END AS old, CASE WHEN n.id IS NOT NULL THEN to_jsonb(n) END AS new
-                FROM one o FULL JOIN two n ON {join}) x
+                    CASE WHEN was.id IS NOT NULL THEN to_jsonb(was) END AS old, CASE WHEN now.id IS NOT NULL THEN to_jsonb(now) END AS new
+                FROM one was FULL JOIN two now ON {join}) x
              WHERE op <> 'update' OR changed <> '{{}}'"
         );
         sorted(rows(self.client, &sql))
@@ -232,8 +232,17 @@ fn as_a_full_join_says() {
         };
         tables.create(more);
         tables.run("CREATE VIEW view_one AS TABLE one; CREATE VIEW view_two AS TABLE two");
-        tables.insert("one", 40);
-        tables.insert("two", 40);
+        // Most rows never change, so that the others are few.
+        let (by, value) = match tables.key {
+            Some((_, of)) => ("id, k", tables.value(of)),
+            None => ("id, i", "0".into()),
+        };
+        for table in ["one", "two"] {
+            tables.run(&format!(
+                "INSERT INTO {table} ({by}) SELECT g, {value} FROM generate_series(1000, 2000) g"
+            ));
+            tables.insert(table, 40);
+        }
         for step in 0..steps.div_ceil(rounds) {
             tables.step(more);
             let expected = tables.expected(more);
