@@ -1,4 +1,4 @@
--- What rows say, as checksums.
+-- What rows say, as checksums; what has changed between two relations.
 
 CREATE FUNCTION varve.row_checksum(record, algorithm text DEFAULT 'xxh3')
     RETURNS bytea LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'varve_row_checksum';
@@ -30,3 +30,8 @@ CREATE FUNCTION varve.checksums(relation regclass, OUT chunk regclass, OUT rows 
     RETURNS SETOF record LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'varve_checksums';
 COMMENT ON FUNCTION varve.checksums(regclass) IS
     'Of each chunk of a hypertable or partitioned table, or of another relation, its rows and the sum of their checksums (varve.row_checksum); frozen rows that have not changed are not read';
+CREATE FUNCTION varve.diff(old regclass, new regclass, key name[] DEFAULT NULL,
+        OUT op text, OUT key jsonb, OUT changed text[], OUT old jsonb, OUT new jsonb)
+    RETURNS SETOF record LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 COST 1000000 AS 'MODULE_PATHNAME', 'varve_diff';
+COMMENT ON FUNCTION varve.diff(regclass, regclass, name[]) IS
+    'What has changed between two relations: rows by their key that are there before or after only (delete, insert), and those with other values (update), with the names of the columns';

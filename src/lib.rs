@@ -10,7 +10,7 @@
 //! - [`progress`]: long work, as it goes.
 //! - [`backup`]: backups, as SQL knows them.
 //! - [`snapshot`]: snapshots of single tables.
-//! - [`change`]: checksums of rows.
+//! - [`change`]: checksums of rows, and what has changed between two relations.
 //! - [`settings`], [`hooks`]: the settings `varve.*` and where we sit in the server.
 #![allow(unsafe_code)]
 

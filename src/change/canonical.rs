@@ -67,6 +67,45 @@ pub enum Form {
     Sent(Box<Sent>),
 }
 
+impl Form {
+    /// Whether values of both forms are of one class, so that there may be equal ones among them.
+    pub fn same_class(&self, other: &Form) -> bool {
+        match (self, other) {
+            (Form::Array(a), Form::Array(b))
+            | (Form::Range(a), Form::Range(b))
+            | (Form::Multirange(a), Form::Multirange(b)) => a.form.same_class(&b.form),
+            (Form::Sent(a), Form::Sent(b)) => a.type_name == b.type_name,
+            _ => self.class() == other.class(),
+        }
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            Form::Boolean => Class::Boolean,
+            Form::Int2 | Form::Int4 | Form::Int8 => Class::Integer,
+            Form::Oid => Class::Oid,
+            Form::Float4 | Form::Float8 => Class::Float,
+            Form::Numeric => Class::Numeric,
+            Form::Text | Form::Padded | Form::Name | Form::Char => Class::Text,
+            Form::Bytes => Class::Bytes,
+            Form::Date => Class::Date,
+            Form::Micros(class) => *class,
+            Form::Timetz => Class::Timetz,
+            Form::Interval => Class::Interval,
+            Form::Uuid => Class::Uuid,
+            Form::Json => Class::Json,
+            Form::Jsonb => Class::Jsonb,
+            Form::Array(_) => Class::Array,
+            Form::Range(_) => Class::Range,
+            Form::Multirange(_) => Class::Multirange,
+            Form::Row => Class::Row,
+            Form::Enum => Class::Enum,
+            Form::Sent(sent) if sent.sends => Class::Other,
+            Form::Sent(_) => Class::Written,
+        }
+    }
+}
+
 /// Values of a type that only the type itself knows.
 pub struct Sent {
     /// The name of the type in UTF-8, without its schema.

@@ -2,6 +2,7 @@
 //!
 //! - [`row_checksum`] is `varve.row_checksum`; [`rows_checksum`]: the sum over rows, for backups' counts.
 //! - [`checksums`] is `varve.checksums`; [`table`] reads a table for it, with the sums that segments keep: [`kept`].
+//! - [`diff`]: what has changed between two relations.
 //! - [`plan`]: what the columns of a row type are, looked up once.
 //! - [`canonical`]: values into cells; [`nested`]: arrays and ranges; [`jsonb`], [`numeric`]: what these types have on disk.
 //! - [`encoding`]: text in UTF-8, whatever the server's and the client's encodings are.
@@ -9,6 +10,7 @@
 
 mod canonical;
 mod checksums;
+mod diff;
 mod encoding;
 mod error;
 mod jsonb;

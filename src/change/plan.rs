@@ -155,6 +155,15 @@ impl Plans {
         self.changes = CHANGES.get();
     }
 
+    /// How the values of a column become cells, as long as these plans are not refreshed.
+    ///
+    /// # Errors
+    /// The type that stands in the way where they cannot.
+    pub fn form_of(&self, attr: &pg_sys::FormData_pg_attribute) -> Result<Form, pg_sys::Oid> {
+        // SAFETY: a live context of our own.
+        unsafe { memory::within(self.context, || self.form(attr.atttypid)) }
+    }
+
     /// What the database keeps text in.
     pub fn encoding(&self) -> Encoding {
         self.encoding

@@ -61,18 +61,10 @@ impl Target {
         let (name, columns) = (&target.name, &target.columns);
         let numbers: Vec<i16> = columns.iter().map(|c| c.attnum).collect();
         let table = OpenRel::table(oid, pg_sys::AccessShareLock);
-        let mut keys = unique_keys(table.as_ptr(), &numbers);
+        let keys = unique_keys(table.as_ptr(), &numbers);
         let key = match key {
             Some(names) => named_key(name, columns, keys, &names),
-            None => {
-                if keys.iter().any(|k| k.primary) {
-                    keys.retain(|k| k.primary);
-                }
-                match (keys.len(), keys.pop()) {
-                    (1, Some(key)) => key,
-                    (n, _) => no_key(name, n),
-                }
-            }
+            None => default_key(keys).unwrap_or_else(|n| no_key(name, n)),
         };
         target.key = key.columns;
         target.key_index = key.index;
@@ -135,10 +127,33 @@ impl Target {
     }
 }
 
-struct UniqueKey {
+/// A key by which rows are known.
+pub struct UniqueKey {
     index: pg_sys::Oid,
     primary: bool,
-    columns: Vec<KeyColumn>,
+    /// Its columns, in the order of the index.
+    pub columns: Vec<KeyColumn>,
+}
+
+impl UniqueKey {
+    /// Its index.
+    pub fn index(&self) -> pg_sys::Oid {
+        self.index
+    }
+}
+
+/// The key where none is named: the primary key, else the only one.
+///
+/// # Errors
+/// How many there are, none of which is primary.
+pub fn default_key(mut keys: Vec<UniqueKey>) -> Result<UniqueKey, usize> {
+    if keys.iter().any(|k| k.primary) {
+        keys.retain(|k| k.primary);
+    }
+    match (keys.len(), keys.pop()) {
+        (1, Some(key)) => Ok(key),
+        (n, _) => Err(n),
+    }
 }
 
 /// Whether an index can serve ON CONFLICT: it is unique, valid, immediate, without predicate or expressions.
@@ -154,8 +169,8 @@ pub fn is_key(index: pg_sys::Relation) -> bool {
     }
 }
 
-/// The unique keys that can serve ON CONFLICT.
-fn unique_keys(rel: pg_sys::Relation, numbers: &[i16]) -> Vec<UniqueKey> {
+/// The unique keys that can serve ON CONFLICT; columns are counted in `numbers`, their attribute numbers.
+pub fn unique_keys(rel: pg_sys::Relation, numbers: &[i16]) -> Vec<UniqueKey> {
     let mut found: Vec<UniqueKey> = Vec::new();
     for oid in crate::am::unique::index_oids(rel) {
         let index = OpenRel::index(oid, pg_sys::AccessShareLock);
@@ -302,7 +317,7 @@ pub fn no_column(table: &str, column: &str, detail: &str) -> ! {
 }
 
 /// The time column of a hypertable.
-fn time_column(oid: pg_sys::Oid) -> Option<String> {
+pub fn time_column(oid: pg_sys::Oid) -> Option<String> {
     spi::read_one::<String>(
         "SELECT varve.time_column($1::pg_catalog.oid::pg_catalog.regclass)::pg_catalog.text",
         &[oid.into()],

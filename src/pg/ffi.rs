@@ -125,6 +125,8 @@ pub mod raw {
             values: *mut pg_sys::Datum,
             nulls: *mut bool,
         );
+        /// `executor/tuptable.h`
+        pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: ::core::ffi::c_int);
         /// `access/itup.h`: raises no error.
         pub fn index_deform_tuple(
             tuple: pg_sys::IndexTuple,

@@ -5,6 +5,7 @@
 //! - [`catalog`]: rows of catalogues, read past SQL.
 //! - [`compare`]: keys compared as a btree index does.
 //! - [`context`]: the row at hand, told in errors.
+//! - [`cursor`]: rows of a query as they leave the executor.
 //! - [`expression`]: what expressions call.
 //! - [`ffi`]: functions that `pg_sys` does not bind.
 //! - [`function`], [`spi`]: SQL functions, and SQL from within.
@@ -30,6 +31,7 @@ pub mod catalog;
 pub mod clock;
 pub mod compare;
 pub mod context;
+pub mod cursor;
 pub mod executor;
 pub mod expression;
 pub mod ffi;

@@ -1,0 +1,240 @@
+//! The two relations: their columns, matched by name, and the query that reads each.
+
+use super::{equal_parts, error, key};
+use crate::am::error::gone;
+use crate::change::canonical::Form;
+use crate::change::plan::Plans;
+use crate::pg::relation::{self, OpenRel};
+use pgrx::pg_sys;
+use std::ffi::CStr;
+use varve_core::change::Side;
+
+/// A column where one of the relations has it.
+pub struct Place {
+    /// Its place in the query's rows.
+    pub at: usize,
+    /// How its values become cells.
+    pub form: Form,
+}
+
+/// One of the relations.
+pub struct Table {
+    /// Qualified and quoted.
+    pub name: String,
+    /// The query that reads it.
+    pub query: String,
+    /// Whether that has conditions.
+    filtered: bool,
+    /// Its place for each of the [names](Tables::names), those of the key first; `None` where it has no such column.
+    pub places: Vec<Option<Place>>,
+    /// Columns of the query's rows.
+    pub width: usize,
+    /// How many of them, from the first one on, hold the key.
+    pub key_width: usize,
+}
+
+impl Table {
+    /// The query that reads the rows at these item pointers only, in whatever chunk they are.
+    pub fn query_at(&self, places: &[u64]) -> String {
+        let condition = if self.filtered { "AND" } else { "WHERE" };
+        let mut query = format!(
+            "{} {condition} ctid OPERATOR(pg_catalog.=) ANY ('{{",
+            self.query
+        );
+        for (i, place) in places.iter().enumerate() {
+            let (block, offset) = (place >> 16, place & 0xFFFF);
+            let comma = if i == 0 { "" } else { "," };
+            query.push_str(&format!("{comma}\"({block},{offset})\""));
+        }
+        query.push_str("}'::pg_catalog.tid[])");
+        query
+    }
+}
+
+/// Both relations.
+pub struct Tables {
+    old: Table,
+    new: Table,
+    /// Names of all columns: those of the key, the new relation's in its order, those that only the old one has.
+    pub names: Vec<String>,
+    /// How many of them are the key's.
+    pub key: usize,
+    /// Whether the server vouches for one row of each key, in both.
+    pub unique: bool,
+    /// Relations that the larger one of them is read from.
+    pub most_chunks: u64,
+}
+
+impl Tables {
+    /// Looks both relations up and locks them against changes of their columns. `plans` must not be refreshed as long as the
+    /// result is used.
+    pub fn resolve(
+        old: pg_sys::Oid,
+        new: pg_sys::Oid,
+        key: Option<Vec<String>>,
+        plans: &Plans,
+    ) -> Self {
+        let (old, new) = (Source::open(old), Source::open(new));
+        let key = match key {
+            Some(mut names) => {
+                let mut seen = Vec::new();
+                names.retain(|name| {
+                    !seen.contains(name) && {
+                        seen.push(name.clone());
+                        true
+                    }
+                });
+                names
+            }
+            None => key::own(&new.rel, &new.name),
+        };
+        if key.is_empty() {
+            error::empty_key();
+        }
+        if !new.columns.iter().any(|c| old.has(&c.name)) {
+            error::nothing_in_common(&old.name, &new.name);
+        }
+        for name in &key {
+            for source in [&old, &new] {
+                if !source.has(name) {
+                    error::no_column(&source.name, name);
+                }
+            }
+        }
+        let unique = key::is_unique(&old.rel, &key) && key::is_unique(&new.rel, &key);
+        let of_new = new.columns.iter().map(|c| &c.name);
+        let of_old = old.columns.iter().map(|c| &c.name);
+        let rest = of_new.chain(of_old.filter(|name| !new.has(name)));
+        let rest = rest.filter(|name| !key.contains(name));
+        let names: Vec<String> = key.iter().chain(rest).cloned().collect();
+        let equal = equal_parts::equal_parts(oid(&old), oid(&new), &key);
+        let filter = equal_parts::others(&equal);
+        let tables = Tables {
+            old: old.table(&names, key.len(), &filter, plans),
+            new: new.table(&names, key.len(), &filter, plans),
+            key: key.len(),
+            unique,
+            names,
+            most_chunks: old.chunks().max(new.chunks()),
+        };
+        tables.check_classes(&old, &new);
+        tables
+    }
+
+    /// One of them.
+    pub fn table(&self, side: Side) -> &Table {
+        match side {
+            Side::Old => &self.old,
+            Side::New => &self.new,
+        }
+    }
+
+    fn check_classes(&self, old: &Source, new: &Source) {
+        let places = self.old.places.iter().zip(&self.new.places);
+        for (i, (name, places)) in self.names.iter().zip(places).enumerate() {
+            let (Some(of_old), Some(of_new)) = places else {
+                continue;
+            };
+            if !of_old.form.same_class(&of_new.form) {
+                let (old_type, new_type) = (old.type_at(of_old.at), new.type_at(of_new.at));
+                let (old, new) = ((&*old.name, &*old_type), (&*new.name, &*new_type));
+                error::other_class(name, i < self.key, old, new);
+            }
+        }
+    }
+}
+
+fn oid(source: &Source) -> pg_sys::Oid {
+    relation::oid(source.rel.as_ptr())
+}
+
+/// A column of a relation.
+struct Column {
+    name: String,
+    attribute: pg_sys::FormData_pg_attribute,
+}
+
+/// A relation that was opened.
+struct Source {
+    rel: OpenRel,
+    name: String,
+    columns: Vec<Column>,
+}
+
+impl Source {
+    fn open(oid: pg_sys::Oid) -> Self {
+        let name = relation::qualified_name(oid);
+        let Some(rel) = OpenRel::try_open(oid, pg_sys::AccessShareLock) else {
+            gone(&name)
+        };
+        let readable = [
+            pg_sys::RELKIND_RELATION,
+            pg_sys::RELKIND_PARTITIONED_TABLE,
+            pg_sys::RELKIND_VIEW,
+            pg_sys::RELKIND_MATVIEW,
+            pg_sys::RELKIND_FOREIGN_TABLE,
+        ];
+        if !readable.contains(&(relation::form(rel.as_ptr()).relkind as u8)) {
+            error::no_rows(&name);
+        }
+        let desc = relation::tupdesc(rel.as_ptr());
+        let attributes = (0..relation::natts(desc)).map(|i| relation::attribute(desc, i));
+        let columns = attributes
+            .filter(|attr| !attr.attisdropped)
+            .map(|attr| Column {
+                name: relation::attribute_name(attr),
+                attribute: *attr,
+            })
+            .collect();
+        Source { rel, name, columns }
+    }
+
+    /// A table and all that is read with it.
+    fn chunks(&self) -> u64 {
+        fn below(oid: pg_sys::Oid) -> u64 {
+            1 + relation::children(oid).into_iter().map(below).sum::<u64>()
+        }
+        below(relation::oid(self.rel.as_ptr()))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.columns.iter().any(|column| column.name == name)
+    }
+
+    fn type_at(&self, at: usize) -> String {
+        let typ = self.columns.get(at).map(|column| column.attribute.atttypid);
+        type_name(typ.unwrap_or(pg_sys::InvalidOid))
+    }
+
+    fn table(&self, names: &[String], key: usize, filter: &str, plans: &Plans) -> Table {
+        let place = |name: &String| {
+            let at = self.columns.iter().position(|c| c.name == *name)?;
+            let form = plans.form_of(&self.columns.get(at)?.attribute);
+            let form =
+                form.unwrap_or_else(|typ| error::unsendable(&self.name, name, &type_name(typ)));
+            Some(Place { at, form })
+        };
+        let places: Vec<Option<Place>> = names.iter().map(place).collect();
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|c| relation::quote(&c.name))
+            .collect();
+        let of_key = places.iter().take(key).flatten();
+        Table {
+            name: self.name.clone(),
+            // In the table's own order the executor has nothing to rearrange.
+            query: format!("SELECT {} FROM {}{filter}", columns.join(", "), self.name),
+            filtered: !filter.is_empty(),
+            width: columns.len(),
+            key_width: of_key.map(|place| place.at + 1).max().unwrap_or(0),
+            places,
+        }
+    }
+}
+
+fn type_name(typ: pg_sys::Oid) -> String {
+    // SAFETY: returns a palloc'd string, for types that there are not too.
+    let name = unsafe { CStr::from_ptr(pg_sys::format_type_be(typ)) };
+    name.to_string_lossy().into_owned()
+}
