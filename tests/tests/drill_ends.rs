@@ -51,6 +51,32 @@ fn assert_nothing_runs(bench: &mut Bench) {
     });
 }
 
+/// Cancels a drill that is seen in a phase, which leaves nothing but its record; the step that it says.
+fn cancelled_in(bench: &mut Bench, phase: &str, sql: &str) -> Option<String> {
+    let mut session = drill_in(bench, phase, sql)?;
+    let begun = Instant::now();
+    bench.ok(&format!("SELECT pg_cancel_backend({})", session.pid()));
+    let error = session.finish().err()?;
+    assert_eq!(error.code, "57014", "{phase}");
+    let took = begun.elapsed();
+    assert!(
+        took < Duration::from_secs(10),
+        "{phase}: cancelled in {took:?}"
+    );
+    assert_eq!(bench.left(), Vec::<PathBuf>::new(), "{phase}");
+    // It is on record, though its transaction was taken back, and with what it had found.
+    let last = last_drill(bench);
+    let told = last
+        .strip_prefix("f|")
+        .and_then(|told| told.split_once(": "));
+    let Some((step, "canceling statement due to user request")) = told else {
+        panic!("{phase}: {last}");
+    };
+    assert_nothing_runs(bench);
+    assert_eq!(notes(bench), 0);
+    Some(step.to_owned())
+}
+
 #[test]
 fn ended_in_the_midst() {
     let mut bench = Bench::new(&[]);
@@ -70,31 +96,9 @@ fn ended_in_the_midst() {
         ("counting", "compare counts", FUNCTION),
         ("verifying", "verify", PROCEDURE),
     ] {
-        let mut session = (0..5)
-            .find_map(|_| drill_in(&mut bench, phase, sql))
-            .unwrap_or_else(|| panic!("no drill was ever seen {phase}"));
-        assert_ne!(bench.left(), Vec::<PathBuf>::new(), "{phase}");
-        let begun = Instant::now();
-        bench.ok(&format!("SELECT pg_cancel_backend({})", session.pid()));
-        match session.finish() {
-            Err(error) => assert_eq!(error.code, "57014", "{phase}"),
-            Ok(rows) => panic!("{phase}: it went on to its end: {rows:?}"),
-        }
-        let took = begun.elapsed();
-        assert!(
-            took < Duration::from_secs(10),
-            "{phase}: cancelled in {took:?}"
-        );
-        assert_eq!(bench.left(), Vec::<PathBuf>::new(), "{phase}");
-        // It is on record, though its transaction was taken back, and with what it had found.
-        let last = last_drill(&mut bench);
-        assert!(
-            last.starts_with(&format!("f|{step}"))
-                && last.ends_with(": canceling statement due to user request"),
-            "{phase}: {last}"
-        );
-        assert_nothing_runs(&mut bench);
-        assert_eq!(notes(&bench), 0);
+        // It may be a step further, or done, before the cancel gets to it: then once more.
+        let met = (0..8).any(|_| cancelled_in(&mut bench, phase, sql).as_deref() == Some(step));
+        assert!(met, "no drill was ever cancelled {phase}");
     }
     assert_eq!(
         bench.ok("SELECT count(*) > 0, bool_and(backup IS NOT NULL AND detail -> 'steps' -> 0 ->> 'step' = 'choose a backup') FROM varve.drill WHERE NOT ok"),
