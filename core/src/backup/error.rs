@@ -98,6 +98,16 @@ impl BackupError {
         }
     }
 
+    /// A thread of ours could not be started.
+    pub(super) fn thread(error: io::Error) -> Self {
+        Self::io(Path::new("a thread"), error)
+    }
+
+    /// A thread of ours is gone without an answer.
+    pub(super) fn ended_early() -> Self {
+        Self::thread(io::Error::other("it ended early"))
+    }
+
     /// What came out of a stack of readers or writers: a store's error, sealing's, or the system's.
     pub(super) fn of_stream(object: &str, error: io::Error) -> Self {
         let error = match error.downcast::<Self>() {

@@ -118,10 +118,7 @@ impl<'s> Sign<'s> {
             });
             spawned
                 .and_then(|spawned| spawned.map(drop))
-                .map_err(|error| BackupError::Io {
-                    path: "a thread".to_owned(),
-                    error,
-                })?;
+                .map_err(BackupError::thread)?;
             let result = work();
             drop(stop);
             result

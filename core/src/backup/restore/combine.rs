@@ -14,14 +14,11 @@ use bytes::Bytes;
 use super::super::error::BackupError;
 use super::super::manifest::ManifestFile;
 use super::blocks::Blocks;
-use super::filling::{Filled, hash_of};
+use super::filling::{Filled, STEP, hash_of};
 use super::hash::Hashing;
 use super::incremental::{BLOCK, Header};
 use super::write::{OutFile, Writers};
 use crate::wait::Tick;
-
-/// How much of a file is read at once, in bytes.
-const STEP: usize = 1 << 20;
 
 /// A file of a relation of which blocks may be missing.
 #[derive(Debug)]

@@ -186,10 +186,7 @@ impl<'s> Source<'s> {
                         .spawn_scoped(scope, run)
                 })
                 .and_then(|spawned| spawned.map(drop))
-                .map_err(|error| BackupError::Io {
-                    path: "a thread".to_owned(),
-                    error,
-                })?;
+                .map_err(BackupError::thread)?;
             }
             let frames = groups
                 .iter()
@@ -346,14 +343,10 @@ impl Frames<'_> {
             return Ok(None);
         };
         self.next += 1;
-        let gone = || BackupError::Io {
-            path: "a thread".to_owned(),
-            error: io::Error::other("it ended early"),
-        };
-        let way = self.ways.get(*way).ok_or_else(gone)?;
+        let way = self.ways.get(*way).ok_or_else(BackupError::ended_early)?;
         match receive(way, self.tick)? {
             Outcome::Sent(frame) => frame.map(Some),
-            Outcome::Gone => Err(gone()),
+            Outcome::Gone => Err(BackupError::ended_early()),
         }
     }
 }

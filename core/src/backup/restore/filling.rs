@@ -16,8 +16,8 @@ use super::incremental::{BLOCK, Header, IncrementalReader, Part};
 use super::write::{OutFile, Writers};
 use crate::wait::Tick;
 
-/// How much of a file is read at once, in bytes.
-const STEP: usize = 1 << 20;
+/// How much of a file is read or wiped at once, in bytes.
+pub(super) const STEP: usize = 1 << 20;
 
 /// What is being read for a file.
 #[derive(Debug)]

@@ -1,7 +1,5 @@
 //! The SHA-256 of a file that is put together, computed on a thread of its own while the caller's computes that of what it reads.
 
-use std::io;
-use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use bytes::Bytes;
@@ -45,7 +43,7 @@ impl Hashing {
             // Nobody may be there to hear it.
             let _ = answer.send(hash.finalize().into());
         };
-        spawn("varve-hash", run).map_err(|error| BackupError::io(Path::new("a thread"), error))?;
+        spawn("varve-hash", run).map_err(BackupError::thread)?;
         Ok(Self::There { pieces, sum })
     }
 
@@ -58,7 +56,7 @@ impl Hashing {
                     tick()?;
                     // It waits for computing only, which is soon done.
                     let some = piece.split_to(piece.len().min(PIECE));
-                    pieces.send(some).map_err(|_| ended_early())?;
+                    pieces.send(some).map_err(|_| BackupError::ended_early())?;
                 }
             }
         }
@@ -73,16 +71,11 @@ impl Hashing {
                 drop(pieces);
                 match receive(&sum, tick)? {
                     Outcome::Sent(sum) => Ok(sum),
-                    Outcome::Gone => Err(ended_early()),
+                    Outcome::Gone => Err(BackupError::ended_early()),
                 }
             }
         }
     }
-}
-
-fn ended_early() -> BackupError {
-    let path = Path::new("a thread");
-    BackupError::io(path, io::Error::other("it ended early"))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use nix::unistd::syncfs;
@@ -35,7 +35,7 @@ impl Syncing {
             // Nobody may be there to hear it.
             let _ = answer.send(failed.map_or(Ok(()), Err));
         };
-        spawn("varve-sync", run).map_err(|error| BackupError::io(Path::new("a thread"), error))?;
+        spawn("varve-sync", run).map_err(BackupError::thread)?;
         Ok(Self {
             files: SyncQueue(files),
             ended,
@@ -53,10 +53,7 @@ impl Syncing {
         match receive(&self.ended, tick)? {
             Outcome::Sent(Ok(())) => Ok(()),
             Outcome::Sent(Err((path, error))) => Err(BackupError::io(&path, error)),
-            Outcome::Gone => Err(BackupError::io(
-                Path::new("a thread"),
-                io::Error::other("it ended early"),
-            )),
+            Outcome::Gone => Err(BackupError::ended_early()),
         }
     }
 }
@@ -84,13 +81,10 @@ pub(super) fn sync_all(directories: Vec<PathBuf>, tick: Tick<'_>) -> Result<(), 
         // Nobody may be there to hear it.
         let _ = answer.send(failed.map_or(Ok(()), Err));
     };
-    spawn("varve-sync", run).map_err(|error| BackupError::io(Path::new("a thread"), error))?;
+    spawn("varve-sync", run).map_err(BackupError::thread)?;
     match receive(&ended, tick)? {
         Outcome::Sent(Ok(())) => Ok(()),
         Outcome::Sent(Err((path, error))) => Err(BackupError::io(&path, error)),
-        Outcome::Gone => Err(BackupError::io(
-            Path::new("a thread"),
-            io::Error::other("it ended early"),
-        )),
+        Outcome::Gone => Err(BackupError::ended_early()),
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -119,8 +119,7 @@ impl Writers {
                     }
                 }
             };
-            spawn("varve-write", run)
-                .map_err(|error| BackupError::io(Path::new("a thread"), error))?;
+            spawn("varve-write", run).map_err(BackupError::thread)?;
         }
         Ok(Self {
             jobs,
@@ -152,7 +151,7 @@ impl Writers {
         self.waiting += 1;
         self.jobs
             .send(Job { file, at, bytes })
-            .map_err(|_| ended_early())
+            .map_err(|_| BackupError::ended_early())
     }
 
     /// Says that no more of a file is to be written.
@@ -187,7 +186,7 @@ impl Writers {
                     self.waiting -= 1;
                     written?;
                 }
-                Outcome::Gone => return Err(ended_early()),
+                Outcome::Gone => return Err(BackupError::ended_early()),
             }
         }
         Ok(())
@@ -201,11 +200,6 @@ fn let_go(file: Arc<OutFile>, syncing: &SyncQueue) {
     {
         syncing.sync(file.path, file.file);
     }
-}
-
-fn ended_early() -> BackupError {
-    let path = Path::new("a thread");
-    BackupError::io(path, io::Error::other("it ended early"))
 }
 
 #[cfg(test)]
