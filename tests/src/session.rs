@@ -60,6 +60,22 @@ pub fn simple(client: &mut Client, sql: &str) -> Outcome {
     Ok(rows.collect())
 }
 
+/// The rows of statements that must succeed, as [`simple`] has them.
+///
+/// # Panics
+/// With the statement and the error, if one fails.
+pub fn rows(client: &mut Client, sql: &str) -> Vec<String> {
+    simple(client, sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"))
+}
+
+/// Such rows put together: of one row, it.
+///
+/// # Panics
+/// As [`rows`].
+pub fn one(client: &mut Client, sql: &str) -> String {
+    rows(client, sql).concat()
+}
+
 /// A session whose statements run in a thread of its own, one after the other.
 pub struct Session {
     pid: i32,

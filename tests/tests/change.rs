@@ -3,20 +3,12 @@
 
 use postgres::Client;
 use varve_tests::cluster::Cluster;
-use varve_tests::session::simple;
+use varve_tests::session::{one, rows, simple};
 
 fn start() -> (Cluster, Client) {
     let cluster = Cluster::start_new(&["fsync = off"]).unwrap();
     let client = cluster.connect_with_varve().unwrap();
     (cluster, client)
-}
-
-fn rows(client: &mut Client, sql: &str) -> Vec<String> {
-    simple(client, sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"))
-}
-
-fn one(client: &mut Client, sql: &str) -> String {
-    rows(client, sql).concat()
 }
 
 /// A table of many types, with NULLs and values that are TOASTed.

@@ -5,7 +5,7 @@ use postgres::{Client, NoTls};
 use std::path::{Path, PathBuf};
 use varve_tests::cluster::Cluster;
 use varve_tests::random::Random;
-use varve_tests::session::simple;
+use varve_tests::session::{one, simple};
 
 const TYPES: &str = "
 CREATE TYPE mood AS ENUM ('sad', 'ok', '');
@@ -228,12 +228,6 @@ fn start() -> (Cluster, Client) {
     let mut client = cluster.connect_with_varve().unwrap();
     client.batch_execute(TYPES).unwrap();
     (cluster, client)
-}
-
-fn one(client: &mut Client, sql: &str) -> String {
-    simple(client, sql)
-        .unwrap_or_else(|e| panic!("{sql}: {e:?}"))
-        .concat()
 }
 
 /// The checksums of a value, by both algorithms, as the column `v` of a row.

@@ -6,21 +6,13 @@ use postgres::Client;
 use varve_core::header::SegmentHeader;
 use varve_tests::cluster::Cluster;
 use varve_tests::random::Random;
-use varve_tests::session::{Session, simple};
+use varve_tests::session::{Session, one, rows, simple};
 use varve_tests::twin::{self, COLD, FREEZE, THAW, both};
 
 fn start() -> (Cluster, Client) {
     let cluster = Cluster::start_new(&["fsync = off", "autovacuum = off"]).unwrap();
     let client = cluster.connect_with_varve().unwrap();
     (cluster, client)
-}
-
-fn rows(client: &mut Client, sql: &str) -> Vec<String> {
-    simple(client, sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"))
-}
-
-fn one(client: &mut Client, sql: &str) -> String {
-    rows(client, sql).concat()
 }
 
 fn refused(client: &mut Client, sql: &str) -> String {

@@ -3,21 +3,13 @@
 
 use postgres::{Client, NoTls};
 use varve_tests::cluster::Cluster;
-use varve_tests::session::{Session, simple};
+use varve_tests::session::{Session, one, rows, simple};
 use varve_tests::wait;
 
 fn start() -> (Cluster, Client) {
     let cluster = Cluster::start_new(&["fsync = off"]).unwrap();
     let client = cluster.connect_with_varve().unwrap();
     (cluster, client)
-}
-
-fn rows(client: &mut Client, sql: &str) -> Vec<String> {
-    simple(client, sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"))
-}
-
-fn one(client: &mut Client, sql: &str) -> String {
-    rows(client, sql).concat()
 }
 
 /// What differs, in the order of the keys: operation, key, changed columns.

@@ -4,14 +4,10 @@
 use postgres::Client;
 use varve_tests::cluster::Cluster;
 use varve_tests::random::Random;
-use varve_tests::session::simple;
+use varve_tests::session::rows;
 
 /// Comparisons, unless `VARVE_DIFF_STEPS` says otherwise.
 const STEPS: u64 = 200;
-
-fn rows(client: &mut Client, sql: &str) -> Vec<String> {
-    simple(client, sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"))
-}
 
 fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines.sort_unstable();
