@@ -9,7 +9,7 @@ use crate::am::companion;
 use crate::am::error::raise;
 use crate::pg::owner::as_owner;
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::spi::{self, Connection};
+use crate::pg::spi;
 use crate::pg::{background, ffi, guard, snapshot};
 use crate::tier::catalog;
 use crate::tier::level::Tier;
@@ -310,27 +310,15 @@ fn read_under<T>(
     row: impl Fn(&dyn Fn(i32) -> Option<String>) -> T,
 ) -> Vec<T> {
     under(snapshot, || {
-        let _connection = Connection::open();
-        let text = CString::new(query).unwrap_or_default();
-        // SAFETY: a NUL-terminated text; read only, it runs under the active snapshot. Its rows live as long as the connection.
-        unsafe {
-            let status = pg_sys::SPI_execute(text.as_ptr(), true, 0);
-            let table = pg_sys::SPI_tuptable;
-            if status != pg_sys::SPI_OK_SELECT as i32 || table.is_null() {
-                pgrx::error!("varve's own query returned {status}");
-            }
-            (0..(*table).numvals as usize)
-                .map(|i| {
-                    let tuple = *(*table).vals.add(i);
-                    let field = |n: i32| {
-                        let value = pg_sys::SPI_getvalue(tuple, (*table).tupdesc, n);
-                        (!value.is_null())
-                            .then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
-                    };
-                    row(&field)
-                })
-                .collect()
-        }
+        spi::read_active(query, |tuple, desc| {
+            row(&|n| {
+                // SAFETY: a field of the row, as a text in the memory of the connection.
+                unsafe {
+                    let value = pg_sys::SPI_getvalue(tuple, desc, n);
+                    (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
+                }
+            })
+        })
     })
 }
 

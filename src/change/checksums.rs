@@ -9,11 +9,10 @@ use crate::am::error::{gone, null_argument, raise};
 use crate::pg::function::Args;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot::Registered;
-use crate::pg::spi::{self, Connection};
+use crate::pg::spi;
 use crate::pg::tuple::{new_bytea, with_payload};
 use crate::tier::set_tier;
 use pgrx::{PgSqlErrorCode, pg_sys};
-use std::ffi::CString;
 use varve_core::change::hash::to_bytes;
 
 /// What there is a row of, in the result.
@@ -164,33 +163,22 @@ fn query(rel: pg_sys::Relation, target: Target) -> Vec<(pg_sys::Oid, Total)> {
 
 /// The rows of a query of (OID, rows, sum), under the snapshot of the statement that we are in.
 fn run(query: &str) -> Vec<(pg_sys::Oid, Total)> {
-    let _connection = Connection::open();
-    let text = CString::new(query).unwrap_or_default();
-    // SAFETY: a NUL-terminated text; read only, it runs under the active snapshot. Its rows live as long as the connection; their
-    // values are of the types that the query gives.
-    unsafe {
-        let status = pg_sys::SPI_execute(text.as_ptr(), true, 0);
-        let table = pg_sys::SPI_tuptable;
-        if status != pg_sys::SPI_OK_SELECT as i32 || table.is_null() {
-            pgrx::error!("varve's own query returned {status}");
-        }
-        let field = |i: usize, n: i32| {
+    let found = spi::read_active(query, |tuple, desc| {
+        let field = |n: i32| {
             let mut null = false;
-            let tuple = *(*table).vals.add(i);
-            let value = pg_sys::SPI_getbinval(tuple, (*table).tupdesc, n, &mut null);
+            // SAFETY: a field of the row.
+            let value = unsafe { pg_sys::SPI_getbinval(tuple, desc, n, &mut null) };
             (!null).then_some(value)
         };
-        (0..(*table).numvals as usize)
-            .filter_map(|i| {
-                let oid = pg_sys::Oid::from_u32(field(i, 1)?.value() as u32);
-                let total = Total {
-                    rows: field(i, 2)?.value() as u64,
-                    sum: number(field(i, 3)?),
-                };
-                Some((oid, total))
-            })
-            .collect()
-    }
+        let oid = pg_sys::Oid::from_u32(field(1)?.value() as u32);
+        let total = Total {
+            rows: field(2)?.value() as u64,
+            // SAFETY: the sum, as the query gives it.
+            sum: unsafe { number(field(3)?) },
+        };
+        Some((oid, total))
+    });
+    found.into_iter().flatten().collect()
 }
 
 fn checksums(args: &Args) -> pg_sys::Datum {

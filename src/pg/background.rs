@@ -19,6 +19,21 @@ pub fn register(name: &str, function: &str, restart: Duration) {
 
 /// Starts a process that is not started again; false where the server has no place for it (`max_worker_processes`).
 pub fn start(name: &str, typ: &str, function: &str, argument: pg_sys::Datum) -> bool {
+    once(name, typ, function, argument).load_dynamic().is_ok()
+}
+
+/// Starts such a process and waits until it has ended; false where the server has no place for it, or ends itself.
+pub fn run(name: &str, function: &str, argument: pg_sys::Datum) -> bool {
+    // SAFETY: a variable of the process.
+    let me = unsafe { pg_sys::MyProcPid };
+    once(name, name, function, argument)
+        .set_notify_pid(me)
+        .load_dynamic()
+        .is_ok_and(|worker| worker.wait_for_shutdown().is_ok())
+}
+
+/// A process that is not started again.
+fn once(name: &str, typ: &str, function: &str, argument: pg_sys::Datum) -> BackgroundWorkerBuilder {
     BackgroundWorkerBuilder::new(name)
         .set_type(typ)
         .set_library("varve")
@@ -26,24 +41,6 @@ pub fn start(name: &str, typ: &str, function: &str, argument: pg_sys::Datum) -> 
         .set_argument(Some(argument))
         .set_restart_time(None)
         .enable_spi_access()
-        .load_dynamic()
-        .is_ok()
-}
-
-/// Starts such a process and waits until it has ended; false where the server has no place for it, or ends itself.
-pub fn run(name: &str, function: &str, argument: pg_sys::Datum) -> bool {
-    // SAFETY: a variable of the process.
-    let me = unsafe { pg_sys::MyProcPid };
-    BackgroundWorkerBuilder::new(name)
-        .set_type(name)
-        .set_library("varve")
-        .set_function(function)
-        .set_argument(Some(argument))
-        .set_restart_time(None)
-        .set_notify_pid(me)
-        .enable_spi_access()
-        .load_dynamic()
-        .is_ok_and(|worker| worker.wait_for_shutdown().is_ok())
 }
 
 /// Begins a process that works with databases: SIGTERM ends it at the next check for interrupts, SIGINT cancels its

@@ -20,6 +20,27 @@ pub struct Param {
     pub value: Option<pg_sys::Datum>,
 }
 
+/// Runs a query that only reads under the active snapshot. `row` is given a tuple and its description, which live as long as the
+/// call.
+pub fn read_active<T>(
+    query: &str,
+    row: impl Fn(pg_sys::HeapTuple, pg_sys::TupleDesc) -> T,
+) -> Vec<T> {
+    let _connection = Connection::open();
+    let text = CString::new(query).unwrap_or_default();
+    // SAFETY: a NUL-terminated text; read only, it runs under the active snapshot. Its rows live as long as the connection.
+    unsafe {
+        let status = pg_sys::SPI_execute(text.as_ptr(), true, 0);
+        let table = pg_sys::SPI_tuptable;
+        if status != pg_sys::SPI_OK_SELECT as i32 || table.is_null() {
+            pgrx::error!("varve's own query returned {status}");
+        }
+        (0..(*table).numvals as usize)
+            .map(|i| row(*(*table).vals.add(i), (*table).tupdesc))
+            .collect()
+    }
+}
+
 /// A connection, closed when dropped; after an error PostgreSQL closes it itself.
 pub struct Connection(());
 
