@@ -1,6 +1,7 @@
 //! An archive as it comes from the stores: its frames are fetched and decompressed by several threads, and those that a store
 //! has damaged come from the next one.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use super::super::record::StoredObject;
 use super::super::seal::{at, open};
 use super::super::tar::Pieces;
 use super::Repaired;
+use super::buffers::Buffers;
 use crate::seal::Identities;
 use crate::store::Store;
 use crate::wait::{Outcome, Stopped, Tick, receive, without_signals};
@@ -208,52 +210,51 @@ impl<'s> Source<'s> {
         groups: &[&Group],
         object: &StoredObject,
         first: usize,
-        to: &SyncSender<Result<Vec<u8>, BackupError>>,
+        to: &SyncSender<Result<Bytes, BackupError>>,
         given_up: &AtomicBool,
     ) {
+        let ended = || Stopped::new("the restore has ended");
         let tick = || match given_up.load(Ordering::Acquire) {
             false => Ok(()),
-            true => Err(Stopped::new("the restore has ended")),
+            true => Err(ended()),
         };
+        let buffers = Buffers::default();
         for group in groups {
-            match self.group(group, object, first, &tick) {
-                Ok(frames) => {
-                    for frame in frames {
-                        if to.send(Ok(frame)).is_err() {
-                            return;
-                        }
-                    }
-                }
-                Err(error) => {
-                    // Nobody may be there to hear it.
-                    let _ = to.send(Err(error));
-                    return;
-                }
+            let mut send = |frame| to.send(Ok(frame)).map_err(|_| ended().into());
+            if let Err(error) = self.group(group, object, first, &buffers, &mut send, &tick) {
+                // Nobody may be there to hear it.
+                let _ = to.send(Err(error));
+                return;
             }
         }
     }
 
-    /// A group's frames, from the first store that has them undamaged: the one whose turn it is, if it does.
+    /// Sends a group's frames, from the first store that has them undamaged: the one whose turn it is, if it does. What one store
+    /// has sent is not asked of the next.
     fn group(
         &self,
         group: &Group,
         object: &StoredObject,
         first: usize,
+        buffers: &Buffers,
+        send: &mut dyn FnMut(Bytes) -> Result<(), BackupError>,
         tick: Tick<'_>,
-    ) -> Result<Vec<Vec<u8>>, BackupError> {
+    ) -> Result<(), BackupError> {
+        let mut rest = group.clone();
         self.ask(first, &object.key, &mut |_, store| {
-            let bytes = store.get_range(&object.key, group.stored.clone(), tick)?;
-            group.open(&bytes, &at(store, &object.key))
+            let bytes = store.get_range(&object.key, rest.stored.clone(), tick)?;
+            rest.open(&bytes, &at(store, &object.key), buffers, send)
         })
     }
 }
 
 /// Frames that are fetched together.
+#[derive(Clone)]
 struct Group {
     /// Where they lie.
     stored: Range<u64>,
     /// Compressed and plain bytes of each.
-    plain: Vec<(usize, usize)>,
+    plain: VecDeque<(usize, usize)>,
 }
 
 /// Cuts an archive into groups of frames.
@@ -271,11 +272,11 @@ fn groups(object: &StoredObject) -> Vec<Group> {
                     && group.plain_bytes() + plain <= GROUP_PLAIN_BYTES =>
             {
                 group.stored.end = end;
-                group.plain.push(frame);
+                group.plain.push_back(frame);
             }
             _ => groups.push(Group {
                 stored: stored_at..end,
-                plain: vec![frame],
+                plain: VecDeque::from([frame]),
             }),
         }
         stored_at = end;
@@ -289,33 +290,40 @@ impl Group {
         self.plain.iter().map(|(_, plain)| *plain as u64).sum()
     }
 
-    /// Decompresses the frames.
-    fn open(&self, bytes: &[u8], name: &str) -> Result<Vec<Vec<u8>>, BackupError> {
+    /// Decompresses the frames, and hands on each, of which only those are left in the group that were not.
+    fn open(
+        &mut self,
+        bytes: &[u8],
+        name: &str,
+        buffers: &Buffers,
+        send: &mut dyn FnMut(Bytes) -> Result<(), BackupError>,
+    ) -> Result<(), BackupError> {
         let wrong = |detail: String| BackupError::corrupt(name, detail);
         let mut context = bulk::Decompressor::new().map_err(|error| BackupError::Io {
             path: "zstd".to_owned(),
             error,
         })?;
         let mut rest = bytes;
-        let mut frames = Vec::with_capacity(self.plain.len());
-        for (stored, plain) in &self.plain {
+        while let Some((stored, plain)) = self.plain.front().copied() {
             let (frame, after) = rest
-                .split_at_checked(*stored)
+                .split_at_checked(stored)
                 .ok_or_else(|| wrong("it is cut short".to_owned()))?;
             rest = after;
-            let mut out = Vec::with_capacity(*plain);
+            let mut out = buffers.take(plain);
             context
-                .decompress_to_buffer(frame, &mut out)
+                .decompress_to_buffer(frame, &mut out.bytes)
                 .map_err(|error| wrong(format!("zstd: {error}")))?;
-            if out.len() != *plain {
+            let len = out.bytes.len();
+            if len != plain {
                 return Err(wrong(format!(
-                    "a frame holds {} bytes instead of {plain}",
-                    out.len()
+                    "a frame holds {len} bytes instead of {plain}"
                 )));
             }
-            frames.push(out);
+            send(Bytes::from_owner(out))?;
+            self.stored.start += stored as u64;
+            self.plain.pop_front();
         }
-        Ok(frames)
+        Ok(())
     }
 }
 
@@ -330,7 +338,7 @@ impl Drop for GiveUp<'_> {
 
 /// The frames in their order.
 struct Frames<'f> {
-    ways: Vec<Receiver<Result<Vec<u8>, BackupError>>>,
+    ways: Vec<Receiver<Result<Bytes, BackupError>>>,
     /// By which way each frame comes.
     frames: Vec<usize>,
     next: usize,
@@ -338,7 +346,7 @@ struct Frames<'f> {
 }
 
 impl Frames<'_> {
-    fn frame(&mut self) -> Result<Option<Vec<u8>>, BackupError> {
+    fn frame(&mut self) -> Result<Option<Bytes>, BackupError> {
         let Some(way) = self.frames.get(self.next) else {
             return Ok(None);
         };
@@ -353,8 +361,7 @@ impl Frames<'_> {
 
 impl Pieces for Frames<'_> {
     fn piece(&mut self) -> io::Result<Option<Bytes>> {
-        let frame = self.frame().map_err(io::Error::other)?;
-        Ok(frame.map(Bytes::from))
+        self.frame().map_err(io::Error::other)
     }
 }
 

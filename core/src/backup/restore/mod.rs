@@ -5,6 +5,7 @@
 //! and begins again, or, where only the moving up was left, ends it.
 
 mod blocks;
+mod buffers;
 mod combine;
 mod fetch;
 mod filling;
