@@ -270,6 +270,43 @@ fn a_backup_in_s3() {
     );
 }
 
+/// Frames that are fetched together: those before a damaged one have been handed on when it is found.
+#[test]
+fn a_frame_in_the_midst_is_damaged() {
+    let work = tempfile::tempdir().unwrap();
+    let large: Vec<u8> = (0..30u64)
+        .flat_map(|n| store_common::noise(n, 1000).repeat(1 << 10))
+        .collect();
+    let files: [(&str, &[u8]); 2] = [("PG_VERSION", VERSION), ("base/1", &large)];
+    let entries = files.map(|(path, content)| tar_file(path, content));
+    let info = backup_server(work.path(), pieces(&entries, &manifest(&files)));
+    let [one, two] = ["one", "two"].map(|name| {
+        std::fs::create_dir(work.path().join(name)).unwrap();
+        store(&work.path().join(name))
+    });
+    let id = full(&one, &info);
+    for object in one.list("", &never).unwrap() {
+        let key = object.unwrap().key;
+        let sum = one.sha256(&key, &never).unwrap().sha256;
+        two.copy_verified(&one, &key, &key, &sum, &never).unwrap();
+    }
+    let backup = load(&one, &id, &never).unwrap();
+    let base = backup.object(Archive::Base).unwrap();
+    assert!(base.frames.len() > 5 && base.stored_bytes < 1 << 20);
+    let mut bytes = one.get(&base.key, 1 << 20, &never).unwrap();
+    let before: u32 = base.frames[..3].iter().sum();
+    bytes[before as usize + 100] ^= 1;
+    one.put(&base.key, bytes, &never).unwrap();
+    let from = |stores: &[&Store]| {
+        restore(stores, &id, &options(work.path()), &mut |_| {}, &never)
+    };
+    let error = from(&[&one]).unwrap_err();
+    assert!(matches!(error, BackupError::Corrupt { .. }), "{error}");
+    assert_eq!(from(&[&one, &two]).unwrap().repaired.len(), 1);
+    let found = std::fs::read(work.path().join("pgdata/base/1")).unwrap();
+    assert!(found == large);
+}
+
 #[test]
 fn checks_are_in_the_record() {
     let work = tempfile::tempdir().unwrap();
