@@ -1,5 +1,5 @@
-//! `varve-bench`: frozen chunks beside the same hypertables on heap, varve's ingest beside PostgreSQL's own, and backups beside
-//! pgBackRest's, measured in one run on private servers.
+//! `varve-bench`: frozen chunks beside the same hypertables on heap, varve's ingest beside PostgreSQL's own, backups beside
+//! pgBackRest's, and changes found beside a FULL JOIN, measured in one run on private servers.
 //!
 //! Data and queries are those of the figures to beat; every query runs on heap and on varve in turn, and what counts is
 //! the ratio of the two. The program ends with an error only where something fails or answers otherwise than heap: a
@@ -9,6 +9,7 @@
 
 mod answer;
 mod backup;
+mod change;
 mod data;
 mod ingest;
 mod load;
@@ -80,6 +81,9 @@ fn run(options: &Options) -> Result<()> {
     }
     if options.has(Section::Backup) {
         failures.extend(backup::run(options)?);
+    }
+    if options.has(Section::Change) {
+        failures.extend(change::run(options)?);
     }
     println!();
     if failures.is_empty() {

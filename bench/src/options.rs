@@ -67,6 +67,8 @@ pub enum Section {
     Ingest,
     /// Backups and restores beside pgBackRest's
     Backup,
+    /// `varve.diff` beside a FULL JOIN, `varve.detect_changes` beside reading everything
+    Change,
 }
 
 /// How much data there is.
