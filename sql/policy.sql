@@ -35,7 +35,7 @@ BEGIN
         IF d.func IS NULL THEN
             RAISE EXCEPTION '% has an integer time, and no function that tells the time now', target
                 USING ERRCODE = 'object_not_in_prerequisite_state',
-                      HINT = 'SELECT set_integer_now_func(…) names one.';
+                      HINT = 'SELECT set_integer_now_func(...) names one.';
         END IF;
         EXECUTE pg_catalog.format('SELECT %I.%I()', d.func_schema, d.func) INTO at_integer;
         at_integer := at_integer OPERATOR(pg_catalog.-) age::pg_catalog.int8;

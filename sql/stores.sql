@@ -6,7 +6,7 @@ COMMENT ON FUNCTION varve.store_validator(text[], oid) IS 'Internal: checks the 
 
 CREATE FOREIGN DATA WRAPPER varve_store NO HANDLER VALIDATOR varve.store_validator;
 COMMENT ON FOREIGN DATA WRAPPER varve_store IS
-    'Object stores for backups, WAL and archived chunks: CREATE SERVER … OPTIONS (url ''file:///…'', role ''primary'')';
+    'Object stores for backups, WAL and archived chunks: CREATE SERVER ... OPTIONS (url ''file:///...'', role ''primary'')';
 
 CREATE VIEW varve.stores AS
 SELECT s.srvname AS name,

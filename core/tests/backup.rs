@@ -297,9 +297,7 @@ fn a_frame_in_the_midst_is_damaged() {
     let before: u32 = base.frames[..3].iter().sum();
     bytes[before as usize + 100] ^= 1;
     one.put(&base.key, bytes, &never).unwrap();
-    let from = |stores: &[&Store]| {
-        restore(stores, &id, &options(work.path()), &mut |_| {}, &never)
-    };
+    let from = |stores: &[&Store]| restore(stores, &id, &options(work.path()), &mut |_| {}, &never);
     let error = from(&[&one]).unwrap_err();
     assert!(matches!(error, BackupError::Corrupt { .. }), "{error}");
     assert_eq!(from(&[&one, &two]).unwrap().repaired.len(), 1);

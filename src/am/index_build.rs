@@ -131,7 +131,7 @@ unsafe fn check_frozen(
                 relation::name(rel)
             ),
             None,
-            Some("Bring it back to the hot tier first: SELECT varve.set_tier(…, 'hot').".into()),
+            Some("Bring it back to the hot tier first: SELECT varve.set_tier(..., 'hot').".into()),
         );
     }
     if !unique && !complex {

@@ -112,7 +112,7 @@ fn store_words(stores: &Stores) -> (Vec<String>, Vec<String>) {
         }
         if let Ok(url) = StoreUrl::parse(named.store.url()) {
             let wanted = credentials(url.scheme()).iter();
-            lines.extend(wanted.map(|name| format!("{number}.{name}=…")));
+            lines.extend(wanted.map(|name| format!("{number}.{name}=...")));
         }
     }
     words.extend(options);

@@ -117,7 +117,7 @@ fn remove_backup_policy(args: &Args) -> pg_sys::Datum {
         refuse(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             "there is no backup policy",
-            "SELECT varve.add_backup_policy(…) makes one.",
+            "SELECT varve.add_backup_policy(...) makes one.",
         );
     }
     for id in found {

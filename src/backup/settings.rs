@@ -10,7 +10,7 @@ static WAL_MAX_AGE: GucSetting<i32> = GucSetting::<i32>::new(15 * 60);
 static DRILL_MAX_AGE: GucSetting<i32> = GucSetting::<i32>::new(35 * 24 * 3600);
 
 const RECIPIENTS_SHORT: &CStr =
-    c"Public keys of age (age1…), separated by commas, that backups and archived WAL are encrypted to.";
+    c"Public keys of age (age1...), separated by commas, that backups and archived WAL are encrypted to.";
 const RECIPIENTS_LONG: &CStr =
     c"Empty: they are not encrypted. Who has the secret of one of the keys can decrypt; the server need not.";
 const IDENTITY_FILE_SHORT: &CStr =

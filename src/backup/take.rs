@@ -33,13 +33,13 @@ pub fn store_name(name: Option<String>) -> String {
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "there is no primary store".into(),
             None,
-            Some("CREATE SERVER … FOREIGN DATA WRAPPER varve_store OPTIONS (url '…', role 'primary') makes one; GRANT USAGE on it lets others use it.".into()),
+            Some("CREATE SERVER ... FOREIGN DATA WRAPPER varve_store OPTIONS (url '...', role 'primary') makes one; GRANT USAGE on it lets others use it.".into()),
         ),
         several => raise(
             PgSqlErrorCode::ERRCODE_AMBIGUOUS_PARAMETER,
             "there are several primary stores".into(),
             Some(several.join(", ")),
-            Some("Name one: varve.backup(kind, store => '…').".into()),
+            Some("Name one: varve.backup(kind, store => '...').".into()),
         ),
     }
 }

@@ -29,7 +29,7 @@ fn malformed(detail: String) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "the JSON is not an array of objects".into(),
         Some(detail),
-        Some("Give rows as objects: '[{\"column\": value, …}, …]'.".into()),
+        Some("Give rows as objects: '[{\"column\": value, ...}, ...]'.".into()),
     )
 }
 

@@ -302,7 +302,7 @@ fn no_key(table: &str, candidates: usize) -> ! {
         PgSqlErrorCode::ERRCODE_AMBIGUOUS_COLUMN,
         format!("{table} has no primary key and {candidates} unique indexes"),
         None,
-        Some("Say which: key => '{column, …}'.".into()),
+        Some("Say which: key => '{column, ...}'.".into()),
     )
 }
 

@@ -129,7 +129,7 @@ unsafe fn refuse_client(statement: *mut pg_sys::RawStmt) {
                 "a job has no client to copy from or to".into(),
                 None,
                 Some(
-                    "COPY from or to a file or a program, or between tables by INSERT … SELECT."
+                    "COPY from or to a file or a program, or between tables by INSERT ... SELECT."
                         .into(),
                 ),
             );

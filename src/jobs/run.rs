@@ -211,7 +211,7 @@ fn execute(claim: &Claim) -> Outcome {
             if failure.sqlstate == "57014" && passed {
                 failure.message = "the job ran into its time-out".into();
                 failure.hint = Some(format!(
-                    "SELECT varve.alter_job({}, timeout => '…') gives it more time.",
+                    "SELECT varve.alter_job({}, timeout => '...') gives it more time.",
                     claim.job.id
                 ));
                 Outcome::Failed(failure)

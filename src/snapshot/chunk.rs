@@ -83,7 +83,7 @@ fn here(name: &Table, known: &Known) -> Here {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 format!("{} is not the chunk that it was", sql_name(name)),
                 Some("It is of another table, or has another range.".into()),
-                Some("varve.restore_snapshot(id, into_table => '…') restores a snapshot beside what there is.".into()),
+                Some("varve.restore_snapshot(id, into_table => '...') restores a snapshot beside what there is.".into()),
             );
         }
     }
@@ -187,7 +187,7 @@ fn check_origin(snapshot: &Snapshot) {
             snapshot.id
         ),
         Some(why),
-        Some("varve.restore_snapshot(id, into_table => '…') restores it beside what there is; insert the rows from there.".into()),
+        Some("varve.restore_snapshot(id, into_table => '...') restores it beside what there is; insert the rows from there.".into()),
     );
 }
 

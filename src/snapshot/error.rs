@@ -17,7 +17,7 @@ pub fn writing(key: &str, error: ParquetError) -> ! {
         ParquetError::Io(error) => raise(&ObjectOut::error(key, error)),
         ParquetError::TooLarge { .. } => too_large(
             error.to_string(),
-            "Take the table without its largest values, or with fewer columns: a snapshot of CREATE TABLE … AS SELECT ….",
+            "Take the table without its largest values, or with fewer columns: a snapshot of CREATE TABLE ... AS SELECT ....",
         ),
         other => damaged(key, &other.to_string()),
     }

@@ -223,7 +223,7 @@ fn build(source: &Source, ddl: &Ddl, target: &Table) -> u64 {
             format!("relation \"{}\" already exists", target.name),
             None,
             Some(
-                "Restore it under another name: varve.restore_snapshot(id, into_table => '…')."
+                "Restore it under another name: varve.restore_snapshot(id, into_table => '...')."
                     .into(),
             ),
         );

@@ -166,7 +166,7 @@ impl Source {
                             column.name, column.type_name
                         ),
                         None,
-                        Some("Restore the snapshot into a table of its own: varve.restore_snapshot(id, into_table => '…').".into()),
+                        Some("Restore the snapshot into a table of its own: varve.restore_snapshot(id, into_table => '...').".into()),
                     ),
                 }
             })

@@ -63,7 +63,9 @@ fn check(table: pg_sys::Oid) {
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             format!("permission denied for table {name}"),
             None,
-            Some(format!("GRANT SELECT ON {name} TO … lets a role read it.")),
+            Some(format!(
+                "GRANT SELECT ON {name} TO ... lets a role read it."
+            )),
         );
     }
     crate::tier::set_tier::check_columnstore(table, &name);

@@ -75,7 +75,7 @@ pub fn open(name: &str) -> Store {
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             format!("store \"{name}\" does not exist"),
             None,
-            Some("SELECT name FROM varve.stores lists the stores; CREATE SERVER … FOREIGN DATA WRAPPER varve_store makes one.".into()),
+            Some("SELECT name FROM varve.stores lists the stores; CREATE SERVER ... FOREIGN DATA WRAPPER varve_store makes one.".into()),
         )
     };
     // SAFETY: catalogue look-ups.
@@ -92,7 +92,7 @@ pub fn open(name: &str) -> Store {
             format!("permission denied for store \"{name}\""),
             None,
             Some(format!(
-                "GRANT USAGE ON FOREIGN SERVER \"{name}\" TO … lets a role use it."
+                "GRANT USAGE ON FOREIGN SERVER \"{name}\" TO ... lets a role use it."
             )),
         );
     }
@@ -113,7 +113,7 @@ pub fn open(name: &str) -> Store {
             format!("store \"{name}\" has no credentials"),
             Some("Those of the server's environment serve stores of superusers only.".into()),
             Some(format!(
-                "CREATE USER MAPPING FOR CURRENT_USER SERVER \"{name}\" OPTIONS (…) gives some."
+                "CREATE USER MAPPING FOR CURRENT_USER SERVER \"{name}\" OPTIONS (...) gives some."
             )),
         );
     }

@@ -27,7 +27,7 @@ fn store_validator(args: &Args) -> pg_sys::Datum {
             PgSqlErrorCode::ERRCODE_FDW_INVALID_OPTION_NAME,
             "options of stores belong to servers and user mappings".into(),
             None,
-            Some("CREATE SERVER … FOREIGN DATA WRAPPER varve_store OPTIONS (url '…')".into()),
+            Some("CREATE SERVER ... FOREIGN DATA WRAPPER varve_store OPTIONS (url '...')".into()),
         ),
     };
     if let Err(e) = StoreConfig::check_options(place, pairs.iter().copied()) {

@@ -80,7 +80,7 @@ fn enable(args: &Args) -> pg_sys::Datum {
                 relation::qualified_name(oid)
             ),
             None,
-            Some("Add a key, or name the order: varve.enable(table, segment_by => '{…}', order_by => '{…}').".into()),
+            Some("Add a key, or name the order: varve.enable(table, segment_by => '{...}', order_by => '{...}').".into()),
         );
     }
     let order_by = order_by.unwrap_or_else(|| match &time {

@@ -100,14 +100,14 @@ fn add_tiering_policy(args: &Args) -> pg_sys::Datum {
         refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("{name} is not under varve's care"),
-            "SELECT varve.enable(…) says in which order its rows are frozen.",
+            "SELECT varve.enable(...) says in which order its rows are frozen.",
         );
     }
     if !jobs::policies_of(KIND, Some(oid)).is_empty() {
         refuse(
             PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
             format!("{name} has a tiering policy already"),
-            "Remove it first: SELECT varve.remove_tiering_policy(…).",
+            "Remove it first: SELECT varve.remove_tiering_policy(...).",
         );
     }
     let mut settings: serde_json::Map<String, serde_json::Value> = ages

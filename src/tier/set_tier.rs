@@ -285,7 +285,7 @@ fn to_frozen(oid: pg_sys::Oid, tier: Tier, effort: Effort) {
                 relation::qualified_name(oid)
             ),
             format!(
-                "They were written by this transaction or during the freeze, or a snapshot older than them is in use; set_tier(…, '{}') later freezes them.",
+                "They were written by this transaction or during the freeze, or a snapshot older than them is in use; set_tier(..., '{}') later freezes them.",
                 tier.name()
             )
         );

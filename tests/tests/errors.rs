@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use postgres::{Client, NoTls};
+use std::path::Path;
 use varve_tests::cluster::Cluster;
 use varve_tests::session::{Failure, simple};
 
@@ -366,4 +367,32 @@ fn moments_that_do_not_suit() {
         client.batch_execute("ROLLBACK").unwrap();
         assert_eq!(state(&mut client), before, "{sql}");
     }
+}
+
+/// The lines of source files below a directory that have letters beyond ASCII in what is not a comment.
+fn beyond_ascii(dir: &Path, ends: &str, comment: &str, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            beyond_ascii(&path, ends, comment, found);
+        } else if path.to_string_lossy().ends_with(ends) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for line in text.lines() {
+                let code = line.split(comment).next().unwrap_or_default();
+                if !code.is_ascii() {
+                    found.push(format!("{}: {}", path.display(), line.trim()));
+                }
+            }
+        }
+    }
+}
+
+/// The server sends messages in its own encoding, which may have none but the letters of ASCII; so has the script of the extension.
+#[test]
+fn messages_are_in_ascii() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = Vec::new();
+    beyond_ascii(&root.join("src"), ".rs", "//", &mut found);
+    beyond_ascii(&root.join("sql"), ".sql", "--", &mut found);
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }

@@ -148,7 +148,7 @@ impl Settings {
             .map_err(|_| ReplicationError::config(format!("\"{port}\" is no port")))?;
         let user = or_variable(self.user, "PGUSER")
             .or_else(|| std::env::var("USER").ok())
-            .ok_or_else(|| ReplicationError::config("no user is named: say user=…"))?;
+            .ok_or_else(|| ReplicationError::config("no user is named: say user=..."))?;
         let passfile = or_variable(self.passfile, "PGPASSFILE");
         let host = host.unwrap_or_else(|| SOCKET_DIRECTORY.to_owned());
         let address = match host.starts_with('/') {

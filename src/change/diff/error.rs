@@ -29,7 +29,7 @@ pub fn no_key(relation: &str, keys: usize) -> ! {
         code,
         message,
         None,
-        Some("Say by which columns its rows are known: key => '{column, …}'.".into()),
+        Some("Say by which columns its rows are known: key => '{column, ...}'.".into()),
     )
 }
 
@@ -95,6 +95,6 @@ pub fn duplicates(lines: &[String]) -> ! {
         Code::ERRCODE_CARDINALITY_VIOLATION,
         "several rows have the same key".into(),
         Some(lines.join("\n")),
-        Some("Name a key that tells all rows apart: key => '{column, …}'.".into()),
+        Some("Name a key that tells all rows apart: key => '{column, ...}'.".into()),
     )
 }

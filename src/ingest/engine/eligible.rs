@@ -13,7 +13,7 @@ pub fn note(table: &str, reason: Reason) {
     ereport!(
         PgLogLevel::DEBUG1,
         PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        format!("rows for {table} are written by INSERT … ON CONFLICT: {reason}")
+        format!("rows for {table} are written by INSERT ... ON CONFLICT: {reason}")
     );
 }
 

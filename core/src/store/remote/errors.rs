@@ -17,7 +17,7 @@ pub(super) fn told(error: &object_store::Error, scrubber: &Scrubber) -> (ErrorKi
     let kind = kind(error, &text);
     let mut short: String = text.chars().take(MAX_CHARS).collect();
     if short.len() < text.len() {
-        short.push('…');
+        short.push_str("...");
     }
     (kind, short.split_whitespace().collect::<Vec<_>>().join(" "))
 }
