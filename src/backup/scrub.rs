@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use varve_core::backup::snapshot::{self, Snapshot};
 use varve_core::backup::{self, Backup, BackupError, ObjectCheck, WalFile};
 use varve_core::seal::Identities;
-use varve_core::store::Store;
+use varve_core::store::{ErrorKind, Store};
 
 /// Most problems of a store that are kept and shown.
 const MOST_PROBLEMS: usize = 1000;
@@ -58,7 +58,7 @@ fn still_there(store: &Store, findings: &mut Findings) -> Result<(), BackupError
     Ok(())
 }
 
-/// What was removed while all was read is not missing.
+/// What was removed while all was read is not missing. What nobody needs any more and is there yet is damaged all the same.
 fn without_removed(store: &Store, findings: &mut Findings) -> Result<(), BackupError> {
     if findings.problems.is_empty() {
         return Ok(());
@@ -76,10 +76,7 @@ fn without_removed(store: &Store, findings: &mut Findings) -> Result<(), BackupE
             )
         })
         .min();
-    findings.problems.retain(|problem| {
-        let Some(key) = problem.get("object").and_then(serde_json::Value::as_str) else {
-            return true;
-        };
+    let is_needed = |key: &str| {
         let mut parts = key.split('/');
         match (parts.next(), parts.next(), parts.next()) {
             (Some(backup::BACKUP_PREFIX), Some(id), _) => ids.contains(id),
@@ -95,7 +92,22 @@ fn without_removed(store: &Store, findings: &mut Findings) -> Result<(), BackupE
             }
             _ => true,
         }
-    });
+    };
+    let mut kept = Vec::new();
+    for problem in std::mem::take(&mut findings.problems) {
+        let key = problem.get("object").and_then(serde_json::Value::as_str);
+        let stays = match key.filter(|key| !is_needed(key)) {
+            None => true,
+            Some(key) => !matches!(
+                store.head(key, &stores::interrupts),
+                Err(e) if e.kind() == ErrorKind::NotFound
+            ),
+        };
+        if stays {
+            kept.push(problem);
+        }
+    }
+    findings.problems = kept;
     Ok(())
 }
 

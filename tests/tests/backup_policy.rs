@@ -423,6 +423,7 @@ fn the_log_warns_when_it_begins() {
 #[test]
 fn what_is_damaged_is_known_and_replaced() {
     let (_cluster, mut client, [first, second]) = start(&[]);
+    archived(&mut client);
     let id = one(&mut client, "SELECT varve.backup('full')");
     archived(&mut client);
     ok(&mut client, "SELECT * FROM varve.copy_backups()");
@@ -461,6 +462,18 @@ fn what_is_damaged_is_known_and_replaced() {
     );
     assert_eq!(one(&mut client, good), format!("first {id}, second {id}"));
     let bad = "SELECT * FROM varve.verify_stores('second') WHERE NOT ok";
+    assert_eq!(ok(&mut client, bad), Vec::<String>::new());
+    // No backup needs WAL from before the first one. It is named nevertheless, as long as it is there.
+    let wal = std::fs::read_dir(second.join("wal/00000001")).unwrap();
+    let oldest = wal.map(|e| e.unwrap().path()).min().unwrap();
+    let mut bytes = std::fs::read(&oldest).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&oldest, &bytes).unwrap();
+    let key = oldest.strip_prefix(&second).unwrap().display().to_string();
+    let named = "SELECT store, object FROM varve.verify_stores() WHERE object IS NOT NULL";
+    assert_eq!(ok(&mut client, named), [format!("second|{key}")]);
+    ok(&mut client, "SELECT * FROM varve.copy_backups()");
     assert_eq!(ok(&mut client, bad), Vec::<String>::new());
     // Snapshots of tables are copied and verified as well.
     ok(

@@ -85,7 +85,7 @@ fn database(cluster: &Cluster, encoding: &str, store: &str, texts: &str) -> Clie
         "SELECT create_hypertable('texts', by_range('at', interval '1 day'))",
         &format!(
             "INSERT INTO texts SELECT timestamptz '2025-01-01 00:00Z' + (row_number() OVER ()) * interval '5 hours', w, \
-             jsonb_build_object('w', w), ARRAY[w, NULL, w], left(w, 5) FROM unnest({texts}) w, generate_series(1, 50)"
+             jsonb_build_object('w', w), ARRAY[w, NULL, w], left(w, 2) FROM unnest({texts}) w, generate_series(1, 50)"
         ),
         "SELECT varve.enable('texts')",
         "SELECT varve.set_tier(c, 'warm') FROM (SELECT c FROM show_chunks('texts') c ORDER BY c LIMIT 4) x",
