@@ -141,8 +141,8 @@ pub fn run(server: &Server, options: &Options) -> Result<Vec<String>> {
         client.batch_execute(&format!("SET work_mem = '{}'", contest.work_mem))?;
         let diff = format!("SELECT count(op) FROM varve.diff('{old}', '{new}')");
         let join = format!(
-            "SELECT count(*), count(to_jsonb(a)), count(to_jsonb(b)) \
-             FROM {old} a FULL JOIN {new} b USING ({key}) WHERE a IS DISTINCT FROM b"
+            "SELECT count(*), count(to_jsonb(was)), count(to_jsonb(now)) \
+             FROM {old} was FULL JOIN {new} now USING ({key}) WHERE was IS DISTINCT FROM now"
         );
         let (mut ours, mut theirs) = (Duration::MAX, Duration::MAX);
         // The first round warms up.
