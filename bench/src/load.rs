@@ -24,11 +24,6 @@ pub struct Table {
 }
 
 impl Table {
-    /// The definition of its columns, with the key.
-    pub fn columns(&self) -> &'static str {
-        self.columns
-    }
-
     /// The definition of its columns, without the key.
     pub fn columns_without_key(&self) -> &'static str {
         self.columns

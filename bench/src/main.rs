@@ -1,5 +1,5 @@
-//! `varve-bench`: frozen chunks beside the same hypertables on heap, varve's ingest beside PostgreSQL's own, backups beside
-//! pgBackRest's, and changes found beside a FULL JOIN, measured in one run on private servers.
+//! `varve-bench`: frozen chunks beside the same hypertables on heap, varve's ingest and its detection of changes beside PostgreSQL's own,
+//! and backups beside pgBackRest's, measured in one run on private servers.
 //!
 //! Data and queries are those of the figures to beat; every query runs on heap and on varve in turn, and what counts is
 //! the ratio of the two. The program ends with an error only where something fails or answers otherwise than heap: a
@@ -21,6 +21,7 @@ mod queries;
 mod random;
 mod report;
 mod server;
+mod unchanged;
 
 use clap::Parser;
 use options::{FULL, Options, Section};
@@ -76,14 +77,12 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
 
 fn run(options: &Options) -> Result<()> {
     let mut failures = Vec::new();
-    if options.has(Section::Frozen) || options.has(Section::Ingest) {
+    let beside = [Section::Frozen, Section::Ingest, Section::Change];
+    if beside.into_iter().any(|section| options.has(section)) {
         failures.extend(beside_heap(options)?);
     }
     if options.has(Section::Backup) {
         failures.extend(backup::run(options)?);
-    }
-    if options.has(Section::Change) {
-        failures.extend(change::run(options)?);
     }
     println!();
     if failures.is_empty() {
@@ -92,7 +91,7 @@ fn run(options: &Options) -> Result<()> {
     Err(format!("not as it should be:\n  {}", failures.join("\n  ")).into())
 }
 
-/// Frozen chunks and ingest, on one server; what was not as on heap.
+/// Frozen chunks, ingest and changes, on one server; what was not as on heap.
 fn beside_heap(options: &Options) -> Result<Vec<String>> {
     show::heading(1, "A private server");
     show::say(&format!(
@@ -110,6 +109,10 @@ fn beside_heap(options: &Options) -> Result<Vec<String>> {
     }
     if options.has(Section::Ingest) {
         failures.extend(ingest::run(&server, options)?);
+    }
+    if options.has(Section::Change) {
+        failures.extend(change::run(&server, options)?);
+        failures.extend(unchanged::run(&server, options)?);
     }
     server.end()?;
     Ok(failures)

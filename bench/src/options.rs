@@ -28,7 +28,7 @@ pub struct Options {
     /// Timed runs of each query on each side; its minimum counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: u32,
-    /// Only queries whose name matches; thawing, COLD, ingest and backups are left out
+    /// Only queries whose name matches; thawing, COLD, ingest, changes and backups are left out
     #[arg(long, value_name = "REGEX")]
     pub only: Option<Regex>,
     /// Keeps the loaded server's data in this directory, and uses what is there from an earlier run
@@ -65,10 +65,10 @@ pub enum Section {
     Frozen,
     /// Batch upserts and COPY into sinks beside INSERT … ON CONFLICT and COPY
     Ingest,
+    /// What has changed between tables, beside FULL JOIN
+    Change,
     /// Backups and restores beside pgBackRest's
     Backup,
-    /// `varve.diff` beside a FULL JOIN, `varve.detect_changes` beside reading everything
-    Change,
 }
 
 /// How much data there is.
@@ -154,12 +154,19 @@ mod tests {
     fn sections_can_be_chosen() {
         let sections = |arguments: &[&str]| {
             let options = Options::parse_from([&["varve-bench"], arguments].concat());
-            [Section::Frozen, Section::Ingest, Section::Backup].map(|section| options.has(section))
+            let all = [
+                Section::Frozen,
+                Section::Ingest,
+                Section::Change,
+                Section::Backup,
+            ];
+            all.map(|section| options.has(section))
         };
-        assert_eq!(sections(&[]), [true, true, true]);
-        assert_eq!(sections(&["--only", "c01"]), [true, false, false]);
-        assert_eq!(sections(&["--section", "frozen"]), [true, false, false]);
-        assert_eq!(sections(&["--section", "ingest"]), [false, true, false]);
-        assert_eq!(sections(&["--section", "backup"]), [false, false, true]);
+        assert_eq!(sections(&[]), [true; 4]);
+        assert_eq!(sections(&["--only", "c01"]), [true, false, false, false]);
+        for (n, section) in ["frozen", "ingest", "change", "backup"].iter().enumerate() {
+            let alone = [0, 1, 2, 3].map(|of| of == n);
+            assert_eq!(sections(&["--section", section]), alone);
+        }
     }
 }

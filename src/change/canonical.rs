@@ -116,26 +116,72 @@ pub struct Sent {
     pub sends: bool,
 }
 
+/// A value of a class whose values all have 64 bits or fewer, as such; `None` for other classes. Values of one class are the same where
+/// these numbers are.
+#[inline]
+pub fn word(form: &Form, value: pg_sys::Datum) -> Option<u64> {
+    let raw = value.value() as u64;
+    Some(match form {
+        Form::Boolean => u64::from(raw as u8 != 0),
+        Form::Int2 => i64::from(raw as i16) as u64,
+        Form::Int4 | Form::Date => i64::from(raw as i32) as u64,
+        Form::Int8 | Form::Micros(_) => raw,
+        Form::Oid => u64::from(raw as u32),
+        Form::Float4 => cell::float_bits(f32::from_bits(raw as u32).into()),
+        Form::Float8 => cell::float_bits(f64::from_bits(raw)),
+        _ => return None,
+    })
+}
+
 /// Puts the cell of a value.
 ///
 /// # Safety
 /// A value of a type of that form.
+#[inline]
 pub unsafe fn put(form: &Form, value: pg_sys::Datum, plans: &mut Plans, to: &mut CellHash) {
+    let raw = value.value() as u64;
+    match form {
+        Form::Boolean => to.put_cell(cell::boolean(raw as u8 != 0)),
+        Form::Int2 => to.put_cell(cell::integer((raw as i16).into())),
+        Form::Int4 => to.put_cell(cell::integer((raw as i32).into())),
+        Form::Int8 => to.put_cell(cell::integer(raw as i64)),
+        Form::Oid => to.put_cell(cell::oid(raw as u32)),
+        Form::Float4 => to.put_cell(cell::float(f32::from_bits(raw as u32).into())),
+        Form::Float8 => to.put_cell(cell::float(f64::from_bits(raw))),
+        Form::Date => to.put_cell(cell::date(raw as i32)),
+        Form::Micros(class) => to.put_cell(cell::micros(*class, raw as i64)),
+        // SAFETY: by contract.
+        Form::Text => unsafe { put_text(value, plans, to) },
+        // SAFETY: by contract.
+        _ => unsafe { put_other(form, value, plans, to) },
+    }
+}
+
+/// Puts a text.
+///
+/// # Safety
+/// A value of type `text`.
+unsafe fn put_text(value: pg_sys::Datum, plans: &Plans, to: &mut CellHash) {
+    let encoding = plans.encoding();
+    // SAFETY: by contract.
+    unsafe {
+        with_payload(value, |text| {
+            encoding.utf8(text, |text| cell::put_bytes(to, Class::Text, text));
+        });
+    }
+}
+
+/// Puts the cell of a value that is not among those of [`put`] itself.
+///
+/// # Safety
+/// As there.
+unsafe fn put_other(form: &Form, value: pg_sys::Datum, plans: &mut Plans, to: &mut CellHash) {
     let raw = value.value() as u64;
     let encoding = plans.encoding();
     // SAFETY: by contract, a value of the type that the arm is for; what is read of those passed by reference is as long as
     // they are.
     unsafe {
         match form {
-            Form::Boolean => to.put(&cell::boolean(raw as u8 != 0)),
-            Form::Int2 => to.put(&cell::integer((raw as i16).into())),
-            Form::Int4 => to.put(&cell::integer((raw as i32).into())),
-            Form::Int8 => to.put(&cell::integer(raw as i64)),
-            Form::Oid => to.put(&cell::oid(raw as u32)),
-            Form::Float4 => to.put(&cell::float(f32::from_bits(raw as u32).into())),
-            Form::Float8 => to.put(&cell::float(f64::from_bits(raw))),
-            Form::Date => to.put(&cell::date(raw as i32)),
-            Form::Micros(class) => to.put(&cell::micros(*class, raw as i64)),
             Form::Numeric => {
                 let whole = with_payload(value, |bytes| {
                     numeric::parse(bytes).is_some_and(|number| cell::put_decimal(to, number))
@@ -144,9 +190,6 @@ pub unsafe fn put(form: &Form, value: pg_sys::Datum, plans: &mut Plans, to: &mut
                     damaged("a value of type numeric");
                 }
             }
-            Form::Text => with_payload(value, |text| {
-                encoding.utf8(text, |text| cell::put_bytes(to, Class::Text, text));
-            }),
             Form::Padded => with_payload(value, |text| {
                 let blanks = text.iter().rev().take_while(|c| **c == b' ').count();
                 let text = text.get(..text.len() - blanks).unwrap_or_default();
@@ -160,13 +203,13 @@ pub unsafe fn put(form: &Form, value: pg_sys::Datum, plans: &mut Plans, to: &mut
             Form::Bytes => with_payload(value, |bytes| cell::put_bytes(to, Class::Bytes, bytes)),
             Form::Timetz => {
                 let time = value.cast_mut_ptr::<pg_sys::TimeTzADT>().read_unaligned();
-                to.put(&cell::timetz(time.time, time.zone));
+                to.put_cell(cell::timetz(time.time, time.zone));
             }
             Form::Interval => {
                 let span = value.cast_mut_ptr::<pg_sys::Interval>().read_unaligned();
-                to.put(&cell::interval(span.month, span.day, span.time));
+                to.put_cell(cell::interval(span.month, span.day, span.time));
             }
-            Form::Uuid => to.put(&cell::uuid(&*value.cast_mut_ptr::<[u8; 16]>())),
+            Form::Uuid => to.put_cell(cell::uuid(&*value.cast_mut_ptr::<[u8; 16]>())),
             Form::Json => with_payload(value, |text| {
                 encoding.utf8(text, |text| cell::put_bytes(to, Class::Json, text));
             }),
@@ -181,6 +224,16 @@ pub unsafe fn put(form: &Form, value: pg_sys::Datum, plans: &mut Plans, to: &mut
             Form::Row => put_row(value, plans, to),
             Form::Enum => cell::put_bytes(to, Class::Enum, plans.label(raw as u32)),
             Form::Sent(sent) => put_sent(sent, value, plans, to),
+            Form::Boolean
+            | Form::Int2
+            | Form::Int4
+            | Form::Int8
+            | Form::Oid
+            | Form::Float4
+            | Form::Float8
+            | Form::Date
+            | Form::Micros(_)
+            | Form::Text => put(form, value, plans, to),
         }
     }
 }

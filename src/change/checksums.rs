@@ -79,7 +79,7 @@ fn add_leaves(rel: pg_sys::Relation, to: &mut Vec<pg_sys::Oid>) {
 }
 
 /// Whether the current user may read every row and column of a relation.
-fn may_read_all(oid: pg_sys::Oid) -> bool {
+pub fn may_read_all(oid: pg_sys::Oid) -> bool {
     // SAFETY: catalogue look-ups.
     unsafe {
         let secured = pg_sys::check_enable_rls(oid, pg_sys::InvalidOid, true);
@@ -97,7 +97,7 @@ fn may_read_all(oid: pg_sys::Oid) -> bool {
 }
 
 /// Whether a table's rows all lie in it, as heap or varve has them, and may be read from there.
-fn is_plain(rel: pg_sys::Relation) -> bool {
+pub fn is_plain(rel: pg_sys::Relation) -> bool {
     let form = relation::form(rel);
     let ours = form.relam == relation::HEAP_AM || Some(form.relam) == relation::varve_am();
     let here = match form.relpersistence as u8 {

@@ -19,6 +19,7 @@
 //! - [`permission`]: privileges of the current user.
 //! - [`planner`]: asking the planner about columns and groups.
 //! - [`relation`]: opening, closing and naming relations.
+//! - [`temp_file`]: temporary files.
 //! - [`transaction`]: transactions of processes of our own.
 //! - [`tuple`]: item pointers, tuple headers and datums.
 //! - [`snapshot`]: snapshots that are released on every way out.
@@ -49,6 +50,7 @@ pub mod relation;
 pub mod snapshot;
 pub mod sort;
 pub mod spi;
+pub mod temp_file;
 pub mod transaction;
 pub mod tuple;
 pub mod walk;

@@ -1,7 +1,7 @@
 //! Reading frozen chunks by columns: planner hooks and executor nodes.
 //!
 //! - [`plan`]: when a columnar scan is offered to the planner; [`inner`]: as the inner side of nested loops; [`estimate`]:
-//!   what it reads.
+//!   what it reads; [`left_out`]: tables that a query of our own need not read.
 //! - [`node`], [`parallel`], [`delta`], [`batch`], [`slot`], [`counters`], [`explain`]: the scan node; [`order`], [`ordered`]:
 //!   rows in an order.
 //! - [`filter`], [`values`], [`eval`]: conditions on zones and on whole pages.
@@ -20,6 +20,7 @@ pub mod eval;
 pub mod explain;
 pub mod filter;
 pub mod inner;
+pub mod left_out;
 pub mod narrow;
 pub mod node;
 pub mod order;

@@ -6,6 +6,7 @@
 use super::estimate::Estimate;
 use super::filter::{Compiled, Scope};
 use super::inner;
+use super::left_out;
 use super::node::{Methods, SCAN_METHODS};
 use super::order::{self, Offer, Order};
 use crate::am::cache;
@@ -63,6 +64,11 @@ unsafe fn offer(
         && rte.tablesample.is_null()
         && (rel.reloptkind == pg_sys::RelOptKind::RELOPT_BASEREL
             || rel.reloptkind == pg_sys::RelOptKind::RELOPT_OTHER_MEMBER_REL);
+    if plain && left_out::is_left_out(rte.relid) {
+        // SAFETY: a relation of the planner's, which chooses among its paths afterwards.
+        unsafe { pg_sys::mark_dummy_rel(rel) };
+        return;
+    }
     if !plain || !crate::settings::columnar_scan() {
         return;
     }

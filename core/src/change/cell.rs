@@ -67,6 +67,7 @@ impl Class {
 }
 
 /// `WIDTH` is one more than the value's bytes.
+#[inline]
 fn tagged<const WIDTH: usize>(class: Class, value: &[u8]) -> [u8; WIDTH] {
     let mut cell = [0; WIDTH];
     if let Some((tag, rest)) = cell.split_first_mut() {
@@ -90,19 +91,24 @@ pub fn integer(value: i64) -> [u8; 9] {
     tagged(Class::Integer, &value.to_le_bytes())
 }
 
-/// A float. -0 is 0, and NaN is one value, as PostgreSQL compares them.
+/// The bits of a float. -0 is 0, and NaN is one value, as PostgreSQL compares them.
 #[inline]
-pub fn float(value: f64) -> [u8; 9] {
+pub fn float_bits(value: f64) -> u64 {
     /// The quiet NaN without a payload.
     const NAN: u64 = 0x7ff8_0000_0000_0000;
-    let bits = if value.is_nan() {
+    if value.is_nan() {
         NAN
     } else if value == 0.0 {
         0
     } else {
         value.to_bits()
-    };
-    tagged(Class::Float, &bits.to_le_bytes())
+    }
+}
+
+/// A float.
+#[inline]
+pub fn float(value: f64) -> [u8; 9] {
+    tagged(Class::Float, &float_bits(value).to_le_bytes())
 }
 
 /// An object identifier.
@@ -154,8 +160,8 @@ pub fn put_sized(to: &mut CellHash, bytes: &[u8]) {
 /// Puts a cell of class [`Class::Text`], [`Class::Bytes`], [`Class::Json`] or [`Class::Enum`]; text is in UTF-8.
 #[inline]
 pub fn put_bytes(to: &mut CellHash, class: Class, bytes: &[u8]) {
-    to.put(&[class.tag()]);
-    put_sized(to, bytes);
+    to.put_cell(tagged::<5>(class, &(bytes.len() as u32).to_le_bytes()));
+    to.put(bytes);
 }
 
 /// Puts a cell of class [`Class::Other`] or [`Class::Written`].
@@ -208,7 +214,7 @@ const DIGITS_AT_A_TIME: usize = 64;
 /// Puts a cell of class [`Class::Numeric`]; false where a digit is 10,000 or more, and then the cell is not whole.
 #[must_use]
 pub fn put_decimal(to: &mut CellHash, number: Decimal) -> bool {
-    to.put(&[Class::Numeric.tag()]);
+    to.put_cell([Class::Numeric.tag()]);
     put_number(to, number)
 }
 
@@ -248,7 +254,7 @@ pub fn put_number(to: &mut CellHash, number: Decimal) -> bool {
     let exponent = 4 * lowest + trailing as i64;
     let [e0, e1, e2, e3, ..] = exponent.to_le_bytes();
     let [c0, c1, c2, c3] = (count as u32).to_le_bytes();
-    to.put(&[1 + u8::from(negative), e0, e1, e2, e3, c0, c1, c2, c3]);
+    to.put_cell([1 + u8::from(negative), e0, e1, e2, e3, c0, c1, c2, c3]);
     let mut skip = leading;
     let mut left = count;
     for digits in digits.chunks(DIGITS_AT_A_TIME) {
@@ -270,7 +276,7 @@ pub fn put_number(to: &mut CellHash, number: Decimal) -> bool {
 }
 
 fn put_kind(to: &mut CellHash, kind: u8) -> bool {
-    to.put(&[kind]);
+    to.put_cell([kind]);
     true
 }
 

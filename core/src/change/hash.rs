@@ -32,20 +32,41 @@ pub fn to_bytes(checksum: u128) -> [u8; 16] {
     checksum.to_be_bytes()
 }
 
-/// Bytes of a cell that are kept until they are hashed; what is longer is hashed as it comes.
+/// Bytes that are kept until they are hashed; what is longer is hashed as it comes.
 const KEPT: usize = 64 << 10;
 
+/// Bytes that come to lie in a place of a fixed size first: most cells and rows have no more.
+const SHORT: usize = 256;
+
+/// The longest cell that [`CellHash::put_cell`] takes.
+const WIDEST: usize = 17;
+
 /// Takes the bytes of a cell, however many, in memory that does not grow with them.
-#[derive(Default)]
 pub struct CellHash {
+    /// What was put last, up to `length`. From [`SHORT`] on there is room for one more cell.
+    short: [u8; SHORT + WIDEST],
+    length: usize,
+    /// What was put before that and is not hashed yet.
     bytes: Vec<u8>,
+    /// How many bytes are hashed.
+    hashed: usize,
     kind: Kind,
 }
 
-#[derive(Default)]
+impl Default for CellHash {
+    fn default() -> Self {
+        CellHash {
+            short: [0; SHORT + WIDEST],
+            length: 0,
+            bytes: Vec::new(),
+            hashed: 0,
+            kind: Kind::Idle,
+        }
+    }
+}
+
 enum Kind {
     /// Nothing was begun.
-    #[default]
     Idle,
     /// XXH3 with a seed; nothing is hashed yet.
     Xxh3(u64),
@@ -59,42 +80,82 @@ impl CellHash {
     /// Begins a cell.
     #[inline]
     pub fn begin_xxh3(&mut self, seed: u64) {
+        self.begin(Kind::Xxh3(seed));
+    }
+
+    #[inline]
+    fn begin(&mut self, kind: Kind) {
+        self.length = 0;
         self.bytes.clear();
-        self.kind = Kind::Xxh3(seed);
+        self.hashed = 0;
+        self.kind = kind;
     }
 
     /// Adds bytes.
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
-        if self.bytes.len() + bytes.len() <= KEPT {
-            self.bytes.extend_from_slice(bytes);
-        } else {
-            self.spill(bytes);
+        let end = self.length + bytes.len();
+        match self.short.get_mut(self.length..end) {
+            Some(room) if end <= SHORT => {
+                room.copy_from_slice(bytes);
+                self.length = end;
+            }
+            _ => self.put_long(bytes),
+        }
+    }
+
+    /// Adds a cell of a fixed length, as [`CellHash::put`] does, with one comparison.
+    #[inline]
+    pub fn put_cell<const LENGTH: usize>(&mut self, cell: [u8; LENGTH]) {
+        const { assert!(LENGTH <= WIDEST) };
+        if self.length > SHORT {
+            self.empty();
+        }
+        let behind = self.short.get_mut(self.length..);
+        if let Some(room) = behind.and_then(|behind| behind.first_chunk_mut()) {
+            *room = cell;
+            self.length += LENGTH;
+        }
+    }
+
+    /// Adds zeros up to a multiple of eight bytes.
+    #[inline]
+    pub fn pad(&mut self) {
+        const ZEROS: [u8; 8] = [0; 8];
+        let behind = (self.hashed + self.bytes.len() + self.length) % 8;
+        if behind > 0 {
+            self.put(ZEROS.get(behind..).unwrap_or_default());
         }
     }
 
     #[cold]
-    fn spill(&mut self, bytes: &[u8]) {
-        if let Kind::Xxh3(seed) = self.kind {
-            self.kind = Kind::Begun(Box::new(Xxh3::with_seed(seed)));
-        }
-        match &mut self.kind {
-            Kind::Begun(hash) => {
-                hash.update(&self.bytes);
-                hash.update(bytes);
-            }
-            Kind::Sha256(hash) => {
-                hash.update(&self.bytes);
-                hash.update(bytes);
-            }
-            Kind::Idle | Kind::Xxh3(_) => {}
-        }
-        self.bytes.clear();
+    fn put_long(&mut self, bytes: &[u8]) {
+        self.empty();
+        self.hashed += push(&mut self.kind, &mut self.bytes, bytes);
+    }
+
+    /// Puts what lies in the place for short cells behind the rest.
+    #[cold]
+    fn empty(&mut self) {
+        let short = self.short.get(..self.length).unwrap_or_default();
+        self.hashed += push(&mut self.kind, &mut self.bytes, short);
+        self.length = 0;
     }
 
     /// The hash of what was put since [`CellHash::begin_xxh3`]: what [`cell_hash`] gives for it.
     #[inline]
     pub fn end_xxh3(&mut self) -> u128 {
+        match self.kind {
+            Kind::Xxh3(seed) if self.bytes.is_empty() => {
+                cell_hash(seed, self.short.get(..self.length).unwrap_or_default())
+            }
+            _ => self.end_long(),
+        }
+    }
+
+    #[cold]
+    fn end_long(&mut self) -> u128 {
+        self.empty();
         match &mut self.kind {
             Kind::Xxh3(seed) => cell_hash(*seed, &self.bytes),
             Kind::Begun(hash) => {
@@ -107,9 +168,35 @@ impl CellHash {
 
     /// The bytes that were put, if they are few enough to be kept.
     #[cfg(test)]
-    pub fn bytes(&self) -> Option<&[u8]> {
+    pub fn bytes(&mut self) -> Option<&[u8]> {
+        self.empty();
         matches!(self.kind, Kind::Xxh3(_)).then_some(&self.bytes)
     }
+}
+
+/// Keeps bytes behind others, or hashes them all; says how many were hashed.
+fn push(kind: &mut Kind, kept: &mut Vec<u8>, bytes: &[u8]) -> usize {
+    let length = kept.len() + bytes.len();
+    if length <= KEPT {
+        kept.extend_from_slice(bytes);
+        return 0;
+    }
+    if let Kind::Xxh3(seed) = kind {
+        *kind = Kind::Begun(Box::new(Xxh3::with_seed(*seed)));
+    }
+    match kind {
+        Kind::Begun(hash) => {
+            hash.update(kept);
+            hash.update(bytes);
+        }
+        Kind::Sha256(hash) => {
+            hash.update(&*kept);
+            hash.update(bytes);
+        }
+        Kind::Idle | Kind::Xxh3(_) => {}
+    }
+    kept.clear();
+    length
 }
 
 /// A row's checksum by SHA-256: of its cells by their columns' names, in the order of these names' bytes, the length of the
@@ -119,8 +206,7 @@ pub struct Sha256Row<'a>(&'a mut CellHash);
 impl<'a> Sha256Row<'a> {
     /// Begins a row, in memory that is used again.
     pub fn begin(memory: &'a mut CellHash) -> Self {
-        memory.bytes.clear();
-        memory.kind = Kind::Sha256(Sha256::new());
+        memory.begin(Kind::Sha256(Sha256::new()));
         Sha256Row(memory)
     }
 
@@ -132,7 +218,8 @@ impl<'a> Sha256Row<'a> {
 
     /// The checksum.
     pub fn end(self) -> [u8; 32] {
-        let mut hash = match std::mem::take(&mut self.0.kind) {
+        self.0.empty();
+        let mut hash = match std::mem::replace(&mut self.0.kind, Kind::Idle) {
             Kind::Sha256(hash) => hash,
             Kind::Idle | Kind::Xxh3(_) | Kind::Begun(_) => Sha256::new(),
         };
@@ -180,7 +267,8 @@ mod tests {
     fn cells_of_any_length() {
         let bytes: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8).collect();
         let mut hash = CellHash::default();
-        for length in [0, 1, 16, 17, 128, 129, 240, 241, KEPT, KEPT + 1, 300_000] {
+        let around = [SHORT - 1, SHORT, SHORT + 1, KEPT, KEPT + 1, 300_000];
+        for length in [0, 1, 16, 17, 128, 129, 240, 241].into_iter().chain(around) {
             for piece in [1, 7, 4096, KEPT + 1] {
                 let bytes = &bytes[..length];
                 hash.begin_xxh3(length as u64);
@@ -193,6 +281,49 @@ mod tests {
                 let whole = [b"\x01\0\0\0n", bytes].concat();
                 assert_eq!(row.end(), <[u8; 32]>::from(Sha256::digest(whole)));
             }
+        }
+    }
+
+    /// Cells of a fixed length, others between them, wherever they lie.
+    #[test]
+    fn cells_that_are_put_as_one() {
+        let mut hash = CellHash::default();
+        for before in (SHORT - 40..SHORT + 3).chain([0, KEPT - 20, KEPT, KEPT + SHORT]) {
+            let mut all = vec![9; before];
+            hash.begin_xxh3(3);
+            hash.put(&all);
+            for i in 0..40i64 {
+                hash.put_cell(cell::integer(i));
+                hash.put_cell(cell::uuid(&[i as u8; 16]));
+                hash.put_cell([7]);
+                hash.put(&all[..i as usize % 3]);
+                all.extend(cell::integer(i));
+                all.extend(cell::uuid(&[i as u8; 16]));
+                all.push(7);
+                all.extend_from_within(..i as usize % 3);
+            }
+            assert_eq!(hash.end_xxh3(), cell_hash(3, &all), "{before}");
+        }
+    }
+
+    #[test]
+    fn padded_alike_however_it_was_put() {
+        let mut hash = CellHash::default();
+        for length in (0..20).chain([SHORT - 3, SHORT + 5, KEPT + 1, KEPT + SHORT + 3, 200_003]) {
+            let mut all = vec![5; length];
+            let mut pad = |piece: usize| {
+                hash.begin_xxh3(0);
+                all[..length]
+                    .chunks(piece)
+                    .for_each(|piece| hash.put(piece));
+                hash.pad();
+                hash.put_cell([1, 2]);
+                hash.end_xxh3()
+            };
+            let found = [1, 7, 4096, 300_000].map(&mut pad);
+            all.resize(length.next_multiple_of(8), 0);
+            all.extend([1, 2]);
+            assert_eq!(found, [cell_hash(0, &all); 4], "{length}");
         }
     }
 

@@ -8,11 +8,12 @@
 //! - [`hash`]: cells into a row's sum, and that into its checksum; SHA-256 in one go.
 //! - [`sums`]: many rows, column by column.
 //! - [`fingerprint`]: which columns a sum that is kept is of.
-//! - [`pairs`]: rows of two tables of which the same ones cancel out; [`wanted`]: which keys remain.
+//! - [`pairs`]: rows of two tables of which the same ones cancel out; [`matching`]: any number of them; [`wanted`]: which keys remain.
 
 pub mod cell;
 pub mod fingerprint;
 pub mod hash;
+pub mod matching;
 pub mod pairs;
 pub mod sums;
 pub mod wanted;
@@ -20,6 +21,7 @@ pub mod wanted;
 pub use cell::Class;
 pub use fingerprint::columns_fingerprint;
 pub use hash::{CellHash, Sha256Row, cell_hash, finish, seed};
-pub use pairs::{Group, Pairs, Seen, Side};
+pub use matching::{Matching, Scratch};
+pub use pairs::{Pairs, Seen, Side};
 pub use sums::{Fixed, RowSums};
 pub use wanted::Wanted;

@@ -1,7 +1,6 @@
 //! Rows of two tables, of which those that both have cancel out, in memory that does not grow beyond a limit.
 //!
-//! A row is known by the hash of its key and the hash of the whole. What is full is emptied, its rows handed to a sort: the rows of one key
-//! come out of that next to each other, and a [`Group`] says of them what the table would have said.
+//! A row is known by the hash of its key and the hash of the whole. What is full is emptied; [`matching`](super::matching) says where to.
 
 /// Which of two tables a row is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +51,14 @@ impl Seen {
         }
     }
 
-    /// Where it lies, if it was not made of its parts.
+    /// Where it lies; of a pair, where one of its rows does.
     pub fn place(&self) -> u64 {
         self.place
+    }
+
+    /// What is known of its values, wherever it lies and whatever table it is of.
+    pub fn values(&self) -> (u64, [u64; 2]) {
+        (self.key(), self.row)
     }
 
     /// What is kept of a key's hash: numbers that are equal for equal keys.
@@ -68,18 +72,39 @@ impl Seen {
         self.tag & !SIDES
     }
 
-    /// As three numbers, without its place, of which the first one sorts rows of one key next to each other.
-    pub fn to_parts(self) -> [u64; 3] {
-        let [low, high] = self.row;
-        [self.tag, low, high]
+    /// The rows that it stands for: of a pair, both.
+    pub fn rows(self) -> impl Iterator<Item = (Side, Seen)> {
+        let of = move |side: Side| {
+            let tag = self.key() | side.bit();
+            (self.sides() & side.bit() != 0).then_some((side, Seen { tag, ..self }))
+        };
+        [Side::Old, Side::New].into_iter().filter_map(of)
     }
 
-    /// The reverse of [`Seen::to_parts`].
-    pub fn from_parts([tag, low, high]: [u64; 3]) -> Self {
+    /// Its bytes when it is kept elsewhere.
+    pub const BYTES: usize = 32;
+
+    /// As bytes.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let [low, high] = self.row;
+        let mut bytes = [0; Self::BYTES];
+        let (parts, _) = bytes.as_chunks_mut();
+        for (part, number) in parts.iter_mut().zip([self.tag, low, high, self.place]) {
+            *part = number.to_ne_bytes();
+        }
+        bytes
+    }
+
+    /// The reverse of [`Seen::to_bytes`].
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let number = |at: usize| {
+            let (parts, _) = bytes.as_chunks();
+            parts.get(at).map_or(0, |part| u64::from_ne_bytes(*part))
+        };
         Seen {
-            tag,
-            row: [low, high],
-            place: 0,
+            tag: number(0),
+            row: [number(1), number(2)],
+            place: number(3),
         }
     }
 
@@ -118,7 +143,7 @@ pub struct Pairs {
 
 impl Pairs {
     /// An empty one, which takes `bytes` of memory at most (33 kB at least). With `keep`, pairs are kept, so that a second row of the
-    /// same key is noticed.
+    /// same key is noticed; it has no pair then. A third one says nothing new, and is forgotten.
     pub fn new(bytes: usize, keep: bool) -> Self {
         // While it grows, there is one of half the size beside it.
         let slots = bytes / size_of::<Seen>() * 2 / 3;
@@ -151,7 +176,7 @@ impl Pairs {
             return Put::Full;
         }
         let mut pair = None;
-        let mut twice = false;
+        let mut same_key = 0;
         let mut at = self.home(row.tag);
         loop {
             let Some(there) = self.slots.get(at) else {
@@ -162,7 +187,10 @@ impl Pairs {
             }
             if there.key() == row.key() {
                 if there.sides() & side.bit() != 0 {
-                    twice = true;
+                    same_key += 1;
+                    if self.keep && same_key == 2 {
+                        return Put::Taken;
+                    }
                 } else if there.row == row.row && pair.is_none() {
                     pair = Some(at);
                     if !self.keep {
@@ -174,7 +202,7 @@ impl Pairs {
         }
         match pair {
             // A second row of a key must not find a pair: both would be forgotten with theirs.
-            Some(pair) if !(self.keep && twice) => {
+            Some(pair) if !(self.keep && same_key > 0) => {
                 *self.waits(other(side)) -= 1;
                 if self.keep {
                     if let Some(there) = self.slots.get_mut(pair) {
@@ -282,60 +310,11 @@ fn other(side: Side) -> Side {
     }
 }
 
-/// The rows of one key (of one part of a hash), one after the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Group {
-    first: Seen,
-    old: u64,
-    new: u64,
-    same: bool,
-}
-
-impl Group {
-    /// A group that begins with a row.
-    pub fn begin(row: Seen) -> Self {
-        let mut group = Group {
-            first: row,
-            old: 0,
-            new: 0,
-            same: true,
-        };
-        group.count(row);
-        group
-    }
-
-    /// Adds a row; false where it is of another key, and not added.
-    pub fn add(&mut self, row: Seen) -> bool {
-        let same_key = row.key() == self.first.key();
-        if same_key {
-            self.same &= row.row == self.first.row;
-            self.count(row);
-        }
-        same_key
-    }
-
-    fn count(&mut self, row: Seen) {
-        self.old += row.sides() & 1;
-        self.new += row.sides() >> 1;
-    }
-
-    /// Whether there is one row in each table, and these are the same.
-    pub fn is_settled(&self) -> bool {
-        self.same && self.old == 1 && self.new == 1
-    }
-
-    /// The part of its key's hash.
-    pub fn key(&self) -> u64 {
-        self.first.key()
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::change::hash::finish;
-    use std::collections::HashMap;
 
     fn seen(side: Side, key: u64, value: u64) -> Seen {
         let key = finish(key.into());
@@ -343,79 +322,43 @@ mod tests {
     }
 
     #[test]
-    fn parts_and_back() {
+    fn bytes_and_back() {
         for side in [Side::Old, Side::New] {
             let row = seen(side, 7, 8);
-            assert_eq!(Seen::from_parts(row.to_parts()), row);
+            assert_eq!(Seen::from_bytes(&row.to_bytes()), row);
             assert_eq!(row.key(), Seen::key_part(finish(7)));
             assert_eq!(row.side(), Some(side));
             assert_eq!(Seen::new(side, 1, 2, 3).place(), 3);
+            assert_eq!(row.rows().collect::<Vec<_>>(), [(side, row)]);
         }
     }
 
-    /// Random rows, put, cancelled and drained as memory has it: what remains is what a map of all rows says.
     #[test]
-    fn what_remains() {
-        let mut random = 1u64;
-        let mut next = |below: u64| {
-            random = random.wrapping_mul(6364136223846793005).wrapping_add(99);
-            (random >> 33) % below
-        };
-        for round in 0..60 {
-            let keep = round % 2 == 0;
-            let limit = [0, 100_000, 10_000_000][round % 3];
-            let mut pairs = Pairs::new(limit, keep);
-            let mut spilled = Vec::new();
-            let mut all: HashMap<u64, [Vec<u64>; 2]> = HashMap::new();
-            let keys = 1 + next(6000);
-            for _ in 0..next(12_000) {
-                let key = next(keys);
-                let (side, place) = match next(2) {
-                    0 => (Side::Old, 0),
-                    _ => (Side::New, 1),
-                };
-                let value = u64::from(next(10) == 0);
-                let of_key = all.entry(key).or_default();
-                // Without `keep`, keys are unique.
-                if !keep && !of_key[place].is_empty() {
-                    continue;
-                }
-                of_key[place].push(value);
-                let row = seen(side, key, value);
-                if pairs.put(side, row) == Put::Full {
-                    pairs.drain(|row| spilled.push(row));
-                    assert_eq!(pairs.put(side, row), Put::Taken);
-                }
-                assert!(pairs.slots.len() * size_of::<Seen>() <= limit.max(33_000));
-            }
-            let mut found: Vec<u64> = if spilled.is_empty() {
-                let mut waiting = 0;
-                let found = pairs.without_pair().inspect(|_| waiting += 1);
-                let found = found.map(Seen::key).collect();
-                assert_eq!(waiting, pairs.waiting(Side::Old) + pairs.waiting(Side::New));
-                found
-            } else {
-                pairs.drain(|row| spilled.push(row));
-                assert_eq!(pairs.without_pair().count(), 0);
-                spilled.sort_by_key(|row| row.to_parts());
-                let mut groups: Vec<Group> = Vec::new();
-                for row in spilled {
-                    if !groups.last_mut().is_some_and(|group| group.add(row)) {
-                        groups.push(Group::begin(row));
-                    }
-                }
-                let open = groups.iter().filter(|group| !group.is_settled());
-                open.map(Group::key).collect()
-            };
-            found.sort_unstable();
-            found.dedup();
-            let settled = |rows: &[Vec<u64>; 2]| rows[0].len() == 1 && rows[0] == rows[1];
-            let open = all.iter().filter(|(_, rows)| !settled(rows));
-            let mut expected: Vec<u64> = open
-                .map(|(key, _)| Seen::key_part(finish((*key).into())))
-                .collect();
-            expected.sort_unstable();
-            assert_eq!(found, expected, "round {round}");
+    fn pairs_are_two_rows() {
+        let mut pairs = Pairs::new(0, true);
+        let rows = [Side::Old, Side::New].map(|side| (side, seen(side, 7, 8)));
+        for (side, row) in rows {
+            assert_eq!(pairs.put(side, row), Put::Taken);
         }
+        assert_eq!(pairs.without_pair().count(), 0);
+        let mut found = Vec::new();
+        pairs.drain(|row| found.extend(row.rows()));
+        assert_eq!(found, rows);
+    }
+
+    /// Any number of rows of a few keys take the room of a few.
+    #[test]
+    fn many_rows_of_a_key() {
+        let mut pairs = Pairs::new(0, true);
+        for i in 0..100_000 {
+            for side in [Side::Old, Side::New] {
+                assert_eq!(pairs.put(side, seen(side, i % 50, i % 3)), Put::Taken);
+            }
+        }
+        assert!(pairs.used <= 200, "{}", pairs.used);
+        let mut keys: Vec<u64> = pairs.without_pair().map(Seen::key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 50);
     }
 }

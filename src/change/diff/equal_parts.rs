@@ -1,37 +1,117 @@
-//! Parts of two relations that are known to be equal and need not be read.
+//! Chunks that need not be read, since the sums of their rows' checksums say that both relations have the same rows in them.
+//!
+//! A checksum is of a row's values by their columns' names, NULLs left out: just what `varve.diff` compares. So two chunks with as many rows and
+//! the same sum hold the same rows, whatever their ranges are. Where a key has one row in each relation, none of these rows' keys is anywhere
+//! else, and what is left of the two relations differs as the whole does.
 
-use crate::pg::relation;
+use crate::am::{cache, companion, directory};
+use crate::change::checksums::{is_plain, may_read_all};
+use crate::change::kept;
+use crate::change::table::{self, Total};
+use crate::pg::relation::{self, OpenRel};
+use crate::pg::snapshot::Registered;
+use crate::tier::set_tier;
 use pgrx::pg_sys;
+use std::collections::HashMap;
 
-/// The rows of both relations whose value in a column is in a range.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    /// A column of the key, so that no row in the range has the key of one outside of it.
-    pub column: String,
-    /// The least value that belongs to it, as an SQL literal.
-    pub from: String,
-    /// The least value beyond it, as an SQL literal.
-    pub to: String,
-}
+/// A chunk's sum is asked for where so many times as many pages are left alone as have to be read for it.
+const PAGES_FOR_ONE: usize = 8;
 
-/// The parts of two relations that hold the same rows. None are known: whatever is not named here is read.
-pub fn equal_parts(_old: pg_sys::Oid, _new: pg_sys::Oid, _key: &[String]) -> Vec<Part> {
-    Vec::new()
-}
-
-/// A clause that leaves these parts out, in a form by which the planner leaves out chunks that lie within them.
-pub fn others(parts: &[Part]) -> String {
-    let outside = |part: &Part| {
-        let column = relation::quote(&part.column);
-        let Part { from, to, .. } = part;
-        // NULLs are in no part.
-        format!(
-            "({column} OPERATOR(pg_catalog.<) {from} OR {column} OPERATOR(pg_catalog.>=) {to} OR {column} IS NULL)"
-        )
-    };
-    let conditions: Vec<String> = parts.iter().map(outside).collect();
-    match conditions.is_empty() {
-        true => String::new(),
-        false => format!(" WHERE {}", conditions.join(" AND ")),
+/// Chunks of the old and of the new relation that together hold the same rows. For relations in which there is one row of each key.
+pub fn equal_parts(old: &OpenRel, new: &OpenRel) -> [Vec<pg_sys::Oid>; 2] {
+    let none = [Vec::new(), Vec::new()];
+    let readable = |rel: &OpenRel| may_read_all(relation::oid(rel.as_ptr()));
+    if !readable(old) || !readable(new) {
+        return none;
     }
+    // SAFETY: a statement that calls a function has a snapshot.
+    let snapshot = Registered::copy_of(unsafe { pg_sys::GetActiveSnapshot() });
+    let of_old = with_sums(old, &snapshot);
+    let of_new = with_sums(new, &snapshot);
+    if of_old.is_empty() || of_new.is_empty() {
+        return none;
+    }
+    let mut waiting: HashMap<(u64, u128), Vec<pg_sys::Oid>> = HashMap::new();
+    for chunk in &of_old {
+        let Total { rows, sum } = table::read(chunk.as_ptr(), snapshot.get());
+        if rows > 0 {
+            let oid = relation::oid(chunk.as_ptr());
+            waiting.entry((rows, sum)).or_default().push(oid);
+        }
+    }
+    let mut equal = none;
+    let [old, new] = &mut equal;
+    for chunk in &of_new {
+        let Total { rows, sum } = table::read(chunk.as_ptr(), snapshot.get());
+        if let Some(pair) = waiting.get_mut(&(rows, sum)).and_then(Vec::pop) {
+            old.push(pair);
+            new.push(relation::oid(chunk.as_ptr()));
+        }
+    }
+    // Of what TimescaleDB's columnstore has compressed, some rows are not in the chunk.
+    if !old.is_empty() && set_tier::in_columnstore(old.iter().chain(&*new).copied().collect()) {
+        return [Vec::new(), Vec::new()];
+    }
+    equal
+}
+
+/// The chunks of a relation, itself if it has none, whose sum costs little.
+fn with_sums(rel: &OpenRel, snapshot: &Registered) -> Vec<OpenRel> {
+    let kind = relation::form(rel.as_ptr()).relkind as u8;
+    let mut found = Vec::new();
+    if [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&kind) {
+        add_chunks(relation::oid(rel.as_ptr()), snapshot, &mut found);
+    }
+    found
+}
+
+fn add_chunks(oid: pg_sys::Oid, snapshot: &Registered, to: &mut Vec<OpenRel>) {
+    pgrx::check_for_interrupts!();
+    let children = relation::children(oid);
+    if !children.is_empty() {
+        // SAFETY: raises an error where partitions lie too deep within each other.
+        unsafe { pg_sys::check_stack_depth() };
+        children
+            .into_iter()
+            .for_each(|oid| add_chunks(oid, snapshot, to));
+        return;
+    }
+    // What was dropped meanwhile is no chunk any more.
+    let chunk = OpenRel::try_open(oid, pg_sys::AccessShareLock);
+    to.extend(chunk.filter(|chunk| is_cheap(chunk.as_ptr(), snapshot)));
+}
+
+/// Whether headers say the sum of nearly all rows of a table. Neither these nor the delta are read to find that out.
+fn is_cheap(rel: pg_sys::Relation, snapshot: &Registered) -> bool {
+    let ours = Some(relation::form(rel).relam) == relation::varve_am();
+    if !ours || !is_plain(rel) {
+        return false;
+    }
+    let delta = relation::blocks(rel) as usize;
+    let (Some(directory), Some(companion)) = (
+        cache::directory_for(rel, snapshot.get()),
+        companion::of(rel),
+    ) else {
+        return false;
+    };
+    let pages: usize = directory.iter().map(|segment| segment.pages()).sum();
+    let few = |read: usize| read * PAGES_FOR_ONE <= pages;
+    if !few(delta) {
+        return false;
+    }
+    let gone = directory::tombstones(&companion, snapshot.get());
+    let mut columns = kept::Columns::of(relation::tupdesc(rel));
+    let mut read = delta;
+    for segment in directory.iter() {
+        if columns.kept(&segment.header).is_none() {
+            return false;
+        }
+        let hidden = directory::hidden_rows(segment, gone.get(&segment.number));
+        if hidden.count_ones() > 0 {
+            let touched =
+                |page: &usize| segment.page_rows(*page).any(|row| hidden.get(row as usize));
+            read += (0..segment.pages()).filter(touched).count();
+        }
+    }
+    few(read)
 }

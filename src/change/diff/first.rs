@@ -3,14 +3,12 @@
 
 use super::rows::Rows;
 use super::tables::Tables;
-use crate::pg::cursor::Cursor;
 use crate::pg::memory;
-use crate::pg::sort::{RowSort, SortColumn};
 use crate::pg::spi::Connection;
+use crate::pg::temp_file::TempFile;
 use crate::pg::tuple::{slot_values, tid_key};
 use pgrx::pg_sys;
-use varve_core::change::pairs::Put;
-use varve_core::change::{Group, Pairs, Seen, Side, Wanted};
+use varve_core::change::{Matching, Seen, Side, Wanted};
 
 /// Rows that are read at a time from one of the relations.
 pub const BATCH: u32 = 1024;
@@ -25,30 +23,37 @@ fn hash_memory() -> usize {
 pub struct Open {
     /// The keys of rows that are not in both relations as they are, and a few more.
     pub keys: Wanted,
-    /// The item pointers of all these rows, in the old and in the new relation, where they are few and all known.
-    pub places: Option<[Vec<u64>; 2]>,
+    /// All these rows, in the old and in the new relation, where they are few and it is known where they lie.
+    pub rows: Option<[Vec<Seen>; 2]>,
 }
 
 /// Rows that are read by item pointer if, for each of them and each chunk, so many are read otherwise.
 const ROWS_FOR_ONE: u64 = 16;
 
+/// Of the memory for hashing, what each of them takes at most: here, in a set, in a query's text and in its plan.
+const BYTES_FOR_ONE: usize = 128;
+
 /// Reads both relations.
 pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Open {
-    let mut pairs = Pairs::new(hash_memory(), !tables.unique);
-    let mut spill = Spill::new();
-    let mut old = Cursor::open(connection, &tables.table(Side::Old).query);
-    let mut new = Cursor::open(connection, &tables.table(Side::New).query);
+    // SAFETY: the context of the whole call, which outlives the files.
+    let context = unsafe { pg_sys::CurrentMemoryContext };
+    // SAFETY: as above.
+    let make = || unsafe { memory::within(context, TempFile::new) };
+    let mut matching = Matching::new(hash_memory(), !tables.unique, &make);
+    let mut old = tables.table(Side::Old).read(connection);
+    let mut new = tables.table(Side::New).read(connection);
     let mut read = 0;
     let mut placed = true;
+    let mut batch: Vec<(Side, Seen)> = Vec::with_capacity(BATCH as usize);
     loop {
         // Rows that lie in the same order in both find their pair at once, if neither runs ahead: so the one goes on of which fewer
         // rows wait.
-        let new_waits = pairs.waiting(Side::New) > pairs.waiting(Side::Old);
+        let new_waits = matching.waiting(Side::New) > matching.waiting(Side::Old);
         let (side, cursor) = match (old.ended(), new.ended()) {
             (true, true) => break,
             (false, true) => (Side::Old, &mut old),
             (false, false) if new_waits => (Side::Old, &mut old),
-            _ if pairs.waiting(Side::Old) == 0 && !old.ended() => (Side::Old, &mut old),
+            _ if matching.waiting(Side::Old) == 0 && !old.ended() => (Side::Old, &mut old),
             _ => (Side::New, &mut new),
         };
         let table = tables.table(side);
@@ -62,103 +67,32 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> O
                 let row = rows.row(tables, table, key, values, nulls);
                 Seen::new(side, key, row, tid_key(&place))
             };
-            read += 1;
-            if pairs.put(side, seen) == Put::Full {
-                pairs.drain(|row| spill.put(row));
-                pairs.put(side, seen);
-            }
+            batch.push((side, seen));
         });
+        read += batch.len() as u64;
+        // One after the other, they wait for memory at the same time.
+        for (side, seen) in batch.drain(..) {
+            matching.put(side, seen);
+        }
     }
     drop((old, new));
-    if spill.count == 0 {
-        let open = pairs.waiting(Side::Old) + pairs.waiting(Side::New);
-        let mut keys = Wanted::new(open as usize, hash_memory());
-        pairs.without_pair().for_each(|row| keys.add(row.key()));
-        let few = open.saturating_mul(tables.most_chunks * ROWS_FOR_ONE) < read;
-        // Where a key may have several rows, not all of them are without a pair.
-        let places = (few && placed && tables.unique).then(|| {
-            [Side::Old, Side::New].map(|side| {
-                let of_side = pairs.without_pair().filter(|row| row.side() == Some(side));
-                of_side.map(Seen::place).collect()
-            })
-        });
-        return Open { keys, places };
-    }
-    pairs.drain(|row| spill.put(row));
-    drop(pairs);
-    let mut wanted = Wanted::new(spill.count, hash_memory());
-    spill.groups(|group| {
-        if !group.is_settled() {
-            wanted.add(group.key());
+    let few = read / (tables.most_chunks.max(1) * ROWS_FOR_ONE);
+    let few = few.min((hash_memory() / BYTES_FOR_ONE) as u64);
+    // What is not needed for rows may be had for their keys.
+    let mut keys = Wanted::new(matching.rows() as usize, hash_memory() / 2);
+    let mut kept = placed.then(|| [Vec::new(), Vec::new()]);
+    let mut count = 0;
+    let all = matching.without_pair(&mut |row| {
+        keys.add(row.key());
+        count += 1;
+        match (&mut kept, row.side()) {
+            (Some([old, _]), Some(Side::Old)) if count <= few => old.push(*row),
+            (Some([_, new]), Some(Side::New)) if count <= few => new.push(*row),
+            _ => kept = None,
         }
     });
     Open {
-        keys: wanted,
-        places: None,
-    }
-}
-
-/// Rows that did not find a pair in memory, sorted by their keys' hashes.
-struct Spill {
-    sort: Option<RowSort>,
-    context: pg_sys::MemoryContext,
-    count: usize,
-}
-
-impl Spill {
-    fn new() -> Self {
-        Spill {
-            sort: None,
-            // SAFETY: the context of the whole call.
-            context: unsafe { pg_sys::CurrentMemoryContext },
-            count: 0,
-        }
-    }
-
-    fn put(&mut self, row: Seen) {
-        if self.count.is_multiple_of(1 << 16) {
-            pgrx::check_for_interrupts!();
-        }
-        self.count += 1;
-        // SAFETY: the context of the call, which outlives the sort.
-        let sort = self
-            .sort
-            .get_or_insert_with(|| unsafe { memory::within(self.context, hashes) });
-        let [tag, low, high] = row.to_parts();
-        let values = [tag, low].map(|part| pg_sys::Datum::from(part as usize));
-        sort.put(&values, &[false; 2], high);
-    }
-
-    fn groups(self, mut f: impl FnMut(Group)) {
-        let Some(sort) = self.sort else {
-            return;
-        };
-        let mut group: Option<Group> = None;
-        sort.drain(|values, _, high| {
-            let [tag, low] = values else { return };
-            let row = Seen::from_parts([tag.value() as u64, low.value() as u64, high]);
-            if group.as_mut().is_some_and(|group| group.add(row)) {
-                return;
-            }
-            if let Some(whole) = group.replace(Group::begin(row)) {
-                f(whole);
-            }
-        });
-        if let Some(last) = group {
-            f(last);
-        }
-    }
-}
-
-/// A sort of pairs of numbers by the first one.
-fn hashes() -> RowSort {
-    // SAFETY: a row shape of our own.
-    unsafe {
-        let desc = pg_sys::CreateTemplateTupleDesc(2);
-        for (attnum, name) in [(1, c"key"), (2, c"row")] {
-            pg_sys::TupleDescInitEntry(desc, attnum, name.as_ptr(), pg_sys::INT8OID, -1, 0);
-        }
-        let by = SortColumn::of(crate::pg::relation::attribute(desc, 0), false);
-        RowSort::new(desc, by.as_slice(), pg_sys::work_mem)
+        keys,
+        rows: kept.filter(|_| all),
     }
 }

@@ -1,16 +1,19 @@
 //! Rows into hashes.
+//!
+//! What is hashed are the values one behind the other, those of up to 64 bits as numbers, others as their cells, on multiples of eight bytes: a
+//! processor that reads what it has just written is fast where it reads the same words. A last number says which of them are NULL. Columns and
+//! their classes are the same on both sides, so different rows have different bytes.
 
 use super::tables::{Place, Table, Tables};
 use crate::change::canonical;
 use crate::change::plan::Plans;
 use pgrx::pg_sys;
 use varve_core::change::CellHash;
-use varve_core::change::cell::NULL;
 
-/// What keys are hashed with.
-const KEY: u64 = 0;
-/// What the other columns are hashed with, so that a value of the key is not one of theirs.
-const REST: u64 = 1;
+/// What keys are hashed with, so that a value of the key is not one of the other columns'.
+const KEY: u64 = 1;
+/// What the other columns are hashed with: the seed by which long inputs are hashed fastest.
+const REST: u64 = 0;
 
 /// Hashes rows. Rows of both relations have the same hash if their columns of the same names have the same cells, in columns that
 /// one of them lacks NULL.
@@ -86,18 +89,28 @@ impl<'a> Rows<'a> {
         nulls: &[bool],
     ) -> u128 {
         self.cell.begin_xxh3(seed);
-        for place in places {
-            let value = place.as_ref().and_then(|place| {
-                let value = values.get(place.at)?;
-                (!nulls.get(place.at)?).then_some((place, *value))
-            });
-            match value {
-                // SAFETY: by contract, a value of the column.
-                Some((place, value)) => unsafe {
-                    canonical::put(&place.form, value, self.plans, &mut self.cell);
-                },
-                None => self.cell.put(&[NULL]),
+        for places in places.chunks(u64::BITS as usize) {
+            let mut nulls_among = 0u64;
+            for place in places {
+                nulls_among <<= 1;
+                let value = place.as_ref().and_then(|place| {
+                    let value = values.get(place.at)?;
+                    (!nulls.get(place.at)?).then_some((&place.form, *value))
+                });
+                let Some((form, value)) = value else {
+                    nulls_among |= 1;
+                    continue;
+                };
+                match canonical::word(form, value) {
+                    Some(word) => self.cell.put_cell(word.to_ne_bytes()),
+                    None => {
+                        // SAFETY: by contract, a value of the column.
+                        unsafe { canonical::put(form, value, self.plans, &mut self.cell) };
+                        self.cell.pad();
+                    }
+                }
             }
+            self.cell.put_cell(nulls_among.to_ne_bytes());
         }
         self.cell.end_xxh3()
     }

@@ -4,13 +4,13 @@ use super::first::{BATCH, Open};
 use super::output::{Output, Row};
 use super::rows::Rows;
 use super::tables::Tables;
-use crate::pg::cursor::Cursor;
 use crate::pg::memory::Context;
 use crate::pg::relation;
 use crate::pg::sort::{RowSort, SortColumn};
-use crate::pg::spi::{Connection, with_setting};
+use crate::pg::spi::Connection;
 use crate::pg::tuple::slot_values;
 use pgrx::pg_sys;
+use std::collections::HashSet;
 use varve_core::change::{Seen, Side};
 
 /// Reads both relations, and hands what differs to the output.
@@ -22,19 +22,19 @@ pub fn compare(
     output: &mut Output,
 ) {
     let mut sort = by_key();
-    let [old, new] = match &open.places {
+    let [old, new] = match &open.rows {
         Some([old, new]) => [Some(old), Some(new)],
         None => [None, None],
     };
-    for (side, places) in [(Side::Old, old), (Side::New, new)] {
+    for (side, of_side) in [(Side::Old, old), (Side::New, new)] {
         let table = tables.table(side);
-        let mut cursor = match places {
-            // The planner thinks that every one of them costs a page from disk.
-            Some(places) => with_setting(c"enable_seqscan", c"off", || {
-                Cursor::open(connection, &table.query_at(places))
-            }),
-            None => Cursor::open(connection, &table.query),
+        let mut cursor = match of_side {
+            Some(rows) => table.read_at(connection, rows),
+            None => table.read(connection),
         };
+        // Of another row that is read by chance, with the item pointer of one of these and a key that the set takes for one of theirs, the
+        // pair in the other relation is not read.
+        let only: Option<HashSet<_>> = of_side.map(|rows| rows.iter().map(Seen::values).collect());
         let desc = output.begin(side, cursor.desc());
         while !cursor.ended() {
             cursor.fetch(BATCH, table.key_width, &mut |slot| {
@@ -45,6 +45,12 @@ pub fn compare(
                     let key = rows.key(tables, table, values, nulls);
                     if open.keys.has(Seen::key_part(key)) {
                         let (values, nulls) = slot_values(slot, table.width);
+                        if let Some(only) = &only {
+                            let row = rows.row(tables, table, key, values, nulls);
+                            if !only.contains(&Seen::new(side, key, row, 0).values()) {
+                                return;
+                            }
+                        }
                         let row = pg_sys::heap_form_tuple(desc, values.as_ptr(), nulls.as_ptr());
                         let row = pg_sys::HeapTupleHeaderGetDatum((*row).t_data);
                         let [high, low] = [(key >> 64) as usize, key as usize];

@@ -1,13 +1,17 @@
 //! The two relations: their columns, matched by name, and the query that reads each.
 
-use super::{equal_parts, error, key};
+use super::equal_parts::equal_parts;
+use super::{error, key};
 use crate::am::error::gone;
 use crate::change::canonical::Form;
 use crate::change::plan::Plans;
+use crate::pg::cursor::Cursor;
 use crate::pg::relation::{self, OpenRel};
+use crate::pg::spi::{Connection, with_setting};
+use crate::scan::left_out;
 use pgrx::pg_sys;
 use std::ffi::CStr;
-use varve_core::change::Side;
+use varve_core::change::{Seen, Side};
 
 /// A column where one of the relations has it.
 pub struct Place {
@@ -22,9 +26,9 @@ pub struct Table {
     /// Qualified and quoted.
     pub name: String,
     /// The query that reads it.
-    pub query: String,
-    /// Whether that has conditions.
-    filtered: bool,
+    query: String,
+    /// Chunks that need not be read.
+    left_out: Vec<pg_sys::Oid>,
     /// Its place for each of the [names](Tables::names), those of the key first; `None` where it has no such column.
     pub places: Vec<Option<Place>>,
     /// Columns of the query's rows.
@@ -34,15 +38,24 @@ pub struct Table {
 }
 
 impl Table {
-    /// The query that reads the rows at these item pointers only, in whatever chunk they are.
-    pub fn query_at(&self, places: &[u64]) -> String {
-        let condition = if self.filtered { "AND" } else { "WHERE" };
-        let mut query = format!(
-            "{} {condition} ctid OPERATOR(pg_catalog.=) ANY ('{{",
-            self.query
-        );
-        for (i, place) in places.iter().enumerate() {
-            let (block, offset) = (place >> 16, place & 0xFFFF);
+    /// Begins to read its rows.
+    pub fn read(&self, connection: &Connection) -> Cursor {
+        left_out::without(&self.left_out, || Cursor::open(connection, &self.query))
+    }
+
+    /// Begins to read the rows at the item pointers of these; others with the same item pointers, in other chunks, are among them.
+    pub fn read_at(&self, connection: &Connection, rows: &[Seen]) -> Cursor {
+        let query = self.query_at(rows);
+        // The planner thinks that every one of them costs a page from disk.
+        with_setting(c"enable_seqscan", c"off", || {
+            left_out::without(&self.left_out, || Cursor::open(connection, &query))
+        })
+    }
+
+    fn query_at(&self, rows: &[Seen]) -> String {
+        let mut query = format!("{} WHERE ctid OPERATOR(pg_catalog.=) ANY ('{{", self.query);
+        for (i, row) in rows.iter().enumerate() {
+            let (block, offset) = (row.place() >> 16, row.place() & 0xFFFF);
             let comma = if i == 0 { "" } else { "," };
             query.push_str(&format!("{comma}\"({block},{offset})\""));
         }
@@ -107,17 +120,20 @@ impl Tables {
         let rest = of_new.chain(of_old.filter(|name| !new.has(name)));
         let rest = rest.filter(|name| !key.contains(name));
         let names: Vec<String> = key.iter().chain(rest).cloned().collect();
-        let equal = equal_parts::equal_parts(oid(&old), oid(&new), &key);
-        let filter = equal_parts::others(&equal);
-        let tables = Tables {
-            old: old.table(&names, key.len(), &filter, plans),
-            new: new.table(&names, key.len(), &filter, plans),
+        let mut tables = Tables {
+            old: old.table(&names, key.len(), plans),
+            new: new.table(&names, key.len(), plans),
             key: key.len(),
             unique,
             names,
-            most_chunks: old.chunks().max(new.chunks()),
+            most_chunks: 0,
         };
         tables.check_classes(&old, &new);
+        if unique {
+            [tables.old.left_out, tables.new.left_out] = equal_parts(&old.rel, &new.rel);
+        }
+        let left = |source: &Source, table: &Table| source.chunks() - table.left_out.len() as u64;
+        tables.most_chunks = left(&old, &tables.old).max(left(&new, &tables.new));
         tables
     }
 
@@ -142,10 +158,6 @@ impl Tables {
             }
         }
     }
-}
-
-fn oid(source: &Source) -> pg_sys::Oid {
-    relation::oid(source.rel.as_ptr())
 }
 
 /// A column of a relation.
@@ -206,7 +218,7 @@ impl Source {
         type_name(typ.unwrap_or(pg_sys::InvalidOid))
     }
 
-    fn table(&self, names: &[String], key: usize, filter: &str, plans: &Plans) -> Table {
+    fn table(&self, names: &[String], key: usize, plans: &Plans) -> Table {
         let place = |name: &String| {
             let at = self.columns.iter().position(|c| c.name == *name)?;
             let form = plans.form_of(&self.columns.get(at)?.attribute);
@@ -224,8 +236,8 @@ impl Source {
         Table {
             name: self.name.clone(),
             // In the table's own order the executor has nothing to rearrange.
-            query: format!("SELECT {} FROM {}{filter}", columns.join(", "), self.name),
-            filtered: !filter.is_empty(),
+            query: format!("SELECT {} FROM {}", columns.join(", "), self.name),
+            left_out: Vec::new(),
             width: columns.len(),
             key_width: of_key.map(|place| place.at + 1).max().unwrap_or(0),
             places,
