@@ -284,7 +284,9 @@ impl Pairs {
     fn grow(&mut self) -> bool {
         let size = (self.slots.len() * 2).max(SMALLEST);
         let mut larger = Vec::new();
-        if size > self.limit || larger.try_reserve_exact(size).is_err() {
+        // A table without room for its first rows would lose them: there, to be without memory ends the process, as elsewhere.
+        let first = self.slots.is_empty();
+        if !first && (size > self.limit || larger.try_reserve_exact(size).is_err()) {
             return false;
         }
         larger.resize(size, Seen::default());

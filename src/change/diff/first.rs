@@ -31,7 +31,10 @@ pub struct Open {
 const ROWS_FOR_ONE: u64 = 16;
 
 /// Of the memory for hashing, what each of them takes at most: here, in a set, in a query's text and in its plan.
-const BYTES_FOR_ONE: usize = 128;
+const BYTES_FOR_ONE: u64 = 128;
+
+/// What each of them takes for each chunk, whose plan and scan have an item pointer of it.
+const BYTES_FOR_PLACE: u64 = 12;
 
 /// Reads both relations.
 pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Open {
@@ -76,8 +79,9 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> O
         }
     }
     drop((old, new));
-    let few = read / (tables.most_chunks.max(1) * ROWS_FOR_ONE);
-    let few = few.min((hash_memory() / BYTES_FOR_ONE) as u64);
+    let chunks = tables.most_chunks.max(1);
+    let few = read / (chunks * ROWS_FOR_ONE);
+    let few = few.min(hash_memory() as u64 / (BYTES_FOR_ONE + BYTES_FOR_PLACE * chunks));
     // What is not needed for rows may be had for their keys.
     let mut keys = Wanted::new(matching.rows() as usize, hash_memory() / 2);
     let mut kept = placed.then(|| [Vec::new(), Vec::new()]);

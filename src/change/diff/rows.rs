@@ -1,7 +1,7 @@
 //! Rows into hashes.
 //!
 //! What is hashed are the values one behind the other, those of up to 64 bits as numbers, others as their cells, on multiples of eight bytes: a
-//! processor that reads what it has just written is fast where it reads the same words. A last number says which of them are NULL. Columns and
+//! processor that reads what it has just written is fast where it reads the same words. Last come numbers that say which of them are NULL. Columns and
 //! their classes are the same on both sides, so different rows have different bytes.
 
 use super::tables::{Place, Table, Tables};
@@ -20,6 +20,8 @@ const REST: u64 = 0;
 pub struct Rows<'a> {
     plans: &'a mut Plans,
     cell: CellHash,
+    /// Which values of a row are NULL, 64 at a time.
+    masks: Vec<u64>,
 }
 
 impl<'a> Rows<'a> {
@@ -28,6 +30,7 @@ impl<'a> Rows<'a> {
         Rows {
             plans,
             cell: CellHash::default(),
+            masks: Vec::new(),
         }
     }
 
@@ -89,6 +92,7 @@ impl<'a> Rows<'a> {
         nulls: &[bool],
     ) -> u128 {
         self.cell.begin_xxh3(seed);
+        self.masks.clear();
         for places in places.chunks(u64::BITS as usize) {
             let mut nulls_among = 0u64;
             for place in places {
@@ -110,7 +114,11 @@ impl<'a> Rows<'a> {
                     }
                 }
             }
-            self.cell.put_cell(nulls_among.to_ne_bytes());
+            self.masks.push(nulls_among);
+        }
+        // At the end, from where they tell which columns the rest is of.
+        for mask in &self.masks {
+            self.cell.put_cell(mask.to_ne_bytes());
         }
         self.cell.end_xxh3()
     }
