@@ -351,10 +351,15 @@ fn compare(
             now.total(subject, &checkpoint.key.columns, snapshot) == Some(Total { rows, sum })
         });
         return match same {
-            true => Part {
-                moved: true,
-                ..part(then, now)
-            },
+            true => {
+                let elsewhere =
+                    then.state.storage != now.storage || then.segments != now.segments;
+                let moved = now.table.is_some() || elsewhere;
+                Part {
+                    moved,
+                    ..part(then, now)
+                }
+            }
             false => part(then, now).whole(subject, snapshot),
         };
     };
