@@ -479,11 +479,7 @@ pub fn on_drop(object: pg_sys::Oid) {
         crate::tier::extension::note_loss();
     }
     let kind = form.relkind as u8;
-    let table = [
-        pg_sys::RELKIND_RELATION,
-        pg_sys::RELKIND_PARTITIONED_TABLE,
-    ]
-    .contains(&kind);
+    let table = [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&kind);
     let has_rows = table
         || [
             pg_sys::RELKIND_VIEW,

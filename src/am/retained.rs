@@ -50,7 +50,10 @@ fn is_retained(oid: pg_sys::Oid) -> bool {
 
 /// Drops those of these tables of segments that were kept and that no checkpoint refers to any more.
 pub fn release(segments: impl IntoIterator<Item = pg_sys::Oid>) {
-    let mut kept: Vec<pg_sys::Oid> = segments.into_iter().filter(|oid| is_retained(*oid)).collect();
+    let mut kept: Vec<pg_sys::Oid> = segments
+        .into_iter()
+        .filter(|oid| is_retained(*oid))
+        .collect();
     // In one order, so that nobody waits in a circle.
     kept.sort_unstable_by_key(|oid| oid.to_u32());
     kept.dedup();

@@ -84,7 +84,10 @@ fn the_example() {
         &mut client,
         "SELECT varve.watch('prices', checkpoint => 'billing'); DELETE FROM prices WHERE article = 1",
     );
-    assert_eq!(counts(&mut client, "'prices', checkpoint => 'billing'"), "delete 1");
+    assert_eq!(
+        counts(&mut client, "'prices', checkpoint => 'billing'"),
+        "delete 1"
+    );
     assert_eq!(counts(&mut client, "'prices', checkpoint => 'billing'"), "");
     assert_eq!(counts(&mut client, "'prices'"), "delete 1");
     one(
@@ -94,18 +97,36 @@ fn the_example() {
     assert_eq!(counts(&mut client, "'prices'"), "");
     // What a transaction or a savepoint takes back has not been told.
     one(&mut client, "BEGIN");
-    assert_eq!(counts(&mut client, "'prices', checkpoint => 'billing'"), "delete 1");
-    one(&mut client, "INSERT INTO prices VALUES (9, 'nib', 1); SAVEPOINT s");
-    assert_eq!(counts(&mut client, "'prices', checkpoint => 'billing'"), "insert 1");
+    assert_eq!(
+        counts(&mut client, "'prices', checkpoint => 'billing'"),
+        "delete 1"
+    );
+    one(
+        &mut client,
+        "INSERT INTO prices VALUES (9, 'nib', 1); SAVEPOINT s",
+    );
+    assert_eq!(
+        counts(&mut client, "'prices', checkpoint => 'billing'"),
+        "insert 1"
+    );
     one(&mut client, "ROLLBACK TO s");
-    assert_eq!(counts(&mut client, "'prices', checkpoint => 'billing'"), "insert 1");
+    assert_eq!(
+        counts(&mut client, "'prices', checkpoint => 'billing'"),
+        "insert 1"
+    );
     one(&mut client, "ROLLBACK");
-    assert_eq!(counts(&mut client, "'prices', checkpoint => 'billing'"), "delete 1");
+    assert_eq!(
+        counts(&mut client, "'prices', checkpoint => 'billing'"),
+        "delete 1"
+    );
     // Without a checkpoint there is nothing to compare with, and with its table it goes.
     one(&mut client, "SELECT varve.unwatch('prices', 'billing')");
     assert!(
-        refused(&mut client, "SELECT varve.detect_changes('prices', checkpoint => 'billing')")
-            .starts_with("42704 public.prices has no checkpoint \"billing\"")
+        refused(
+            &mut client,
+            "SELECT varve.detect_changes('prices', checkpoint => 'billing')"
+        )
+        .starts_with("42704 public.prices has no checkpoint \"billing\"")
     );
     assert!(refused(&mut client, "SELECT varve.unwatch('prices', 'billing')").starts_with("42704"));
     one(&mut client, "DROP TABLE prices");
@@ -118,8 +139,13 @@ fn the_example() {
 fn storage() {
     let (_cluster, mut client) = start();
     twin::create(&mut client).unwrap();
-    let all: usize = one(&mut client, "SELECT count(*) FROM bars").parse().unwrap();
-    one(&mut client, "SELECT varve.watch('bars'), varve.watch('bars', checkpoint => 'other')");
+    let all: usize = one(&mut client, "SELECT count(*) FROM bars")
+        .parse()
+        .unwrap();
+    one(
+        &mut client,
+        "SELECT varve.watch('bars'), varve.watch('bars', checkpoint => 'other')",
+    );
     let rewrites = [
         FREEZE,
         "ALTER TABLE bars ADD more int",
@@ -137,7 +163,11 @@ fn storage() {
     ];
     for sql in rewrites {
         rows(&mut client, sql);
-        assert_eq!(changes(&mut client, "'bars', advance => false"), [""; 0], "{sql}");
+        assert_eq!(
+            changes(&mut client, "'bars', advance => false"),
+            [""; 0],
+            "{sql}"
+        );
         // One of the checkpoints moves only now and then.
         if sql == FREEZE || sql == THAW {
             assert_eq!(changes(&mut client, "'bars'"), [""; 0], "{sql}");
@@ -148,7 +178,10 @@ fn storage() {
     assert_eq!(changes(&mut client, other), [""; 0]);
     assert_eq!(kept(&mut client), "0");
     // A rewrite with changes.
-    one(&mut client, "UPDATE bars SET close = -1 WHERE symbol = 2 AND ts < '2024-01-02'");
+    one(
+        &mut client,
+        "UPDATE bars SET close = -1 WHERE symbol = 2 AND ts < '2024-01-02'",
+    );
     rows(&mut client, FREEZE);
     assert_eq!(counts(&mut client, "'bars', advance => false"), "update 24");
     assert_ne!(kept(&mut client), "0");
@@ -163,7 +196,9 @@ fn storage() {
     // Chunks that are emptied and dropped, back and forth.
     let chunks = rows(&mut client, "SELECT show_chunks('bars')");
     let rows_of = |client: &mut Client, chunk: &str| -> usize {
-        one(client, &format!("SELECT count(*) FROM {chunk}")).parse().unwrap()
+        one(client, &format!("SELECT count(*) FROM {chunk}"))
+            .parse()
+            .unwrap()
     };
     let [first, second] = [0, 1].map(|i| rows_of(&mut client, &chunks[i]));
     one(&mut client, &format!("BEGIN; TRUNCATE {}", chunks[0]));
@@ -171,21 +206,39 @@ fn storage() {
     one(&mut client, "ROLLBACK");
     assert_eq!(counts(&mut client, "'bars'"), "");
     assert_eq!(kept(&mut client), "0");
-    one(&mut client, &format!("TRUNCATE {}; DROP TABLE {}", chunks[0], chunks[1]));
+    one(
+        &mut client,
+        &format!("TRUNCATE {}; DROP TABLE {}", chunks[0], chunks[1]),
+    );
     let deleted = format!("delete {}", first + second);
     assert_eq!(counts(&mut client, "'bars', advance => false"), deleted);
     assert_eq!(counts(&mut client, "'bars'"), deleted);
-    one(&mut client, "INSERT INTO bars SELECT * FROM twin ON CONFLICT DO NOTHING");
-    assert_eq!(counts(&mut client, "'bars'"), format!("insert {}", first + second));
+    one(
+        &mut client,
+        "INSERT INTO bars SELECT * FROM twin ON CONFLICT DO NOTHING",
+    );
+    assert_eq!(
+        counts(&mut client, "'bars'"),
+        format!("insert {}", first + second)
+    );
     // To the other checkpoint these rows are the same, or what they were before the change.
     assert_eq!(counts(&mut client, other), "update 24");
-    assert_eq!(one(&mut client, "SELECT rows FROM varve.watches LIMIT 1"), all.to_string());
+    assert_eq!(
+        one(&mut client, "SELECT rows FROM varve.watches LIMIT 1"),
+        all.to_string()
+    );
     // Another tablespace leaves item pointers and segments as they are.
     rows(&mut client, FREEZE);
-    one(&mut client, "UPDATE bars SET close = 5 WHERE symbol = 7 AND ts < '2024-01-01 05:00'");
+    one(
+        &mut client,
+        "UPDATE bars SET close = 5 WHERE symbol = 7 AND ts < '2024-01-01 05:00'",
+    );
     assert_eq!(counts(&mut client, "'bars'"), "update 5");
     rows(&mut client, THAW);
-    one(&mut client, "SELECT varve.unwatch('bars'), varve.unwatch('bars', 'other')");
+    one(
+        &mut client,
+        "SELECT varve.unwatch('bars'), varve.unwatch('bars', 'other')",
+    );
     assert_eq!(kept(&mut client), "0");
     one(&mut client, "SELECT varve.watch('bars')");
     rows(&mut client, FREEZE);
@@ -195,7 +248,10 @@ fn storage() {
     one(&mut client, "DROP TABLE bars");
     assert_eq!(kept(&mut client), "0", "they go with the table");
     assert_eq!(
-        one(&mut client, "SELECT count(*) FROM pg_class WHERE relnamespace = 'varve_data'::regnamespace"),
+        one(
+            &mut client,
+            "SELECT count(*) FROM pg_class WHERE relnamespace = 'varve_data'::regnamespace"
+        ),
         "0"
     );
 }
@@ -215,7 +271,10 @@ fn one_transaction() {
         [r#"update|{"id": 1}"#, r#"delete|{"id": 3}"#]
     );
     // Emptied without a way back, since the table is of this very transaction.
-    one(&mut client, "TRUNCATE t; INSERT INTO t VALUES (1, 1), (2, 5)");
+    one(
+        &mut client,
+        "TRUNCATE t; INSERT INTO t VALUES (1, 1), (2, 5)",
+    );
     assert_eq!(counts(&mut client, "'t'"), "delete 97, update 1");
     one(&mut client, "COMMIT");
     assert_eq!(counts(&mut client, "'t'"), "");
@@ -242,9 +301,18 @@ fn altered() {
     );
     let error = "55000 public.t was altered since checkpoint \"default\" was taken";
     for (sql, detail) in [
-        ("ALTER TABLE t DROP b", "Its column \"b\" was dropped or renamed."),
-        ("ALTER TABLE t RENAME b TO x", "Its column \"b\" was dropped or renamed."),
-        ("ALTER TABLE t RENAME id TO x", "Its column \"id\" was dropped or renamed."),
+        (
+            "ALTER TABLE t DROP b",
+            "Its column \"b\" was dropped or renamed.",
+        ),
+        (
+            "ALTER TABLE t RENAME b TO x",
+            "Its column \"b\" was dropped or renamed.",
+        ),
+        (
+            "ALTER TABLE t RENAME id TO x",
+            "Its column \"id\" was dropped or renamed.",
+        ),
         (
             "ALTER TABLE t ALTER b TYPE numeric",
             "Its column \"b\" has a type whose values are others now.",
@@ -258,7 +326,10 @@ fn altered() {
     }
     // For frozen rows and for others.
     for tier in ["hot", "warm"] {
-        one(&mut client, &format!("SELECT varve.set_tier('t', '{tier}')"));
+        one(
+            &mut client,
+            &format!("SELECT varve.set_tier('t', '{tier}')"),
+        );
         assert_eq!(counts(&mut client, "'t'"), "", "{tier}");
         for (sql, told) in [
             // A column more that is NULL is no change, and one with a value is.
@@ -286,7 +357,11 @@ fn altered() {
         ] {
             one(&mut client, "BEGIN");
             one(&mut client, sql);
-            assert_eq!(counts(&mut client, "'t', advance => false"), told, "{tier}: {sql}");
+            assert_eq!(
+                counts(&mut client, "'t', advance => false"),
+                told,
+                "{tier}: {sql}"
+            );
             assert_eq!(counts(&mut client, "'t'"), told, "{tier}: {sql}");
             assert_eq!(counts(&mut client, "'t'"), "", "{tier}: {sql}");
             one(&mut client, "DELETE FROM t WHERE id = 7");
@@ -319,15 +394,30 @@ fn keys() {
          CREATE TABLE odd (id int PRIMARY KEY, acl aclitem)",
     );
     for (sql, error) in [
-        ("SELECT varve.watch('bare')", "42P16 public.bare has no primary key and no unique index of NOT NULL columns"),
+        (
+            "SELECT varve.watch('bare')",
+            "42P16 public.bare has no primary key and no unique index of NOT NULL columns",
+        ),
         ("SELECT varve.watch('seen')", "42P16"),
         ("SELECT varve.watch('two')", "42702"),
-        ("SELECT varve.watch('bare', key => '{}')", "22023 the key has no columns"),
-        ("SELECT varve.watch('s')", "42809 public.s has no rows to watch"),
+        (
+            "SELECT varve.watch('bare', key => '{}')",
+            "22023 the key has no columns",
+        ),
+        (
+            "SELECT varve.watch('s')",
+            "42809 public.s has no rows to watch",
+        ),
         ("SELECT varve.watch('i')", "42809"),
         ("SELECT varve.watch('temp')", "0A000"),
-        ("SELECT varve.watch('odd')", "42883 no binary output function available for type aclitem Column \"acl\" of public.odd has that type."),
-        ("SELECT varve.watch(NULL)", "22004 the relation must not be NULL"),
+        (
+            "SELECT varve.watch('odd')",
+            "42883 no binary output function available for type aclitem Column \"acl\" of public.odd has that type.",
+        ),
+        (
+            "SELECT varve.watch(NULL)",
+            "22004 the relation must not be NULL",
+        ),
         ("SELECT varve.watch('bare', '{id}', NULL)", "22004"),
         ("SELECT varve.detect_changes('bare')", "42704"),
         ("SELECT varve.detect_changes('bare', NULL)", "22004"),
@@ -338,21 +428,40 @@ fn keys() {
         assert!(e.starts_with(error), "{sql}: {e}");
     }
     let e = simple(&mut client, "SELECT varve.watch('bare', key => '{id,nix}')").unwrap_err();
-    assert_eq!(format!("{} {}", e.code, e.message), "42703 column \"nix\" of public.bare does not exist");
+    assert_eq!(
+        format!("{} {}", e.code, e.message),
+        "42703 column \"nix\" of public.bare does not exist"
+    );
     let e = simple(&mut client, "SELECT varve.detect_changes(4000000000)").unwrap_err();
     assert_eq!(e.code, "42P01");
     // NULL is a value of a key; views are read by their query.
     for relation in ["bare", "seen"] {
-        assert_eq!(one(&mut client, &format!("SELECT varve.watch('{relation}', key => '{{id}}')")), "3");
-        one(&mut client, "BEGIN; UPDATE bare SET v = 2 WHERE id IS NULL; DELETE FROM bare WHERE id = 1; INSERT INTO bare VALUES (3, 3)");
+        assert_eq!(
+            one(
+                &mut client,
+                &format!("SELECT varve.watch('{relation}', key => '{{id}}')")
+            ),
+            "3"
+        );
+        one(
+            &mut client,
+            "BEGIN; UPDATE bare SET v = 2 WHERE id IS NULL; DELETE FROM bare WHERE id = 1; INSERT INTO bare VALUES (3, 3)",
+        );
         assert_eq!(
             changes(&mut client, &format!("'{relation}'")),
-            [r#"update|{"id": null}"#, r#"delete|{"id": 1}"#, r#"insert|{"id": 3}"#]
+            [
+                r#"update|{"id": null}"#,
+                r#"delete|{"id": 1}"#,
+                r#"insert|{"id": 3}"#
+            ]
         );
         assert_eq!(counts(&mut client, &format!("'{relation}'")), "");
         // Two rows of one key are noticed where they are read.
         one(&mut client, "INSERT INTO bare VALUES (3, 4)");
-        let e = refused(&mut client, &format!("SELECT varve.detect_changes('{relation}')"));
+        let e = refused(
+            &mut client,
+            &format!("SELECT varve.detect_changes('{relation}')"),
+        );
         assert!(e.starts_with("21000 several rows have the same key"), "{e}");
         one(&mut client, "ROLLBACK");
         assert_eq!(counts(&mut client, &format!("'{relation}'")), "");
@@ -368,7 +477,10 @@ fn keys() {
          SELECT varve.watch('many', key => '{a,b,c,d,e,f,g,h,i,j,k,l}'); CREATE TABLE gone AS SELECT * FROM many WHERE a % 3 = 0; DELETE FROM many WHERE a % 3 = 0",
     );
     assert_eq!(
-        one(&mut client, "SELECT count(*), bool_and(c.op = 'delete' AND c.key = to_jsonb(g) - 'v') FROM varve.detect_changes('many') c FULL JOIN gone g ON (c.key->>'a')::int = g.a"),
+        one(
+            &mut client,
+            "SELECT count(*), bool_and(c.op = 'delete' AND c.key = to_jsonb(g) - 'v') FROM varve.detect_changes('many') c FULL JOIN gone g ON (c.key->>'a')::int = g.a"
+        ),
         "30|t"
     );
 }
@@ -384,26 +496,67 @@ fn whose() {
          GRANT SELECT ON bars TO reader, other, member; GRANT SELECT (id) ON t TO reader; SET ROLE reader",
     );
     let denied = refused(&mut client, "SELECT varve.watch('t')");
-    assert!(denied.starts_with("42501 permission denied for public.t"), "{denied}");
-    assert!(refused(&mut client, "SELECT varve.detect_changes('t', checkpoint => 'mine')").starts_with("42501"));
+    assert!(
+        denied.starts_with("42501 permission denied for public.t"),
+        "{denied}"
+    );
+    assert!(
+        refused(
+            &mut client,
+            "SELECT varve.detect_changes('t', checkpoint => 'mine')"
+        )
+        .starts_with("42501")
+    );
     assert_eq!(one(&mut client, "SELECT count(*) FROM varve.watches"), "0");
     one(&mut client, "SELECT varve.watch('bars')");
     assert_eq!(counts(&mut client, "'bars'"), "");
-    assert_eq!(one(&mut client, "SELECT relation, owner FROM varve.watches"), "bars|reader");
+    assert_eq!(
+        one(&mut client, "SELECT relation, owner FROM varve.watches"),
+        "bars|reader"
+    );
     // To others it is as if it were not theirs to know; members of the role may do all.
-    one(&mut client, "RESET ROLE; UPDATE bars SET close = 0 WHERE symbol = 1; SET ROLE other");
+    one(
+        &mut client,
+        "RESET ROLE; UPDATE bars SET close = 0 WHERE symbol = 1; SET ROLE other",
+    );
     assert_eq!(one(&mut client, "SELECT count(*) FROM varve.watches"), "0");
-    for sql in ["SELECT varve.detect_changes('bars')", "SELECT varve.watch('bars')", "SELECT varve.unwatch('bars')"] {
+    for sql in [
+        "SELECT varve.detect_changes('bars')",
+        "SELECT varve.watch('bars')",
+        "SELECT varve.unwatch('bars')",
+    ] {
         let e = refused(&mut client, sql);
-        assert!(e.starts_with("42501 checkpoint \"default\" of public.bars belongs to role reader"), "{sql}: {e}");
+        assert!(
+            e.starts_with("42501 checkpoint \"default\" of public.bars belongs to role reader"),
+            "{sql}: {e}"
+        );
     }
-    one(&mut client, "SELECT varve.watch('bars', checkpoint => 'other'); RESET ROLE; SET ROLE member");
+    one(
+        &mut client,
+        "SELECT varve.watch('bars', checkpoint => 'other'); RESET ROLE; SET ROLE member",
+    );
     let changed: i32 = twin::HOURS;
-    assert_eq!(counts(&mut client, "'bars', advance => false"), format!("update {changed}"));
-    one(&mut client, "RESET ROLE; REVOKE SELECT ON bars FROM reader; SET ROLE reader");
-    assert!(refused(&mut client, "SELECT varve.detect_changes('bars')").starts_with("42501 permission denied"));
-    one(&mut client, "RESET ROLE; GRANT SELECT ON bars TO reader; SET ROLE reader");
-    for sql in ["SELECT * FROM varve.checkpoint", "SELECT * FROM varve.checkpoint_rows", "SELECT * FROM varve.checkpoint_chunk"] {
+    assert_eq!(
+        counts(&mut client, "'bars', advance => false"),
+        format!("update {changed}")
+    );
+    one(
+        &mut client,
+        "RESET ROLE; REVOKE SELECT ON bars FROM reader; SET ROLE reader",
+    );
+    assert!(
+        refused(&mut client, "SELECT varve.detect_changes('bars')")
+            .starts_with("42501 permission denied")
+    );
+    one(
+        &mut client,
+        "RESET ROLE; GRANT SELECT ON bars TO reader; SET ROLE reader",
+    );
+    for sql in [
+        "SELECT * FROM varve.checkpoint",
+        "SELECT * FROM varve.checkpoint_rows",
+        "SELECT * FROM varve.checkpoint_chunk",
+    ] {
         assert_eq!(simple(&mut client, sql).unwrap_err().code, "42501");
     }
     // Rows that a policy hides would look deleted.
@@ -413,14 +566,30 @@ fn whose() {
          CREATE VIEW through WITH (security_invoker) AS SELECT * FROM bars; GRANT SELECT ON through TO reader; SET ROLE reader",
     );
     let e = refused(&mut client, "SELECT varve.detect_changes('bars')");
-    assert!(e.starts_with("42501 row security of public.bars applies"), "{e}");
-    let e = simple(&mut client, "SELECT varve.watch('through', key => '{symbol,ts}')").unwrap_err();
+    assert!(
+        e.starts_with("42501 row security of public.bars applies"),
+        "{e}"
+    );
+    let e = simple(
+        &mut client,
+        "SELECT varve.watch('through', key => '{symbol,ts}')",
+    )
+    .unwrap_err();
     assert_eq!(e.code, "42501", "{e:?}");
-    one(&mut client, "RESET ROLE; ALTER TABLE bars DISABLE ROW LEVEL SECURITY; SET ROLE reader");
+    one(
+        &mut client,
+        "RESET ROLE; ALTER TABLE bars DISABLE ROW LEVEL SECURITY; SET ROLE reader",
+    );
     assert_eq!(counts(&mut client, "'bars'"), format!("update {changed}"));
     // In a transaction that only reads one can look.
-    one(&mut client, "RESET ROLE; DELETE FROM bars WHERE symbol = 2; BEGIN READ ONLY");
-    assert_eq!(counts(&mut client, "'bars', advance => false"), format!("delete {changed}"));
+    one(
+        &mut client,
+        "RESET ROLE; DELETE FROM bars WHERE symbol = 2; BEGIN READ ONLY",
+    );
+    assert_eq!(
+        counts(&mut client, "'bars', advance => false"),
+        format!("delete {changed}")
+    );
     let e = simple(&mut client, "SELECT varve.detect_changes('bars')").unwrap_err();
     assert_eq!(e.code, "25006");
     one(&mut client, "ROLLBACK");
@@ -433,15 +602,29 @@ fn what_is_read() {
     twin::create(&mut client).unwrap();
     rows(&mut client, FREEZE);
     one(&mut client, "SELECT varve.watch('bars')");
-    assert_eq!(one(&mut client, "SELECT count(*) FROM varve.checkpoint_rows"), "0");
+    assert_eq!(
+        one(&mut client, "SELECT count(*) FROM varve.checkpoint_rows"),
+        "0"
+    );
     // All bytes of all bodies are damaged: who reads one says so.
-    let tables = rows(&mut client, "SELECT varve.segment_table(c) FROM show_chunks('bars') c");
+    let tables = rows(
+        &mut client,
+        "SELECT varve.segment_table(c) FROM show_chunks('bars') c",
+    );
     one(&mut client, "BEGIN");
     for table in &tables {
-        one(&mut client, &format!("UPDATE {table} SET data = decode(repeat('00', length(data)), 'hex') WHERE item > 0"));
+        one(
+            &mut client,
+            &format!(
+                "UPDATE {table} SET data = decode(repeat('00', length(data)), 'hex') WHERE item > 0"
+            ),
+        );
     }
     assert_eq!(counts(&mut client, "'bars'"), "");
-    one(&mut client, "INSERT INTO bars VALUES (77, '2024-01-03', 1), (78, '2024-01-13', 1)");
+    one(
+        &mut client,
+        "INSERT INTO bars VALUES (77, '2024-01-03', 1), (78, '2024-01-13', 1)",
+    );
     assert_eq!(counts(&mut client, "'bars'"), "insert 2");
     one(&mut client, "UPDATE bars SET close = 2 WHERE symbol = 77");
     assert_eq!(counts(&mut client, "'bars'"), "update 1");
@@ -463,11 +646,20 @@ fn generations() {
         let from = i * 137 % 20_000;
         one(
             &mut client,
-            &format!("UPDATE t SET v = v || '!' WHERE id BETWEEN {from} AND {from} + 9; DELETE FROM t WHERE id = {from} + 400; INSERT INTO t VALUES (30000 + {i}, 'new'); VACUUM t"),
+            &format!(
+                "UPDATE t SET v = v || '!' WHERE id BETWEEN {from} AND {from} + 9; DELETE FROM t WHERE id = {from} + 400; INSERT INTO t VALUES (30000 + {i}, 'new'); VACUUM t"
+            ),
         );
         let found = counts(&mut client, "'t'");
-        let updates = one(&mut client, &format!("SELECT count(*) FROM t WHERE id BETWEEN {from} AND {from} + 9"));
-        assert_eq!(found, format!("delete 1, insert 1, update {updates}"), "{i}");
+        let updates = one(
+            &mut client,
+            &format!("SELECT count(*) FROM t WHERE id BETWEEN {from} AND {from} + 9"),
+        );
+        assert_eq!(
+            found,
+            format!("delete 1, insert 1, update {updates}"),
+            "{i}"
+        );
         assert_eq!(counts(&mut client, "'t', advance => false"), "");
         most = most.max(one(&mut client, blocks).parse::<u32>().unwrap());
     }
@@ -492,12 +684,24 @@ fn damage() {
     );
     for (sql, detect) in [
         ("UPDATE varve.checkpoint SET columns = ''", true),
-        ("UPDATE varve.checkpoint SET columns = set_byte(columns, 7, 99)", true),
+        (
+            "UPDATE varve.checkpoint SET columns = set_byte(columns, 7, 99)",
+            true,
+        ),
         ("UPDATE varve.checkpoint_chunk SET state = ''", true),
-        ("UPDATE varve.checkpoint_chunk SET state = set_byte(state, 20, 99)", true),
+        (
+            "UPDATE varve.checkpoint_chunk SET state = set_byte(state, 20, 99)",
+            true,
+        ),
         ("UPDATE varve.checkpoint_rows SET data = ''", true),
-        ("UPDATE varve.checkpoint_rows SET data = set_byte(data, 9, 99)", true),
-        ("UPDATE varve.checkpoint_rows SET data = substr(data, 1, 1000)", true),
+        (
+            "UPDATE varve.checkpoint_rows SET data = set_byte(data, 9, 99)",
+            true,
+        ),
+        (
+            "UPDATE varve.checkpoint_rows SET data = substr(data, 1, 1000)",
+            true,
+        ),
         // Nobody needs its rows before the next change.
         ("DELETE FROM varve.checkpoint_rows", false),
     ] {
@@ -522,10 +726,19 @@ fn damage() {
     one(&mut client, "SELECT varve.watch('t')");
     one(&mut client, "UPDATE t SET v = 'x' WHERE id = 9");
     one(&mut client, "SELECT varve.set_tier('t', 'hot')");
-    let table = one(&mut client, "SELECT oid::regclass FROM pg_class WHERE relname LIKE 'kept\\_segments\\_%' AND relkind = 'r'");
-    one(&mut client, &format!("ALTER EXTENSION varve DROP TABLE {table}; DROP TABLE {table}"));
+    let table = one(
+        &mut client,
+        "SELECT oid::regclass FROM pg_class WHERE relname LIKE 'kept\\_segments\\_%' AND relkind = 'r'",
+    );
+    one(
+        &mut client,
+        &format!("ALTER EXTENSION varve DROP TABLE {table}; DROP TABLE {table}"),
+    );
     let e = refused(&mut client, "SELECT varve.detect_changes('t')");
-    assert!(e.starts_with("55000 public.t has lost what its checkpoint refers to"), "{e}");
+    assert!(
+        e.starts_with("55000 public.t has lost what its checkpoint refers to"),
+        "{e}"
+    );
     one(&mut client, "SELECT varve.watch('t')");
     assert_eq!(counts(&mut client, "'t'"), "");
 }

@@ -96,7 +96,11 @@ impl Watched<'_> {
 
     fn fail(&self, what: &str) -> ! {
         let from = self.script.len().saturating_sub(80);
-        panic!("{}: {what}, after {:#?}", self.kind.name, &self.script[from..])
+        panic!(
+            "{}: {what}, after {:#?}",
+            self.kind.name,
+            &self.script[from..]
+        )
     }
 
     fn id(&mut self) -> u64 {
@@ -158,7 +162,9 @@ impl Watched<'_> {
                 self.run(&format!("UPDATE t SET v = v + 1 WHERE {some}"));
             }
             9 => {
-                self.run(&format!("UPDATE t SET note = note, v = v * 1.0 WHERE {some}"));
+                self.run(&format!(
+                    "UPDATE t SET note = note, v = v * 1.0 WHERE {some}"
+                ));
             }
             10 => {
                 self.run(&format!(
@@ -166,7 +172,9 @@ impl Watched<'_> {
                 ));
             }
             11 => {
-                self.run(&format!("SELECT count(*) FROM (SELECT FROM t WHERE {some} FOR UPDATE) x"));
+                self.run(&format!(
+                    "SELECT count(*) FROM (SELECT FROM t WHERE {some} FOR UPDATE) x"
+                ));
             }
             12 => {
                 let time = self.time();
@@ -246,7 +254,9 @@ impl Watched<'_> {
             }
             28 if self.columns > 0 => {
                 let column = self.random.below(self.columns) + 1;
-                self.run(&format!("UPDATE t SET c{column} = CASE WHEN c{column} IS NULL THEN id END WHERE {some}"));
+                self.run(&format!(
+                    "UPDATE t SET c{column} = CASE WHEN c{column} IS NULL THEN id END WHERE {some}"
+                ));
             }
             _ => {
                 self.run(&format!("UPDATE t SET v = -v WHERE {some} AND id % 2 = 1"));
@@ -277,8 +287,16 @@ impl Watched<'_> {
 
     fn check(&mut self, expected: &[String], found: &[String], what: &str) {
         if expected != found {
-            let missing: Vec<_> = expected.iter().filter(|l| !found.contains(l)).take(5).collect();
-            let wrong: Vec<_> = found.iter().filter(|l| !expected.contains(l)).take(5).collect();
+            let missing: Vec<_> = expected
+                .iter()
+                .filter(|l| !found.contains(l))
+                .take(5)
+                .collect();
+            let wrong: Vec<_> = found
+                .iter()
+                .filter(|l| !expected.contains(l))
+                .take(5)
+                .collect();
             self.fail(&format!(
                 "{what}: {} expected, {} found; missing {missing:#?}, wrong {wrong:#?}",
                 expected.len(),
@@ -296,7 +314,10 @@ fn as_a_full_join_says() {
     let seed = number("VARVE_SEED", 11);
     let cluster = Cluster::start_new(&["fsync = off", "autovacuum = off"]).unwrap();
     let mut client = cluster.connect_with_varve().unwrap();
-    one(&mut client, "SET TIME ZONE 'UTC'; SET client_min_messages = warning");
+    one(
+        &mut client,
+        "SET TIME ZONE 'UTC'; SET client_min_messages = warning",
+    );
     let (mut told, mut none) = (0, 0);
     for (round, kind) in KINDS.iter().enumerate() {
         let mut watched = Watched {
@@ -313,7 +334,10 @@ fn as_a_full_join_says() {
         for _ in 0..4 {
             watched.insert(600);
         }
-        watched.run(&format!("SELECT varve.watch('t'{}); CREATE TABLE was AS TABLE t", kind.key));
+        watched.run(&format!(
+            "SELECT varve.watch('t'{}); CREATE TABLE was AS TABLE t",
+            kind.key
+        ));
         for _ in 0..steps / KINDS.len() as u64 {
             for _ in 0..watched.random.below(4) {
                 watched.step();

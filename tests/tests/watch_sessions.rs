@@ -18,10 +18,12 @@ fn two_at_once() {
     let mut client = cluster.connect_with_varve().unwrap();
     one(&mut client, SETUP);
     for tier in ["hot", "warm"] {
-        one(&mut client, &format!("SELECT varve.set_tier('t', '{tier}')"));
+        one(
+            &mut client,
+            &format!("SELECT varve.set_tier('t', '{tier}')"),
+        );
         one(&mut client, "SELECT varve.watch('t')");
-        let [mut a, mut b, mut writer] =
-            [(); 3].map(|()| Session::new(&cluster).unwrap());
+        let [mut a, mut b, mut writer] = [(); 3].map(|()| Session::new(&cluster).unwrap());
         // What the one has taken, the other is not told again, and what was written meanwhile it is.
         one(&mut client, "UPDATE t SET v = v + 1 WHERE id = 1");
         a.ok("BEGIN");
@@ -52,11 +54,22 @@ fn two_at_once() {
         assert_eq!(b.finish().unwrap(), ["insert|3|0"]);
         // With a snapshot of its own, a transaction that comes too late fails.
         for level in ["REPEATABLE READ", "SERIALIZABLE"] {
-            for then in [DETECT, look.as_str(), "SELECT varve.watch('t')", "SELECT varve.unwatch('t')"] {
+            for then in [
+                DETECT,
+                look.as_str(),
+                "SELECT varve.watch('t')",
+                "SELECT varve.unwatch('t')",
+            ] {
                 one(&mut client, "UPDATE t SET v = v + 1 WHERE id = 5");
                 a.ok(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"));
                 a.ok("SELECT count(*) FROM t");
-                assert_eq!(one(&mut client, "SELECT count(*) FROM varve.detect_changes('t')"), "1");
+                assert_eq!(
+                    one(
+                        &mut client,
+                        "SELECT count(*) FROM varve.detect_changes('t')"
+                    ),
+                    "1"
+                );
                 assert_eq!(a.err(then), "40001", "{level}: {then}");
                 a.ok("ROLLBACK");
             }
@@ -76,7 +89,10 @@ fn two_at_once() {
         b.start("SELECT varve.watch('t')");
         assert!(b.waits(&mut client));
         a.ok("COMMIT");
-        assert_eq!(b.finish().unwrap(), [one(&mut client, "SELECT count(*) FROM t")]);
+        assert_eq!(
+            b.finish().unwrap(),
+            [one(&mut client, "SELECT count(*) FROM t")]
+        );
         assert_eq!(one(&mut client, "SELECT count(*) FROM varve.watches"), "1");
     }
 }
@@ -88,7 +104,10 @@ fn writers_in_between() {
     let mut client = cluster.connect_with_varve().unwrap();
     one(&mut client, SETUP);
     for tier in ["hot", "warm"] {
-        one(&mut client, &format!("SELECT varve.set_tier('t', '{tier}')"));
+        one(
+            &mut client,
+            &format!("SELECT varve.set_tier('t', '{tier}')"),
+        );
         let mut writer = Session::new(&cluster).unwrap();
         writer.ok("BEGIN; UPDATE t SET v = v + 1 WHERE id = 10; SAVEPOINT s; UPDATE t SET v = v + 1 WHERE id = 11; DELETE FROM t WHERE id = 12");
         one(&mut client, "SELECT varve.watch('t')");
@@ -99,14 +118,20 @@ fn writers_in_between() {
         assert_eq!(rows(&mut client, DETECT).len(), 1);
         writer.ok("RELEASE s; COMMIT");
         let found = rows(&mut client, DETECT);
-        let found: Vec<&str> = found.iter().map(|line| line.rsplit_once('|').unwrap().0).collect();
+        let found: Vec<&str> = found
+            .iter()
+            .map(|line| line.rsplit_once('|').unwrap().0)
+            .collect();
         assert_eq!(found, ["update|10", "update|11", "delete|12"], "{tier}");
         assert_eq!(rows(&mut client, DETECT), [""; 0]);
         writer.ok("INSERT INTO t VALUES (12, 0)");
         assert_eq!(rows(&mut client, DETECT), ["insert|12|0"]);
     }
     // Storage that is exchanged while somebody looks and moves.
-    one(&mut client, "SELECT varve.watch('t'), varve.watch('t', checkpoint => 'other')");
+    one(
+        &mut client,
+        "SELECT varve.watch('t'), varve.watch('t', checkpoint => 'other')",
+    );
     let [mut a, mut b] = [(); 2].map(|()| Session::new(&cluster).unwrap());
     one(&mut client, "UPDATE t SET v = -1 WHERE id = 30");
     a.ok("BEGIN");
@@ -120,7 +145,8 @@ fn writers_in_between() {
     assert_eq!(rows(&mut client, &other), ["update|30|-1"]);
     // Two checkpoints let go of the same segments at once: they go with the second.
     one(&mut client, "SELECT varve.set_tier('t', 'warm')");
-    let kept = "SELECT count(*) FROM pg_class WHERE relname LIKE 'kept\\_segments\\_%' AND relkind = 'r'";
+    let kept =
+        "SELECT count(*) FROM pg_class WHERE relname LIKE 'kept\\_segments\\_%' AND relkind = 'r'";
     assert_eq!(one(&mut client, kept), "1");
     a.ok("BEGIN");
     a.ok(DETECT);
@@ -168,17 +194,25 @@ fn kills() {
         cluster.stop(Stop::Immediate).ok();
         cluster.start().unwrap();
         client = cluster.connect().unwrap();
-        assert_eq!(one(&mut client, "SELECT count(*) FROM told"), before, "round {round}");
+        assert_eq!(
+            one(&mut client, "SELECT count(*) FROM told"),
+            before,
+            "round {round}"
+        );
         if round % 3 > 0 {
             simple(&mut client, take).unwrap();
         }
     }
     simple(&mut client, take).unwrap();
     // What was told, one after the other, makes the table.
-    let mut made: HashMap<String, String> = (1..=1000).map(|i| (i.to_string(), "0".to_string())).collect();
+    let mut made: HashMap<String, String> = (1..=1000)
+        .map(|i| (i.to_string(), "0".to_string()))
+        .collect();
     for line in rows(&mut client, "SELECT op, id, v FROM told ORDER BY n") {
         let parts: Vec<&str> = line.split('|').collect();
-        let [op, id, v] = parts[..] else { panic!("{line}") };
+        let [op, id, v] = parts[..] else {
+            panic!("{line}")
+        };
         let was = match op {
             "delete" => made.remove(id),
             _ => made.insert(id.into(), v.into()),
@@ -186,7 +220,10 @@ fn kills() {
         assert_eq!(was.is_some(), op != "insert", "{line}");
         assert_ne!(was.as_deref(), Some(v), "{line}");
     }
-    let mut made: Vec<String> = made.into_iter().map(|(id, v)| format!("{id}|{v}")).collect();
+    let mut made: Vec<String> = made
+        .into_iter()
+        .map(|(id, v)| format!("{id}|{v}"))
+        .collect();
     made.sort_unstable();
     let mut there = rows(&mut client, "SELECT id, v FROM t");
     there.sort_unstable();
@@ -208,7 +245,11 @@ fn elsewhere() {
     wait::until("the standby to have the change", || {
         simple(&mut there, &look).is_ok_and(|found| found == ["update|1|1"])
     });
-    for sql in [DETECT, "SELECT varve.watch('t')", "SELECT varve.unwatch('t')"] {
+    for sql in [
+        DETECT,
+        "SELECT varve.watch('t')",
+        "SELECT varve.unwatch('t')",
+    ] {
         assert_eq!(simple(&mut there, sql).unwrap_err().code, "25006", "{sql}");
     }
     // Also where the rows are in a table of segments that is kept.

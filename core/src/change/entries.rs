@@ -135,7 +135,10 @@ impl Block {
             }),
             kind => return Err(CoreError::corrupt(format!("an entry of kind {kind}"))),
         };
-        Ok(Some((Entry { place, kept }, rest.len() - reader.remaining())))
+        Ok(Some((
+            Entry { place, kept },
+            rest.len() - reader.remaining(),
+        )))
     }
 }
 
@@ -189,7 +192,10 @@ mod tests {
         let mut writer = BlockWriter::default();
         let mut count = 0;
         while !writer.is_full() {
-            let kept = Some(Kept { row: 1, key: b"key" });
+            let kept = Some(Kept {
+                row: 1,
+                key: b"key",
+            });
             let entry = Entry { place: count, kept };
             writer.push(entry).unwrap();
             count += 1;
@@ -213,7 +219,12 @@ mod tests {
         assert!(read(written(&[5, 4])).is_err());
         assert!(read(seal(vec![0; 8])).is_err());
         assert!(read(seal(vec![9; 9])).is_err());
-        assert!(read(seal([&[0; 8][..], &[1], &[7; 16], &[9, 0, 0, 0, 1]].concat())).is_err());
+        assert!(
+            read(seal(
+                [&[0; 8][..], &[1], &[7; 16], &[9, 0, 0, 0, 1]].concat()
+            ))
+            .is_err()
+        );
         assert_eq!(read(seal(Vec::new())).unwrap(), []);
     }
 }

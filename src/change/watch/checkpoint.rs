@@ -104,7 +104,8 @@ impl Checkpoint {
                             columns: row.get(3)?.unwrap_or_default(),
                             unique: row.get(4)?.unwrap_or_default(),
                         },
-                        columns: attributes_from_bytes(&columns).unwrap_or_else(|e| error::damaged(&e)),
+                        columns: attributes_from_bytes(&columns)
+                            .unwrap_or_else(|e| error::damaged(&e)),
                         horizon: row.get::<i64>(6)?.unwrap_or_default() as u64,
                         version: row.get(7)?.unwrap_or_default(),
                     }))

@@ -91,12 +91,7 @@ impl Shape {
     ///
     /// # Safety
     /// Values of the shape.
-    pub unsafe fn keep_key(
-        &self,
-        values: &[pg_sys::Datum],
-        nulls: &[bool],
-        to: &mut Vec<u8>,
-    ) {
+    pub unsafe fn keep_key(&self, values: &[pg_sys::Datum], nulls: &[bool], to: &mut Vec<u8>) {
         to.clear();
         for place in &self.key {
             let layout = Layout::of(relation::attribute(self.desc, *place));
@@ -215,7 +210,10 @@ impl Reading<'_> {
     /// Reads what is to be compared of a part, or the rows of it whose keys are looked for. `take` tells how many rows of either side
     /// wait.
     fn part(&self, part: &Part, wanted: Option<&Wanted>, take: Take) {
-        let mut old = part.then.as_ref().map(|then| Shape::of(then.desc, self.key));
+        let mut old = part
+            .then
+            .as_ref()
+            .map(|then| Shape::of(then.desc, self.key));
         let mut new = part
             .now
             .as_ref()
@@ -227,7 +225,7 @@ impl Reading<'_> {
                 self.remembered(part, wanted, take);
                 self.present(part, &mut new, wanted, take);
             }
-            Loose::Some(_) => self.changes(part, &mut new, wanted, take),
+            Loose::Some => self.changes(part, &mut new, wanted, take),
         }
     }
 
@@ -242,7 +240,9 @@ impl Reading<'_> {
         let table = part.now.as_ref().and_then(|now| now.table.as_ref());
         let rel = table.unwrap_or(&self.subject.rel).as_ptr();
         let pages = |shape: &Option<Shape>, pieces| {
-            shape.as_ref().map(|shape| Pages::new(rel, shape.desc, pieces))
+            shape
+                .as_ref()
+                .map(|shape| Pages::new(rel, shape.desc, pieces))
         };
         let mut old_pages = pages(old, &part.old).filter(|pages| !pages.ended());
         let mut new_pages = pages(new, &part.new).filter(|pages| !pages.ended());
@@ -274,13 +274,7 @@ impl Reading<'_> {
     }
 
     /// All rows that lie in no segment.
-    fn present(
-        &self,
-        part: &Part,
-        shape: &mut Option<Shape>,
-        wanted: Option<&Wanted>,
-        take: Take,
-    ) {
+    fn present(&self, part: &Part, shape: &mut Option<Shape>, wanted: Option<&Wanted>, take: Take) {
         let Some(now) = &part.now else { return };
         match &now.table {
             None => each_of_query(self.connection, self.subject, self.key, |shape, row| {
@@ -297,13 +291,7 @@ impl Reading<'_> {
     }
 
     /// The rows that have come and gone.
-    fn changes(
-        &self,
-        part: &Part,
-        shape: &mut Option<Shape>,
-        wanted: Option<&Wanted>,
-        take: Take,
-    ) {
+    fn changes(&self, part: &Part, shape: &mut Option<Shape>, wanted: Option<&Wanted>, take: Take) {
         let table = part.now.as_ref().and_then(|now| now.table.as_ref());
         let (Some(then), Some(table), Some(shape)) = (&part.then, table, shape) else {
             return;

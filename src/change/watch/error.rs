@@ -3,7 +3,8 @@
 use crate::am::error::raise;
 use pgrx::PgSqlErrorCode as Code;
 
-const ANEW: &str = "SELECT varve.watch(…) takes the checkpoint anew; what has changed until then is not told.";
+const ANEW: &str =
+    "SELECT varve.watch(…) takes the checkpoint anew; what has changed until then is not told.";
 
 /// Raises `wrong_object_type` for a relation that has no rows to be read.
 pub fn no_rows(relation: &str) -> ! {

@@ -80,12 +80,7 @@ impl RowHash {
         finish(unsafe { self.sums(values, nulls, false) }.0)
     }
 
-    unsafe fn sums(
-        &mut self,
-        values: &[pg_sys::Datum],
-        nulls: &[bool],
-        all: bool,
-    ) -> (u128, u128) {
+    unsafe fn sums(&mut self, values: &[pg_sys::Datum], nulls: &[bool], all: bool) -> (u128, u128) {
         self.rows += 1;
         if self.rows == AT_A_TIME {
             pgrx::check_for_interrupts!();

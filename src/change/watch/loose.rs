@@ -133,25 +133,25 @@ impl Drop for DeltaScan {
     }
 }
 
-/// How many rows have come since a checkpoint, or gone of those that it remembers, about; 0 only where none has.
-pub fn changes(
+/// Whether rows may have come since a checkpoint, or gone of those that it remembers.
+pub fn may_differ(
     rel: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
     horizon: Horizon,
     remembered: u64,
-) -> u64 {
+) -> bool {
     let mut scan = DeltaScan::new(rel, snapshot);
-    let (mut before, mut after) = (0u64, 0u64);
+    let mut rows = 0u64;
     while let Some(row) = scan.next() {
-        match horizon.is_before(row.header) {
-            true => before += 1,
-            false => after += 1,
+        if !horizon.is_before(row.header) {
+            return true;
         }
-        if (before + after).is_multiple_of(4096) {
+        rows += 1;
+        if rows.is_multiple_of(4096) {
             pgrx::check_for_interrupts!();
         }
     }
-    remembered.abs_diff(before) + after
+    rows != remembered
 }
 
 /// A row that a checkpoint remembers.

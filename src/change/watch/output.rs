@@ -117,8 +117,16 @@ impl<'a> Found<'a> {
     pub fn put(&mut self, side: Side, row: &Row) {
         let (row_desc, key_desc) = self.blessed(row.shape);
         let places = &row.shape.key;
-        let values: Vec<_> = places.iter().filter_map(|p| row.values.get(*p)).copied().collect();
-        let nulls: Vec<_> = places.iter().filter_map(|p| row.nulls.get(*p)).copied().collect();
+        let values: Vec<_> = places
+            .iter()
+            .filter_map(|p| row.values.get(*p))
+            .copied()
+            .collect();
+        let nulls: Vec<_> = places
+            .iter()
+            .filter_map(|p| row.nulls.get(*p))
+            .copied()
+            .collect();
         let mut all_nulls = row.nulls.to_vec();
         for (place, null) in all_nulls.iter_mut().enumerate() {
             *null |= relation::attribute(row_desc, place).attisdropped;
@@ -152,7 +160,9 @@ impl<'a> Found<'a> {
     pub fn tell(self, output: &mut Output) {
         let mut group = Group::default();
         let mut duplicates = Vec::new();
-        let Found { sort, memory, name, .. } = self;
+        let Found {
+            sort, memory, name, ..
+        } = self;
         sort.drain(|values, nulls, side| {
             let [high, low, row_high, row_low, key, new] = values else {
                 return;
@@ -172,7 +182,11 @@ impl<'a> Found<'a> {
                 })
             };
             let is_new = side == 1;
-            let of_side = if is_new { &mut group.new } else { &mut group.old };
+            let of_side = if is_new {
+                &mut group.new
+            } else {
+                &mut group.old
+            };
             of_side.count += 1;
             if of_side.count == 1 {
                 of_side.row = row;
@@ -211,7 +225,10 @@ impl Group {
         for (side, verb) in [(&old, "had"), (&new, "have")] {
             if let (2.., Some(key)) = (side.count, side.key) {
                 let key = text(output.json(key));
-                duplicates.push(format!("{} rows of {name} {verb} the key {key}.", side.count));
+                duplicates.push(format!(
+                    "{} rows of {name} {verb} the key {key}.",
+                    side.count
+                ));
                 if duplicates.len() == SHOWN {
                     error::duplicates(duplicates);
                 }

@@ -54,8 +54,8 @@ pub struct Now {
 pub enum Loose {
     /// Nothing: they are the same.
     Same,
-    /// Those that have come and gone; so many, about.
-    Some(u64),
+    /// Those that have come and gone.
+    Some,
     /// All that there were, with all that there are.
     All,
 }
@@ -149,7 +149,11 @@ impl Then {
             return HashMap::new();
         }
         match now.filter(|now| now.segments == self.segments) {
-            Some(now) => now.directory.iter().map(|s| (s.number, s.clone())).collect(),
+            Some(now) => now
+                .directory
+                .iter()
+                .map(|s| (s.number, s.clone()))
+                .collect(),
             None => retained::segments(self.segments, snapshot)
                 .unwrap_or_else(|| error::lost(&subject.name, "The table of a chunk's segments")),
         }
@@ -352,8 +356,7 @@ fn compare(
         });
         return match same {
             true => {
-                let elsewhere =
-                    then.state.storage != now.storage || then.segments != now.segments;
+                let elsewhere = then.state.storage != now.storage || then.segments != now.segments;
                 let moved = now.table.is_some() || elsewhere;
                 Part {
                     moved,
@@ -395,9 +398,9 @@ fn compare(
     if met != then.state.segments.len() {
         error::lost(&subject.name, "A segment of a chunk");
     }
-    let loose = match loose::changes(table.as_ptr(), snapshot, horizon, then.state.loose) {
-        0 => Loose::Same,
-        changes => Loose::Some(changes),
+    let loose = match loose::may_differ(table.as_ptr(), snapshot, horizon, then.state.loose) {
+        false => Loose::Same,
+        true => Loose::Some,
     };
     Part {
         old,

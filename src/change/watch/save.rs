@@ -187,7 +187,7 @@ impl Writing<'_> {
         if part.moved {
             return self.replace(Some(then), part.chunk, now, total);
         }
-        self.in_place(part.chunk, then, now, &part.loose, total);
+        self.in_place(&part, then, now, total);
         total.rows
     }
 
@@ -204,36 +204,30 @@ impl Writing<'_> {
     }
 
     /// Writes what has changed of a chunk whose storage is what it was.
-    fn in_place(
-        &self,
-        chunk: pg_sys::Oid,
-        then: &Then,
-        now: &Now,
-        loose: &Loose,
-        total: Totals,
-    ) {
+    fn in_place(&self, part: &Part, then: &Then, now: &Now, total: Totals) {
         let was = &then.state;
-        let (number, kept) = match loose {
-            Loose::Some(changes) => {
-                let logged = was.logged + changes;
-                if was.generations >= GENERATIONS || logged > was.loose / 4 + SMALL_LOG {
-                    let number = next_number();
-                    let writer = EntryWriter::begin(number, 0);
-                    let (loose, _) = self.merged(then, now, writer, false);
-                    (number, (loose, 0, 1))
-                } else {
-                    let writer = EntryWriter::begin(then.number, was.generations);
-                    let (loose, added) = self.merged(then, now, writer, true);
-                    let generations = was.generations + 1;
-                    (then.number, (loose, was.logged + added, generations))
-                }
+        // Rows of segments are among them, as rows that were thawed are.
+        let changes = part.went.rows + part.came.rows;
+        let many = was.logged + changes > was.loose / 4 + SMALL_LOG;
+        let (number, kept) = match part.loose {
+            Loose::Some if changes > 0 && (many || was.generations >= GENERATIONS) => {
+                let number = next_number();
+                let writer = EntryWriter::begin(number, 0);
+                let (loose, _) = self.merged(then, now, writer, false);
+                (number, (loose, 0, 1))
+            }
+            Loose::Some if changes > 0 => {
+                let writer = EntryWriter::begin(then.number, was.generations);
+                let (loose, added) = self.merged(then, now, writer, true);
+                let generations = was.generations + u32::from(added > 0);
+                (then.number, (loose, was.logged + added, generations))
             }
             _ => (then.number, (was.loose, was.logged, was.generations)),
         };
         let state = self.state(now, total, kept);
         if number != then.number {
             store::remove_chunk(then.number);
-            self.insert(number, chunk, now, &state);
+            self.insert(number, part.chunk, now, &state);
         } else if state != *was {
             let bytes = to_bytes(&state);
             as_owner(|| {
@@ -293,10 +287,7 @@ impl Writing<'_> {
         let mut entries = Entries::open(then.number, &then.state, self.snapshot);
         let mut rows = 0;
         let mut key = Vec::new();
-        let mut to = Log {
-            writer,
-            gone: None,
-        };
+        let mut to = Log { writer, gone: None };
         merge(
             &mut scan,
             &mut entries,
@@ -336,7 +327,12 @@ impl Writing<'_> {
         (rows, to.end())
     }
 
-    fn state(&self, now: &Now, total: Totals, (loose, logged, generations): (u64, u64, u32)) -> Chunk {
+    fn state(
+        &self,
+        now: &Now,
+        total: Totals,
+        (loose, logged, generations): (u64, u64, u32),
+    ) -> Chunk {
         Chunk {
             storage: now.storage,
             rows: total.rows,

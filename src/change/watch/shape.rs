@@ -136,7 +136,10 @@ pub fn lacking(
         .collect();
     let there = kept.iter().filter(|attribute| !attribute.dropped);
     for attribute in there {
-        let what = match now.iter().find(|attr| Plans::raw_name(attr) == attribute.name) {
+        let what = match now
+            .iter()
+            .find(|attr| Plans::raw_name(attr) == attribute.name)
+        {
             None => "was dropped or renamed",
             Some(attr) if !same_class(attribute, attr, plans) => {
                 "has a type whose values are others now"

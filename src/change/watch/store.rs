@@ -41,14 +41,7 @@ fn each(table: &OpenRel, index: &str, first: First, f: impl FnMut(pg_sys::HeapTu
 unsafe fn column(table: &OpenRel, row: pg_sys::HeapTuple, attnum: i32) -> pg_sys::Datum {
     let mut null = false;
     // SAFETY: by contract.
-    unsafe {
-        pg_sys::heap_getattr(
-            row,
-            attnum,
-            relation::tupdesc(table.as_ptr()),
-            &mut null,
-        )
-    }
+    unsafe { pg_sys::heap_getattr(row, attnum, relation::tupdesc(table.as_ptr()), &mut null) }
 }
 
 /// Deletes a row.
@@ -72,9 +65,14 @@ pub fn refers_to(segments: pg_sys::Oid) -> bool {
         return false;
     };
     let mut found = false;
-    each(&table, "checkpoint_chunk_segments", First::Oid(segments), |_| {
-        found = true;
-    });
+    each(
+        &table,
+        "checkpoint_chunk_segments",
+        First::Oid(segments),
+        |_| {
+            found = true;
+        },
+    );
     found
 }
 
@@ -261,7 +259,10 @@ impl EntryReader {
                 if !pg_sys::index_getnext_slot(self.scan, forward, self.slot) {
                     return None;
                 }
-                pg_sys::slot_getsomeattrs_int(self.slot, relation::natts(relation::tupdesc(self.table.as_ptr())) as i32);
+                pg_sys::slot_getsomeattrs_int(
+                    self.slot,
+                    relation::natts(relation::tupdesc(self.table.as_ptr())) as i32,
+                );
                 with_payload(*(*self.slot).tts_values.add(3), <[u8]>::to_vec)
             };
             self.block = Block::new(bytes).unwrap_or_else(|e| damaged(&e));
