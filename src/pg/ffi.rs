@@ -16,7 +16,7 @@ pub type RewriteState = *mut RewriteStateData;
 
 /// `access/tupdesc_details.h`: the value of a column in rows from before it.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct AttrMissing {
     /// Whether there is one.
     pub am_present: bool,

@@ -76,7 +76,10 @@ pub fn desc(attributes: &[Attribute]) -> pg_sys::TupleDesc {
             for (to, from) in attr.attname.data.iter_mut().take(last).zip(&kept.name) {
                 *to = *from as std::ffi::c_char;
             }
-            let mut missing = AttrMissing::default();
+            let mut missing = AttrMissing {
+                am_present: false,
+                am_value: pg_sys::Datum::null(),
+            };
             if let Some(bytes) = &kept.missing
                 && let Some(value) = value::take(Layout::of(&attr), &mut bytes.as_slice())
             {
