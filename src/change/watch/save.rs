@@ -354,7 +354,9 @@ impl Writing<'_> {
                     number.into(),
                     self.id.into(),
                     chunk.into(),
-                    now.segments.into(),
+                    (now.segments != pg_sys::InvalidOid)
+                        .then_some(now.segments)
+                        .into(),
                     bytes.into(),
                 ],
             );

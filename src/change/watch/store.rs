@@ -27,14 +27,19 @@ fn need(name: &str, lockmode: u32) -> OpenRel {
     table(name, lockmode).unwrap_or_else(|| pgrx::error!("varve.{name} does not exist"))
 }
 
-/// Hands on the rows of a table with a value in the first column of one of its indexes, as they are now.
-fn each(table: &OpenRel, index: &str, first: First, f: impl FnMut(pg_sys::HeapTuple)) {
+/// Hands on the rows of a table with a value in a column, by an index that begins with it, as they are now.
+fn each(
+    table: &OpenRel,
+    index: &str,
+    (attnum, value): (i16, First),
+    f: impl FnMut(pg_sys::HeapTuple),
+) {
     if let Some(index) = ours(index) {
-        catalog::each_with(table, index, first, f);
+        catalog::each_where(table, index, attnum, value, f);
     }
 }
 
-/// The value of a column that is not NULL.
+/// The value of a column; zero for NULL.
 ///
 /// # Safety
 /// A row of the table, which has such a column.
@@ -68,7 +73,7 @@ pub fn refers_to(segments: pg_sys::Oid) -> bool {
     each(
         &table,
         "checkpoint_chunk_segments",
-        First::Oid(segments),
+        (4, First::Oid(segments)),
         |_| {
             found = true;
         },
@@ -82,7 +87,7 @@ pub fn forget_relation(oid: pg_sys::Oid) {
         return;
     };
     let mut ids = Vec::new();
-    each(&table, "checkpoint_relation", First::Oid(oid), |row| {
+    each(&table, "checkpoint_relation", (2, First::Oid(oid)), |row| {
         // SAFETY: a row of the table, whose first column is its number.
         ids.push(unsafe { column(&table, row, 1) }.value() as i64);
     });
@@ -94,22 +99,32 @@ pub fn remove(id: i64) {
     // With the extension, its tables go one after the other.
     let write = pg_sys::RowExclusiveLock;
     if let Some(checkpoints) = table("checkpoint", write) {
-        each(&checkpoints, "checkpoint_pkey", First::Number(id), |row| {
-            // SAFETY: a row of the table.
-            unsafe { delete(&checkpoints, row) };
-        });
+        each(
+            &checkpoints,
+            "checkpoint_pkey",
+            (1, First::Number(id)),
+            |row| {
+                // SAFETY: a row of the table.
+                unsafe { delete(&checkpoints, row) };
+            },
+        );
     }
     let mut gone: Vec<(i64, pg_sys::Oid)> = Vec::new();
     if let Some(chunks) = table("checkpoint_chunk", write) {
-        each(&chunks, "checkpoint_chunk_of", First::Number(id), |row| {
-            // SAFETY: a row of the table, with number and segments.
-            unsafe {
-                let number = column(&chunks, row, 1).value() as i64;
-                let segments = column(&chunks, row, 4).value() as u32;
-                gone.push((number, pg_sys::Oid::from_u32(segments)));
-                delete(&chunks, row);
-            }
-        });
+        each(
+            &chunks,
+            "checkpoint_chunk_of",
+            (2, First::Number(id)),
+            |row| {
+                // SAFETY: a row of the table, with number and segments.
+                unsafe {
+                    let number = column(&chunks, row, 1).value() as i64;
+                    let segments = column(&chunks, row, 4).value() as u32;
+                    gone.push((number, pg_sys::Oid::from_u32(segments)));
+                    delete(&chunks, row);
+                }
+            },
+        );
     }
     for (chunk, _) in &gone {
         remove_entries(*chunk);
@@ -121,7 +136,7 @@ pub fn remove(id: i64) {
 /// Removes a chunk of a checkpoint, without a look at the segments that it referred to.
 pub fn remove_chunk(number: i64) {
     if let Some(chunks) = table("checkpoint_chunk", pg_sys::RowExclusiveLock) {
-        let of = First::Number(number);
+        let of = (1, First::Number(number));
         each(&chunks, "checkpoint_chunk_pkey", of, |row| {
             // SAFETY: a row of the table.
             unsafe { delete(&chunks, row) };
@@ -135,11 +150,16 @@ fn remove_entries(chunk: i64) {
     let Some(rows) = table("checkpoint_rows", pg_sys::RowExclusiveLock) else {
         return;
     };
-    each(&rows, "checkpoint_rows_pkey", First::Number(chunk), |row| {
-        pgrx::check_for_interrupts!();
-        // SAFETY: a row of the table; what lies elsewhere of it goes with it.
-        unsafe { delete(&rows, row) };
-    });
+    each(
+        &rows,
+        "checkpoint_rows_pkey",
+        (1, First::Number(chunk)),
+        |row| {
+            pgrx::check_for_interrupts!();
+            // SAFETY: a row of the table; what lies elsewhere of it goes with it.
+            unsafe { delete(&rows, row) };
+        },
+    );
 }
 
 /// Writes the entries of one generation, in the order of their places.
@@ -216,6 +236,8 @@ pub struct EntryReader {
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
     block: Block,
+    /// A scan that has ended would begin again.
+    ended: bool,
 }
 
 impl EntryReader {
@@ -246,6 +268,7 @@ impl EntryReader {
                 scan,
                 slot,
                 block: Block::default(),
+                ended: false,
             }
         }
     }
@@ -256,7 +279,9 @@ impl EntryReader {
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
             // SAFETY: the scan goes on; the data of a row are never NULL.
             let bytes = unsafe {
-                if !pg_sys::index_getnext_slot(self.scan, forward, self.slot) {
+                self.ended =
+                    self.ended || !pg_sys::index_getnext_slot(self.scan, forward, self.slot);
+                if self.ended {
                     return None;
                 }
                 pg_sys::slot_getsomeattrs_int(
