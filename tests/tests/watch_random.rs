@@ -168,7 +168,7 @@ impl Watched<'_> {
             }
             10 => {
                 self.run(&format!(
-                    "UPDATE t SET tags = CASE WHEN tags IS NULL THEN '{{a}}' END, note = repeat('long ', 600) WHERE {some} AND id % 7 = 0"
+                    "UPDATE t SET tags = CASE WHEN tags IS NULL THEN '{{a}}'::text[] END, note = repeat('long ', 600) WHERE {some} AND id % 7 = 0"
                 ));
             }
             11 => {
@@ -376,7 +376,7 @@ fn as_a_full_join_says() {
                 }
             }
         }
-        watched.run("SELECT varve.unwatch('t'); DROP TABLE t, was");
+        watched.run("SELECT varve.unwatch('t'); DROP TABLE t; DROP TABLE was");
         // Nothing of the past is left.
         let left = one(
             watched.client,
