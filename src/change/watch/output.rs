@@ -174,9 +174,9 @@ impl<'a> Found<'a> {
                 group.of = of;
             }
             let row = (row_high.value(), row_low.value());
-            // SAFETY: rows, which the sort may keep with a short header and not aligned. They are copied since the sort's memory
-            // holds one row at a time.
+            // They are copied since the sort's memory holds one row at a time.
             let copy = |row: &pg_sys::Datum| {
+                // SAFETY: a row, which the sort may keep with a short header and not aligned.
                 memory.within(|| unsafe {
                     pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(row.cast_mut_ptr()))
                 })
