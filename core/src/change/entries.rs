@@ -6,6 +6,7 @@
 
 use crate::error::CoreError;
 use crate::wire::{Reader, len_u32, seal, unseal};
+use std::ops::Range;
 
 /// Bytes after which a block is full.
 const FULL: usize = 32 << 10;
@@ -77,8 +78,17 @@ impl BlockWriter {
 #[derive(Debug, Default)]
 pub struct Block {
     bytes: Vec<u8>,
-    at: usize,
-    last: Option<u64>,
+    next: Option<Parsed>,
+}
+
+/// An entry of a block.
+#[derive(Debug, Clone)]
+struct Parsed {
+    place: u64,
+    /// The row's checksum, and where the key is.
+    kept: Option<(u128, Range<usize>)>,
+    /// Where the entry ends.
+    end: usize,
 }
 
 impl Block {
@@ -89,57 +99,59 @@ impl Block {
     pub fn new(mut bytes: Vec<u8>) -> Result<Self, CoreError> {
         let length = unseal(&bytes)?.len();
         bytes.truncate(length);
-        Ok(Block {
-            bytes,
-            at: 0,
-            last: None,
-        })
+        let next = parse(&bytes, 0, None)?;
+        Ok(Block { bytes, next })
     }
 
     /// The next entry, if there is one.
-    ///
-    /// # Errors
-    /// [`CoreError::Corrupt`] for what no writer has written.
-    pub fn peek(&self) -> Result<Option<Entry<'_>>, CoreError> {
-        Ok(self.parse()?.map(|(entry, _)| entry))
+    #[inline]
+    pub fn peek(&self) -> Option<Entry<'_>> {
+        let next = self.next.as_ref()?;
+        let kept = next.kept.as_ref().map(|(row, key)| Kept {
+            row: *row,
+            key: self.bytes.get(key.clone()).unwrap_or_default(),
+        });
+        Some(Entry {
+            place: next.place,
+            kept,
+        })
     }
 
     /// Goes on behind the next entry.
     ///
     /// # Errors
-    /// As [`Block::peek`].
+    /// [`CoreError::Corrupt`] for what no writer has written.
     pub fn advance(&mut self) -> Result<(), CoreError> {
-        if let Some((entry, length)) = self.parse()? {
-            let place = entry.place;
-            self.last = Some(place);
-            self.at += length;
+        if let Some(Parsed { place, end, .. }) = self.next.take() {
+            self.next = parse(&self.bytes, end, Some(place))?;
         }
         Ok(())
     }
+}
 
-    fn parse(&self) -> Result<Option<(Entry<'_>, usize)>, CoreError> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        if rest.is_empty() {
-            return Ok(None);
-        }
-        let mut reader = Reader::new(rest);
-        let place = reader.u64()?;
-        if self.last.is_some_and(|last| last >= place) {
-            return Err(CoreError::corrupt("entries that do not ascend"));
-        }
-        let kept = match reader.u8()? {
-            GONE => None,
-            HERE => Some(Kept {
-                row: u128::from_le_bytes(reader.array()?),
-                key: reader.sized()?,
-            }),
-            kind => return Err(CoreError::corrupt(format!("an entry of kind {kind}"))),
-        };
-        Ok(Some((
-            Entry { place, kept },
-            rest.len() - reader.remaining(),
-        )))
+/// The entry that begins there, behind one of another place.
+fn parse(bytes: &[u8], at: usize, last: Option<u64>) -> Result<Option<Parsed>, CoreError> {
+    let rest = bytes.get(at..).unwrap_or_default();
+    if rest.is_empty() {
+        return Ok(None);
     }
+    let mut reader = Reader::new(rest);
+    let place = reader.u64()?;
+    if last.is_some_and(|last| last >= place) {
+        return Err(CoreError::corrupt("entries that do not ascend"));
+    }
+    let kept = match reader.u8()? {
+        GONE => None,
+        HERE => {
+            let row = u128::from_le_bytes(reader.array()?);
+            let length = reader.sized()?.len();
+            Some((row, length))
+        }
+        kind => return Err(CoreError::corrupt(format!("an entry of kind {kind}"))),
+    };
+    let end = bytes.len() - reader.remaining();
+    let kept = kept.map(|(row, length)| (row, end - length..end));
+    Ok(Some(Parsed { place, kept, end }))
 }
 
 #[cfg(test)]
@@ -168,7 +180,7 @@ mod tests {
     fn read(bytes: Vec<u8>) -> Result<Vec<(u64, Option<(u128, usize)>)>, CoreError> {
         let mut block = Block::new(bytes)?;
         let mut all = Vec::new();
-        while let Some(entry) = block.peek()? {
+        while let Some(entry) = block.peek() {
             let kept = entry.kept.map(|kept| (kept.row, kept.key.len()));
             all.push((entry.place, kept));
             block.advance()?;

@@ -7,7 +7,7 @@ use super::error::damaged;
 use crate::am::retained;
 use crate::pg::catalog::{self, First};
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::tuple::{new_bytea, with_payload};
+use crate::pg::tuple::{new_bytea, slot_values, with_payload};
 use pgrx::pg_sys;
 use varve_core::change::entries::{Block, BlockWriter, Entry};
 
@@ -275,7 +275,7 @@ impl EntryReader {
 
     /// The next entry, if there is one.
     pub fn peek(&mut self) -> Option<Entry<'_>> {
-        while self.peek_here().is_none() {
+        while self.block.peek().is_none() {
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
             // SAFETY: the scan goes on; the data of a row are never NULL.
             let bytes = unsafe {
@@ -284,19 +284,15 @@ impl EntryReader {
                 if self.ended {
                     return None;
                 }
-                pg_sys::slot_getsomeattrs_int(
-                    self.slot,
-                    relation::natts(relation::tupdesc(self.table.as_ptr())) as i32,
-                );
-                with_payload(*(*self.slot).tts_values.add(3), <[u8]>::to_vec)
+                let natts = relation::natts(relation::tupdesc(self.table.as_ptr()));
+                let (values, _) = slot_values(self.slot, natts);
+                values
+                    .last()
+                    .map_or_else(Vec::new, |data| with_payload(*data, <[u8]>::to_vec))
             };
             self.block = Block::new(bytes).unwrap_or_else(|e| damaged(&e));
         }
-        self.peek_here()
-    }
-
-    fn peek_here(&self) -> Option<Entry<'_>> {
-        self.block.peek().unwrap_or_else(|e| damaged(&e))
+        self.block.peek()
     }
 
     /// Goes on behind the next entry.
