@@ -291,6 +291,91 @@ fn one_transaction() {
     assert_eq!(changes(&mut client, "'t'"), [r#"delete|{"id": 12}"#]);
 }
 
+/// Segments of this very transaction's storage, which TRUNCATE would empty without a way back; and the extension's end.
+#[test]
+fn storage_that_comes_and_goes() {
+    let (_cluster, mut client) = start();
+    one(
+        &mut client,
+        "CREATE TABLE t (id int PRIMARY KEY, v int); SELECT varve.enable('t', segment_by => '{}', order_by => '{id}');
+         INSERT INTO t SELECT i, 0 FROM generate_series(1, 100) i",
+    );
+    for end in ["ROLLBACK", "COMMIT"] {
+        one(
+            &mut client,
+            "BEGIN; SELECT varve.set_tier('t', 'warm'); SELECT varve.watch('t'); UPDATE t SET v = 1 WHERE id < 11; TRUNCATE t;
+             INSERT INTO t SELECT i, 1 FROM generate_series(1, 20) i",
+        );
+        assert_eq!(
+            counts(&mut client, "'t', advance => false"),
+            "delete 80, update 20"
+        );
+        assert_eq!(kept(&mut client), "1");
+        assert_eq!(counts(&mut client, "'t'"), "delete 80, update 20");
+        assert_eq!(kept(&mut client), "0");
+        one(&mut client, end);
+    }
+    assert_eq!(counts(&mut client, "'t'"), "");
+    assert_eq!(one(&mut client, "SELECT count(*) FROM t"), "20");
+    // What is kept of the past does not keep the extension.
+    one(&mut client, "SELECT varve.set_tier('t', 'warm')");
+    one(&mut client, "SELECT varve.watch('t')");
+    one(&mut client, "SELECT varve.disable('t')");
+    assert_eq!(kept(&mut client), "1");
+    assert_eq!(counts(&mut client, "'t', advance => false"), "");
+    one(&mut client, "DROP EXTENSION varve");
+    assert_eq!(kept(&mut client), "0");
+    assert_eq!(one(&mut client, "SELECT count(*) FROM t"), "20");
+}
+
+/// Partitions that leave and come back, materialized views, and foreign tables.
+#[test]
+fn other_relations() {
+    let (_cluster, mut client) = start();
+    one(
+        &mut client,
+        "CREATE TABLE p (id int, v int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1, 2, 3);
+         CREATE TABLE p2 PARTITION OF p DEFAULT PARTITION BY HASH (id); CREATE TABLE p21 PARTITION OF p2 FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+         CREATE TABLE p22 PARTITION OF p2 FOR VALUES WITH (MODULUS 2, REMAINDER 1); INSERT INTO p SELECT i, 0 FROM generate_series(1, 20) i;
+         SELECT varve.enable('p', segment_by => '{}', order_by => '{id}'); SELECT varve.watch('p', key => '{id}')",
+    );
+    one(
+        &mut client,
+        "SELECT varve.set_tier('p1', 'warm'), varve.set_tier('p22', 'cold')",
+    );
+    assert_eq!(counts(&mut client, "'p'"), "");
+    one(&mut client, "ALTER TABLE p DETACH PARTITION p1");
+    assert_eq!(counts(&mut client, "'p', advance => false"), "delete 3");
+    one(
+        &mut client,
+        "DELETE FROM p1 WHERE id = 2; ALTER TABLE p ATTACH PARTITION p1 FOR VALUES IN (1, 2, 3)",
+    );
+    assert_eq!(changes(&mut client, "'p'"), [r#"delete|{"id": 2}"#]);
+    one(&mut client, "ALTER TABLE p DETACH PARTITION p1");
+    assert_eq!(counts(&mut client, "'p'"), "delete 2");
+    one(&mut client, "DROP TABLE p1");
+    assert_eq!(counts(&mut client, "'p'"), "");
+    one(
+        &mut client,
+        "UPDATE p SET v = 1 WHERE id IN (4, 5); DROP TABLE p2",
+    );
+    assert_eq!(counts(&mut client, "'p'"), "delete 17");
+    assert_eq!(kept(&mut client), "0");
+    // A key of the whole row.
+    one(
+        &mut client,
+        "CREATE TABLE base (id int PRIMARY KEY, v int); INSERT INTO base SELECT i, i FROM generate_series(1, 50) i;
+         CREATE MATERIALIZED VIEW mat AS TABLE base; CREATE UNIQUE INDEX ON mat (id); SELECT varve.watch('mat', key => '{v,id}');
+         DELETE FROM base WHERE id = 1; UPDATE base SET v = 0 WHERE id = 2",
+    );
+    assert_eq!(counts(&mut client, "'mat'"), "");
+    one(&mut client, "REFRESH MATERIALIZED VIEW mat");
+    assert_eq!(counts(&mut client, "'mat'"), "delete 2, insert 1");
+    assert_eq!(counts(&mut client, "'mat'"), "");
+    one(&mut client, "DROP MATERIALIZED VIEW mat; DROP TABLE p");
+    assert_eq!(one(&mut client, "SELECT count(*) FROM varve.watches"), "0");
+}
+
 #[test]
 fn altered() {
     let (_cluster, mut client) = start();

@@ -164,6 +164,17 @@ pub fn attributes_from_bytes(bytes: &[u8]) -> Result<Vec<Attribute>, CoreError> 
     Ok(attributes)
 }
 
+/// The latest transaction of a 32-bit number that is not after the next one: numbers come again after four billions, so one that
+/// is taken for it may be older.
+pub fn latest_of_number(xid: u32, next: u64) -> u64 {
+    let same_epoch = next & !u64::from(u32::MAX) | u64::from(xid);
+    match same_epoch > next {
+        // Before the first epoch there was none.
+        true => same_epoch.checked_sub(1 << 32).unwrap_or(u64::MAX),
+        false => same_epoch,
+    }
+}
+
 fn check_version(from: &mut Reader) -> Result<(), CoreError> {
     match from.u8()? {
         VERSION => Ok(()),
@@ -300,6 +311,22 @@ mod tests {
         }
         let bytes = attributes_to_bytes(&attributes()).unwrap();
         assert_eq!(attributes_from_bytes(&bytes).unwrap(), attributes());
+    }
+
+    #[test]
+    fn numbers_that_come_again() {
+        let epoch = 1u64 << 32;
+        for (xid, next, expected) in [
+            (700, 1000, 700),
+            (1000, 1000, 1000),
+            (1001, 1000, u64::MAX),
+            (700, 3 * epoch + 1000, 3 * epoch + 700),
+            (1001, 3 * epoch + 1000, 2 * epoch + 1001),
+            (u32::MAX, 3 * epoch, 3 * epoch - 1),
+            (0, 3 * epoch, 3 * epoch),
+        ] {
+            assert_eq!(latest_of_number(xid, next), expected, "{xid} at {next}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::heap_call;
 use crate::pg::relation;
 use crate::pg::tuple::{self, slot_values};
 use pgrx::pg_sys;
-use varve_core::change::checkpoint::Chunk;
+use varve_core::change::checkpoint::{Chunk, latest_of_number};
 use varve_core::change::entries::Entry;
 
 /// Transactions before a checkpoint's horizon had ended when it was taken.
@@ -32,7 +32,7 @@ impl Horizon {
                 (*snapshot).xmin.into_inner(),
             )
         };
-        widen(xmin, next)
+        latest_of_number(xmin, next)
     }
 
     /// Whether a row that is visible now was visible to the checkpoint: who has inserted it had ended then. In doubt it is not:
@@ -40,17 +40,7 @@ impl Horizon {
     fn is_before(self, row: &pg_sys::HeapTupleHeaderData) -> bool {
         let xmin = tuple::raw_xmin(row).into_inner();
         xmin >= pg_sys::FirstNormalTransactionId.into_inner()
-            && widen(xmin, self.next) < self.checkpoint
-    }
-}
-
-/// The latest transaction of a number that is not after the next one.
-fn widen(xid: u32, next: u64) -> u64 {
-    let same_epoch = next & !u64::from(u32::MAX) | u64::from(xid);
-    match same_epoch > next {
-        // Before the first epoch there was none.
-        true => same_epoch.checked_sub(1 << 32).unwrap_or(u64::MAX),
-        false => same_epoch,
+            && latest_of_number(xmin, self.next) < self.checkpoint
     }
 }
 
