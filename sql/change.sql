@@ -87,7 +87,8 @@ SELECT c.relation::regclass AS relation, c.checkpoint, c.key, c.rows, c.taken_at
                  FROM varve.checkpoint_chunk h JOIN pg_class k ON k.oid = h.segments
                  WHERE h.checkpoint = c.id AND k.relname LIKE 'kept\_segments\_%'), 0)::bigint AS retained_bytes
 FROM varve.checkpoint c
-WHERE coalesce(pg_catalog.pg_has_role(c.owner, 'USAGE'), false) OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
+WHERE coalesce(pg_catalog.pg_has_role(c.owner, 'USAGE'), false) OR pg_catalog.pg_has_role('pg_monitor', 'USAGE')
+   OR pg_catalog.pg_has_role((SELECT k.relowner FROM pg_class k WHERE k.oid = c.relation), 'USAGE');
 COMMENT ON VIEW varve.watches IS 'Checkpoints of varve.watch that the current user may see; retained_bytes is what frozen rows take that are in the checkpoint and not in the table any more';
 GRANT SELECT ON varve.watches TO PUBLIC;
 

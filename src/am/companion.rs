@@ -202,6 +202,11 @@ fn is_segment_table(form: &pg_sys::FormData_pg_class) -> bool {
     ours && name.to_bytes().starts_with(b"segments_") && is_ours(form.oid)
 }
 
+/// Whether a table is one of segments.
+pub fn holds_segments(oid: pg_sys::Oid) -> bool {
+    class_of(oid).is_some_and(|form| is_segment_table(&form))
+}
+
 /// A copy of a relation's `pg_class` row.
 pub fn class_of(oid: pg_sys::Oid) -> Option<pg_sys::FormData_pg_class> {
     // SAFETY: a syscache look-up that is released; the form is copied out before.

@@ -6,9 +6,8 @@
 use super::companion::{self, Companion};
 use super::directory::{self, SegmentRef};
 use crate::change::watch;
-use crate::pg::lock::Tag;
+use crate::pg::lock::{self, Tag};
 use crate::pg::relation::OpenRel;
-use crate::pg::snapshot;
 use pgrx::pg_sys;
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -22,6 +21,8 @@ const LETTING_GO: u16 = 2;
 /// Keeps the segments of a companion that is about to be dropped, if a checkpoint refers to them; tells whether it does. The caller
 /// has locked their relation against everybody.
 pub fn retain(segments: pg_sys::Oid) -> bool {
+    // Who has just removed the last reference must have committed, or we would both leave it to the other.
+    Tag::of_table(segments, LETTING_GO).acquire(pg_sys::ExclusiveLock);
     let wanted = watch::refers_to(segments);
     if wanted {
         let name = format!("{PREFIX}{}", segments.to_u32());
@@ -48,38 +49,43 @@ fn is_retained(oid: pg_sys::Oid) -> bool {
     })
 }
 
-/// Drops those of these tables of segments that were kept and that no checkpoint refers to any more.
+/// Drops those of these tables of segments that were kept and that no checkpoint refers to any more. References to all of them have
+/// just been removed.
 pub fn release(segments: impl IntoIterator<Item = pg_sys::Oid>) {
-    let mut kept: Vec<pg_sys::Oid> = segments
-        .into_iter()
-        .filter(|oid| is_retained(*oid))
-        .collect();
+    let segments = segments.into_iter();
+    let mut segments: Vec<pg_sys::Oid> =
+        segments.filter(|oid| *oid != pg_sys::InvalidOid).collect();
     // In one order, so that nobody waits in a circle.
-    kept.sort_unstable_by_key(|oid| oid.to_u32());
-    kept.dedup();
-    for oid in kept {
-        // Of two who let go of the same segments the second one sees that the first did.
+    segments.sort_unstable_by_key(|oid| oid.to_u32());
+    segments.dedup();
+    for oid in segments {
+        // Of two who let go of the same segments the second one sees that the first did, and so it is with who would keep them.
         Tag::of_table(oid, LETTING_GO).acquire(pg_sys::ExclusiveLock);
-        if !watch::refers_to(oid) && is_retained(oid) {
+        lock::accept_messages();
+        if is_retained(oid) && !watch::refers_to(oid) {
             companion::drop_table(oid);
         }
     }
 }
 
 /// The segments in a table by their numbers, whatever has become of the relation that they were of; `None` where the table is gone.
-/// Only those that are whole are among them.
+/// Damage is an error (`data_corrupted`).
 pub fn segments(
     oid: pg_sys::Oid,
     snapshot: pg_sys::Snapshot,
 ) -> Option<HashMap<i32, Rc<SegmentRef>>> {
-    let _table = OpenRel::try_open(oid, pg_sys::AccessShareLock)?;
+    let table = OpenRel::try_open(oid, pg_sys::AccessShareLock)?;
+    if !companion::holds_segments(oid) && !is_retained(oid) {
+        return None;
+    }
     let companion = Companion {
         segments: oid,
         tombstones: pg_sys::InvalidOid,
         generation: companion::fresh_number(),
         shape: companion::fresh_number(),
     };
-    debug_assert!(snapshot::is_mvcc(snapshot));
-    let found = directory::try_load(&companion, snapshot).ok()?;
+    let found = directory::try_load(&companion, snapshot).unwrap_or_else(|damage| {
+        super::error::corrupt(table.as_ptr(), damage.segment, &damage.detail)
+    });
     Some(found.into_iter().map(|s| (s.number, s)).collect())
 }

@@ -157,6 +157,98 @@ fn writers_in_between() {
     assert_eq!(one(&mut client, kept), "0");
 }
 
+/// Commands that leave nothing to older snapshots, while somebody waits for them: nothing is told that has not changed.
+#[test]
+fn rewrites_that_are_waited_for() {
+    let cluster = Cluster::start_new(&["fsync = off", "autovacuum = off"]).unwrap();
+    let mut client = cluster.connect_with_varve().unwrap();
+    one(
+        &mut client,
+        "CREATE TABLE p (id int, v int) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100);
+         CREATE TABLE p2 PARTITION OF p DEFAULT; INSERT INTO p SELECT i, 0 FROM generate_series(1, 300) i; CREATE VIEW seen AS SELECT * FROM p1;
+         SELECT varve.watch('p', key => '{id}'), varve.watch('seen', key => '{id}'); CREATE TABLE staging AS SELECT * FROM p1",
+    );
+    let [mut a, mut b] = [(); 2].map(|()| Session::new(&cluster).unwrap());
+    let rewrites = [
+        "TRUNCATE p1; INSERT INTO p1 SELECT * FROM staging",
+        "ALTER TABLE p1 SET ACCESS METHOD varve",
+        "ALTER TABLE p1 ALTER v TYPE int USING v + 0",
+        "DROP TABLE p2; CREATE TABLE p2 PARTITION OF p DEFAULT; INSERT INTO p SELECT i, 0 FROM generate_series(100, 300) i",
+    ];
+    for sql in rewrites {
+        for relation in ["p", "seen"] {
+            let drops = sql.starts_with("DROP") && relation == "seen";
+            a.ok("BEGIN");
+            a.ok(sql);
+            b.start(&format!("SELECT * FROM varve.detect_changes('{relation}')"));
+            assert!(b.waits(&mut client) || drops, "{relation}: {sql}");
+            a.ok("COMMIT");
+            assert_eq!(b.finish().unwrap(), [""; 0], "{relation}: {sql}");
+            assert_eq!(
+                b.ok(&format!("SELECT * FROM varve.detect_changes('{relation}')")),
+                [""; 0],
+                "{relation}: {sql}"
+            );
+        }
+    }
+    // Who waits for his turn holds nothing that the one before him may want.
+    one(&mut client, "UPDATE p SET v = 1 WHERE id = 7");
+    a.ok("BEGIN; SELECT count(*) FROM varve.detect_changes('p')");
+    b.start("SELECT op, key->>'id' FROM varve.detect_changes('p') ORDER BY 2");
+    assert!(b.waits(&mut client));
+    a.ok("TRUNCATE p; INSERT INTO p VALUES (7, 1)");
+    a.ok("COMMIT");
+    assert_eq!(b.finish().unwrap().len(), 299);
+}
+
+/// Segments whose storage is exchanged while the last reference to them goes are not left behind.
+#[test]
+fn references_that_go_meanwhile() {
+    let cluster = Cluster::start_new(&["fsync = off", "autovacuum = off"]).unwrap();
+    let mut client = cluster.connect_with_varve().unwrap();
+    one(&mut client, SETUP);
+    let left = "SELECT count(*) FROM pg_class WHERE relname LIKE 'kept%'";
+    let [mut a, mut b] = [(); 2].map(|()| Session::new(&cluster).unwrap());
+    for (end, other) in [("COMMIT", "0"), ("ROLLBACK", "2")] {
+        // A partition that is not the watched table's any more, so that its lock does not order the two.
+        one(
+            &mut client,
+            "DROP TABLE IF EXISTS p, p1; CREATE TABLE p (id int, v int) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p DEFAULT;
+             INSERT INTO p SELECT i, 0 FROM generate_series(1, 300) i; SELECT varve.enable('p', segment_by => '{}', order_by => '{id}')",
+        );
+        one(&mut client, "SELECT varve.set_tier('p1', 'warm')");
+        one(
+            &mut client,
+            "SELECT varve.watch('p', key => '{id}'); ALTER TABLE p DETACH PARTITION p1",
+        );
+        // The storage goes first, and the reference while that is not committed.
+        a.ok("BEGIN; TRUNCATE p1");
+        b.start("SELECT varve.unwatch('p')");
+        assert!(b.waits(&mut client));
+        a.ok(end);
+        b.finish().unwrap();
+        assert_eq!(one(&mut client, left), "0", "{end}");
+        // The other way round.
+        one(
+            &mut client,
+            "TRUNCATE p1; INSERT INTO p1 SELECT i, 0 FROM generate_series(1, 300) i; ALTER TABLE p ATTACH PARTITION p1 DEFAULT",
+        );
+        one(&mut client, "SELECT varve.set_tier('p1', 'warm')");
+        one(
+            &mut client,
+            "SELECT varve.watch('p', key => '{id}'); ALTER TABLE p DETACH PARTITION p1",
+        );
+        a.ok("BEGIN; SELECT varve.unwatch('p')");
+        b.start("TRUNCATE p1");
+        assert!(b.waits(&mut client));
+        a.ok(end);
+        b.finish().unwrap();
+        assert_eq!(one(&mut client, left), other, "{end}");
+        simple(&mut client, "SELECT varve.unwatch('p')").ok();
+        assert_eq!(one(&mut client, left), "0", "{end}");
+    }
+}
+
 /// Kills between detection and commit: no change is lost, and none is told twice.
 #[test]
 fn kills() {
@@ -230,7 +322,7 @@ fn kills() {
     assert_eq!(made, there);
 }
 
-/// A standby can look, and a dump leaves checkpoints behind.
+/// A standby can look.
 #[test]
 fn elsewhere() {
     let cluster = Cluster::start_new(&["wal_level = replica", "max_wal_senders = 5"]).unwrap();

@@ -12,6 +12,12 @@ use crate::wire::{Reader, len_u32, seal, unseal};
 
 const VERSION: u8 = 1;
 
+/// Generations that a chunk may have.
+pub const MOST_GENERATIONS: u32 = 8;
+
+/// Columns that a table may have.
+const MOST_ATTRIBUTES: u32 = 1600;
+
 const BY_VALUE: u8 = 1;
 const DROPPED: u8 = 2;
 const MISSING: u8 = 4;
@@ -114,6 +120,9 @@ impl Chunk {
         };
         let (loose, logged) = (from.u64()?, from.u64()?);
         let generations = from.u32()?;
+        if generations > MOST_GENERATIONS {
+            return Err(CoreError::corrupt(format!("{generations} generations")));
+        }
         let mut segments: Vec<Segment> = Vec::new();
         for _ in 0..from.u32()? {
             let number = i32::from_le_bytes(from.array()?);
@@ -215,7 +224,11 @@ fn put_attributes(attributes: &[Attribute], to: &mut Vec<u8>) -> Result<(), Core
 
 fn take_attributes(from: &mut Reader) -> Result<Vec<Attribute>, CoreError> {
     let mut attributes = Vec::new();
-    for _ in 0..from.u32()? {
+    let count = from.u32()?;
+    if count > MOST_ATTRIBUTES {
+        return Err(CoreError::corrupt(format!("{count} columns")));
+    }
+    for _ in 0..count {
         let name = from.sized()?.to_vec();
         let (typ, typmod) = (from.u32()?, i32::from_le_bytes(from.array()?));
         let collation = from.u32()?;

@@ -4,7 +4,7 @@
 //! rows are read again and told.
 
 use super::checkpoint::Checkpoint;
-use super::error::damaged;
+use super::error::{damaged, unsteady};
 use super::frozen::Pages;
 use super::hash::{Hashes, RowHash};
 use super::loose::{DeltaScan, Entries, Horizon, Met, Old, merge};
@@ -277,9 +277,21 @@ impl Reading<'_> {
     fn present(&self, part: &Part, shape: &mut Option<Shape>, wanted: Option<&Wanted>, take: Take) {
         let Some(now) = &part.now else { return };
         match &now.table {
-            None => each_of_query(self.connection, self.subject, self.key, |shape, row| {
-                came(shape, row, wanted, take);
-            }),
+            None => {
+                let mut read = Total::default();
+                each_of_query(self.connection, self.subject, self.key, |shape, row| {
+                    if wanted.is_some() {
+                        // SAFETY: a row of the shape.
+                        let hashes = unsafe { shape.hashes(row.0, row.1) };
+                        read.rows += 1;
+                        read.sum = read.sum.wrapping_add(hashes.row);
+                    }
+                    came(shape, row, wanted, take);
+                });
+                if wanted.is_some() && read != part.came {
+                    unsteady(&self.subject.name);
+                }
+            }
             Some(table) => {
                 let Some(shape) = shape else { return };
                 let mut scan = DeltaScan::new(table.as_ptr(), self.snapshot);

@@ -108,11 +108,31 @@ pub fn altered(checkpoint: &str, relation: &str, column: &str, what: &str) -> ! 
 
 /// Raises `object_not_in_prerequisite_state` where segments that the checkpoint refers to are not there.
 pub fn lost(relation: &str, what: &str) -> ! {
+    // SAFETY: reads the server's state.
+    if unsafe { pgrx::pg_sys::RecoveryInProgress() } {
+        // A standby cannot keep the checkpoint from moving while it is read.
+        raise(
+            Code::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            format!("a checkpoint of {relation} has moved while it was read"),
+            Some(format!("{what} is gone.")),
+            Some("Run the transaction again.".into()),
+        )
+    }
     raise(
         Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("{relation} has lost what its checkpoint refers to"),
         Some(format!("{what} is gone.")),
         Some(ANEW.into()),
+    )
+}
+
+/// Raises `serialization_failure` for a relation whose query gives other rows each time it is run.
+pub fn unsteady(relation: &str) -> ! {
+    raise(
+        Code::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        format!("{relation} has changed while it was read"),
+        Some("It is read by a query several times, which has not given the same rows each time.".into()),
+        Some("Try again; a view with volatile functions, or over what has no snapshots, cannot be watched.".into()),
     )
 }
 

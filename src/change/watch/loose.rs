@@ -1,5 +1,6 @@
 //! Rows that lie in no segment: those that are there now, and those that a checkpoint remembers.
 
+use super::error::damaged;
 use super::store::EntryReader;
 use crate::heap_call;
 use crate::pg::relation;
@@ -159,6 +160,8 @@ pub struct Old {
 pub struct Entries {
     generations: Vec<EntryReader>,
     next: Option<Old>,
+    /// How many there must be from here on.
+    missing: u64,
 }
 
 impl Entries {
@@ -170,6 +173,7 @@ impl Entries {
                 .map(|generation| EntryReader::open(number, generation, snapshot))
                 .collect(),
             next: Some(Old::default()),
+            missing: state.loose,
         };
         entries.advance();
         entries
@@ -189,6 +193,9 @@ impl Entries {
         loop {
             let places = self.generations.iter_mut().filter_map(|g| g.peek());
             let Some(place) = places.map(|entry| entry.place).min() else {
+                if self.missing > 0 {
+                    damaged(&format!("{} entries are missing", self.missing));
+                }
                 return;
             };
             let mut here = false;
@@ -209,6 +216,10 @@ impl Entries {
                 generation.advance();
             }
             if here {
+                self.missing = match self.missing.checked_sub(1) {
+                    Some(rest) => rest,
+                    None => damaged(&"there are more entries than there were rows"),
+                };
                 self.next = Some(room);
                 return;
             }

@@ -49,15 +49,16 @@ fn watch(args: &Args) -> pg_sys::Datum {
     let (relation, name) = named(args, 2);
     crate::require_preload();
     checkpoint::writes(c"varve.watch()");
+    checkpoint::lock(relation, &name, true);
     let subject = Subject::open(relation);
     let key = subject.key(args.names(1));
-    checkpoint::lock(relation, &name, true);
-    let statement = Statement::begin();
+    let mut statement = Statement::begin();
+    let tables = subject.settle(&mut statement);
     let old = Checkpoint::find(relation, &name);
     if let Some(old) = &old {
         old.check_owner(&subject.name);
     }
-    let parts = part::all(&subject, statement.snapshot());
+    let parts = part::all(&subject, tables, statement.snapshot());
     if let Some(old) = old {
         store::remove(old.id);
     }
@@ -75,15 +76,16 @@ fn detect_changes(args: &Args) -> pg_sys::Datum {
         checkpoint::writes(c"varve.detect_changes() that advances its checkpoint");
     }
     let mut output = output::Output::new(args);
-    let subject = Subject::open(relation);
     checkpoint::lock(relation, &name, advance);
-    let statement = Statement::begin();
+    let subject = Subject::open(relation);
+    let mut statement = Statement::begin();
+    let tables = subject.settle(&mut statement);
     let Some(checkpoint) = Checkpoint::find(relation, &name) else {
         error::no_checkpoint(&name, &subject.name)
     };
     checkpoint.check_owner(&subject.name);
     checkpoint.check_columns(&subject);
-    let mut parts = part::changed(&subject, &checkpoint, statement.snapshot());
+    let mut parts = part::changed(&subject, &checkpoint, tables, statement.snapshot());
     compare::tell(
         &subject,
         &checkpoint,
@@ -100,13 +102,16 @@ fn detect_changes(args: &Args) -> pg_sys::Datum {
 fn unwatch(args: &Args) -> pg_sys::Datum {
     let (relation, name) = named(args, 1);
     checkpoint::writes(c"varve.unwatch()");
-    let subject = Subject::locked(relation);
     checkpoint::lock(relation, &name, true);
+    let subject = Subject::locked(relation);
     let _statement = Statement::begin();
     let Some(checkpoint) = Checkpoint::find(relation, &name) else {
         error::no_checkpoint(&name, &subject.name)
     };
-    checkpoint.check_owner(&subject.name);
+    // What a checkpoint keeps is the table owner's to end.
+    if !subject.is_own() {
+        checkpoint.check_owner(&subject.name);
+    }
     store::remove(checkpoint.id);
     args.null()
 }

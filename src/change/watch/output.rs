@@ -87,7 +87,11 @@ impl<'a> Found<'a> {
     }
 
     fn blessed(&mut self, shape: &Shape) -> (pg_sys::TupleDesc, pg_sys::TupleDesc) {
-        let known = self.shapes.iter().find(|known| known.of == shape.desc);
+        let known = self
+            .shapes
+            .iter()
+            .rev()
+            .find(|known| known.of == shape.desc);
         if let Some(known) = known {
             return (known.row, known.key);
         }

@@ -13,10 +13,8 @@ use super::shape;
 use super::subject::Subject;
 use crate::am::directory::{self, Directory, SegmentRef};
 use crate::am::{cache, companion, retained};
-use crate::change::plan::{Plans, Unsendable};
 use crate::change::table::{self, Total};
 use crate::pg::cursor::Cursor;
-use crate::pg::memory;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::spi::{Connection, with_setting};
 use crate::pg::tuple::slot_values;
@@ -154,8 +152,10 @@ impl Then {
                 .iter()
                 .map(|s| (s.number, s.clone()))
                 .collect(),
-            None => retained::segments(self.segments, snapshot)
-                .unwrap_or_else(|| error::lost(&subject.name, "The table of a chunk's segments")),
+            None => match retained::segments(self.segments, snapshot) {
+                Some(segments) => segments,
+                None => error::lost(&subject.name, "The table of a chunk's segments"),
+            },
         }
     }
 
@@ -180,8 +180,9 @@ impl Now {
         let rel = table.as_ptr();
         let form = relation::form(rel);
         let varve = Some(form.relam) == relation::varve_am();
+        // It waits for word of segments that somebody has just committed, the first ones of a table too.
+        let directory = varve.then(|| cache::directory_for(rel, snapshot)).flatten();
         let companion = varve.then(|| companion::of(rel)).flatten();
-        let directory = companion.and_then(|_| cache::directory_for(rel, snapshot));
         let reading = directory::reading_snapshot(snapshot);
         let gone = companion.map(|c| directory::tombstones(&c, reading.get()));
         Now {
@@ -281,8 +282,12 @@ fn total_of_query(subject: &Subject, key: &[String]) -> Total {
 }
 
 /// The parts of a relation as they are.
-fn present(subject: &Subject, snapshot: pg_sys::Snapshot) -> Vec<(pg_sys::Oid, Now)> {
-    match subject.tables() {
+fn present(
+    subject: &Subject,
+    tables: Option<Vec<OpenRel>>,
+    snapshot: pg_sys::Snapshot,
+) -> Vec<(pg_sys::Oid, Now)> {
+    match tables {
         None => vec![(subject.oid, Now::query())],
         Some(tables) => tables
             .into_iter()
@@ -292,8 +297,12 @@ fn present(subject: &Subject, snapshot: pg_sys::Snapshot) -> Vec<(pg_sys::Oid, N
 }
 
 /// All parts of a relation, for its first checkpoint.
-pub fn all(subject: &Subject, snapshot: pg_sys::Snapshot) -> Vec<Part> {
-    present(subject, snapshot)
+pub fn all(
+    subject: &Subject,
+    tables: Option<Vec<OpenRel>>,
+    snapshot: pg_sys::Snapshot,
+) -> Vec<Part> {
+    present(subject, tables, snapshot)
         .into_iter()
         .map(|(chunk, now)| Part {
             whole: true,
@@ -307,6 +316,7 @@ pub fn all(subject: &Subject, snapshot: pg_sys::Snapshot) -> Vec<Part> {
 pub fn changed(
     subject: &Subject,
     checkpoint: &Checkpoint,
+    tables: Option<Vec<OpenRel>>,
     snapshot: pg_sys::Snapshot,
 ) -> Vec<Part> {
     let horizon = Horizon::of(checkpoint.horizon);
@@ -315,7 +325,7 @@ pub fn changed(
         .map(|remembered| (remembered.chunk.to_u32(), Then::of(remembered)))
         .collect();
     let mut parts = Vec::new();
-    for (chunk, now) in present(subject, snapshot) {
+    for (chunk, now) in present(subject, tables, snapshot) {
         pgrx::check_for_interrupts!();
         let part = match then.remove(&chunk.to_u32()) {
             None => Part::of(chunk, None, Some(now)).whole(subject, snapshot),
@@ -341,12 +351,10 @@ fn compare(
     snapshot: pg_sys::Snapshot,
 ) -> Part {
     let desc = now.desc(subject);
-    let says = memory::for_this_call(|| {
-        // SAFETY: the current context outlives the plans.
-        let plans = unsafe { Plans::new(pg_sys::CurrentMemoryContext, Unsendable::Refuse) };
-        shape::still_says(&then.state.attributes, desc, &plans)
-    });
-    let in_place = then.segments == now.segments && then.state.storage == now.storage && says;
+    let says = shape::still_says(&then.state.attributes, desc);
+    // Mapped catalogues have no file number of their own that would tell.
+    let here = then.state.storage == now.storage && now.storage.1 != 0;
+    let in_place = then.segments == now.segments && here && says;
     let table = now.table.as_ref().filter(|_| in_place);
     let Some(table) = table else {
         let part = |then, now| Part::of(chunk, Some(then), Some(now));

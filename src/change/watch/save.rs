@@ -16,11 +16,8 @@ use crate::pg::owner::as_owner;
 use crate::pg::spi::{self, Connection};
 use pgrx::pg_sys;
 use std::cell::RefCell;
-use varve_core::change::checkpoint::{Chunk, attributes_to_bytes};
+use varve_core::change::checkpoint::{Chunk, MOST_GENERATIONS, attributes_to_bytes};
 use varve_core::change::entries::{Entry, Kept};
-
-/// Generations of entries that a chunk has at most.
-const GENERATIONS: u32 = 8;
 
 /// Entries that are added to a chunk before the log is compared with the rows.
 const SMALL_LOG: u64 = 1000;
@@ -102,7 +99,9 @@ pub fn advance(
     let mut rows = 0;
     let mut released = Vec::new();
     for part in parts {
-        if let Some(then) = &part.then {
+        if let Some(then) = &part.then
+            && part.now.as_ref().map(|now| now.segments) != Some(then.segments)
+        {
             released.push(then.segments);
         }
         rows += writing.part(part);
@@ -178,7 +177,11 @@ impl Writing<'_> {
             return self.replace(Some(then), part.chunk, now, came);
         }
         let total = Totals {
-            rows: (then.state.rows + part.came.rows).saturating_sub(part.went.rows),
+            rows: then
+                .state
+                .rows
+                .saturating_add(part.came.rows)
+                .saturating_sub(part.went.rows),
             sum: then.state.sum.map(|sum| {
                 let went = part.went.sum;
                 sum.wrapping_add(part.came.sum).wrapping_sub(went)
@@ -195,6 +198,10 @@ impl Writing<'_> {
     fn replace(&self, then: Option<&Then>, chunk: pg_sys::Oid, now: &Now, total: Totals) -> u64 {
         let number = next_number();
         let loose = self.all(number, now);
+        let read = (loose.rows, Some(loose.sum));
+        if now.table.is_none() && read != (total.rows, total.sum) {
+            error::unsteady(&self.subject.name);
+        }
         let state = self.state(now, total, (loose.rows, 0, 1));
         if let Some(then) = then {
             store::remove_chunk(then.number);
@@ -208,9 +215,9 @@ impl Writing<'_> {
         let was = &then.state;
         // Rows of segments are among them, as rows that were thawed are.
         let changes = part.went.rows + part.came.rows;
-        let many = was.logged + changes > was.loose / 4 + SMALL_LOG;
+        let many = was.logged.saturating_add(changes) > was.loose / 4 + SMALL_LOG;
         let (number, kept) = match part.loose {
-            Loose::Some if changes > 0 && (many || was.generations >= GENERATIONS) => {
+            Loose::Some if changes > 0 && (many || was.generations >= MOST_GENERATIONS) => {
                 let number = next_number();
                 let writer = EntryWriter::begin(number, 0);
                 let (loose, _) = self.merged(then, now, writer, false);

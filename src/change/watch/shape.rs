@@ -1,5 +1,6 @@
 //! Columns as a checkpoint keeps them, and what has become of them since.
 
+use super::error::damaged;
 use super::value::{self, Layout};
 use crate::change::plan::Plans;
 use crate::pg::ffi::AttrMissing;
@@ -65,7 +66,6 @@ pub fn desc(attributes: &[Attribute]) -> pg_sys::TupleDesc {
                 attbyval: kept.by_value,
                 attalign: kept.align as std::ffi::c_char,
                 attstorage: kept.storage as std::ffi::c_char,
-                atthasmissing: kept.missing.is_some(),
                 attisdropped: kept.dropped,
                 attislocal: true,
                 attcollation: pg_sys::Oid::from_u32(kept.collation),
@@ -86,6 +86,8 @@ pub fn desc(attributes: &[Attribute]) -> pg_sys::TupleDesc {
                 missing.am_present = true;
                 missing.am_value = value;
             }
+            attr.atthasmissing = missing.am_present;
+            check_layout(kept);
             absent.push(missing);
             *(*desc).attrs.as_mut_ptr().add(i) = attr;
         }
@@ -101,23 +103,36 @@ pub fn desc(attributes: &[Attribute]) -> pg_sys::TupleDesc {
     }
 }
 
+/// Whether a type is there (still).
+fn is_type(typ: u32) -> bool {
+    let none = pg_sys::Datum::null();
+    let key = pg_sys::Datum::from(pg_sys::Oid::from_u32(typ));
+    let cache = pg_sys::SysCacheIdentifier::TYPEOID as i32;
+    // SAFETY: a look-up of a type that may be gone.
+    unsafe { pg_sys::SearchSysCacheExists(cache, key, none, none, none) }
+}
+
+/// Refuses a column whose values would not lie as those of its type do.
+fn check_layout(kept: &Attribute) {
+    if kept.dropped || !is_type(kept.typ) {
+        return;
+    }
+    let (mut len, mut by_value) = (0, false);
+    // SAFETY: a look-up of a type that there is.
+    unsafe {
+        pg_sys::get_typlenbyval(pg_sys::Oid::from_u32(kept.typ), &mut len, &mut by_value);
+    }
+    if (len, by_value) != (kept.len, kept.by_value) {
+        damaged(&"a column's values are not those of its type");
+    }
+}
+
 /// Whether a column has a value of the class that it had.
 fn same_class(kept: &Attribute, attr: &pg_sys::FormData_pg_attribute, plans: &Plans) -> bool {
     if kept.typ == attr.atttypid.to_u32() {
         return true;
     }
-    // SAFETY: a look-up of a type that may be gone.
-    let there = unsafe {
-        let key = pg_sys::Datum::from(pg_sys::Oid::from_u32(kept.typ));
-        let none = pg_sys::Datum::null();
-        pg_sys::SearchSysCacheExists(
-            pg_sys::SysCacheIdentifier::TYPEOID as i32,
-            key,
-            none,
-            none,
-            none,
-        )
-    };
+    let there = is_type(kept.typ);
     let was = there
         .then(|| plans.form(pg_sys::Oid::from_u32(kept.typ)).ok())
         .flatten();
@@ -155,9 +170,16 @@ pub fn lacking(
     None
 }
 
+/// Whether values that lie as they did surely say the same: to `character` they may lose blanks without being written anew.
+fn same_values(kept: &Attribute, attr: &pg_sys::FormData_pg_attribute) -> bool {
+    let texts = [pg_sys::TEXTOID, pg_sys::VARCHAROID];
+    let was = pg_sys::Oid::from_u32(kept.typ);
+    was == attr.atttypid || texts.contains(&was) && texts.contains(&attr.atttypid)
+}
+
 /// Whether rows that were stored under these columns say the same under a row shape: each column is where it was, with the same name
 /// and class, and those that came later are NULL in them.
-pub fn still_says(kept: &[Attribute], desc: pg_sys::TupleDesc, plans: &Plans) -> bool {
+pub fn still_says(kept: &[Attribute], desc: pg_sys::TupleDesc) -> bool {
     let later = kept.len()..relation::natts(desc);
     let same = |place: usize, attribute: &Attribute| {
         let attr = relation::attribute(desc, place);
@@ -166,7 +188,7 @@ pub fn still_says(kept: &[Attribute], desc: pg_sys::TupleDesc, plans: &Plans) ->
             false => {
                 !attr.attisdropped
                     && Plans::raw_name(attr) == attribute.name
-                    && same_class(attribute, attr, plans)
+                    && same_values(attribute, attr)
                     && (attr.atthasmissing || attribute.missing.is_none())
             }
         }

@@ -236,6 +236,8 @@ pub struct EntryReader {
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
     block: Block,
+    /// Where the last entry lay.
+    last: Option<u64>,
     /// A scan that has ended would begin again.
     ended: bool,
 }
@@ -268,6 +270,7 @@ impl EntryReader {
                 scan,
                 slot,
                 block: Block::default(),
+                last: None,
                 ended: false,
             }
         }
@@ -291,12 +294,16 @@ impl EntryReader {
                     .map_or_else(Vec::new, |data| with_payload(*data, <[u8]>::to_vec))
             };
             self.block = Block::new(bytes).unwrap_or_else(|e| damaged(&e));
+            if self.block.peek().map(|entry| entry.place) <= self.last {
+                damaged(&"blocks of entries do not ascend");
+            }
         }
         self.block.peek()
     }
 
     /// Goes on behind the next entry.
     pub fn advance(&mut self) {
+        self.last = self.block.peek().map(|entry| entry.place);
         self.block.advance().unwrap_or_else(|e| damaged(&e));
     }
 }

@@ -2,12 +2,15 @@
 
 use super::checkpoint::Key;
 use super::error;
+use super::part;
 use crate::am::error::gone;
 use crate::change::checksums;
 use crate::change::diff::{error as diff_error, key};
 use crate::change::plan::{Plans, Unsendable};
 use crate::pg::memory;
 use crate::pg::relation::{self, OpenRel};
+use crate::pg::snapshot::Statement;
+use crate::pg::spi::Connection;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -116,8 +119,42 @@ impl Subject {
         key::is_unique(&self.rel, columns)
     }
 
+    /// Whether it belongs to the current user.
+    pub fn is_own(&self) -> bool {
+        // SAFETY: a catalogue look-up.
+        unsafe {
+            let user = pg_sys::GetUserId();
+            pg_sys::object_ownercheck(pg_sys::RelationRelationId, self.oid, user)
+        }
+    }
+
+    /// Locks all that it is read from, and has the statement see what is committed by then: not every command that others may
+    /// be at leaves rows to older snapshots (TRUNCATE, ALTER TABLE). Gives the tables; `None` where it is read by a query.
+    pub fn settle(&self, statement: &mut Statement) -> Option<Vec<OpenRel>> {
+        let oids = |tables: &Option<Vec<OpenRel>>| {
+            let tables = tables.iter().flatten();
+            let oids = tables.map(|table| relation::oid(table.as_ptr()));
+            oids.collect::<Vec<_>>()
+        };
+        let mut tables = self.tables();
+        loop {
+            pgrx::check_for_interrupts!();
+            if tables.is_none() {
+                // To plan the query locks what it reads.
+                let connection = Connection::open();
+                drop(part::open_query(&connection, self));
+            }
+            statement.renew();
+            let again = self.tables();
+            if again.is_none() == tables.is_none() && oids(&again) == oids(&tables) {
+                return again;
+            }
+            tables = again;
+        }
+    }
+
     /// The tables that it is read from, open and locked; `None` where it is read by a query.
-    pub fn tables(&self) -> Option<Vec<OpenRel>> {
+    fn tables(&self) -> Option<Vec<OpenRel>> {
         let rel = self.rel.as_ptr();
         checksums::open_plain(rel, &checksums::target(rel))
     }
