@@ -668,7 +668,7 @@ fn whose() {
     );
     assert_eq!(counts(&mut client, "'bars'"), format!("update {changed}"));
     // Who owns a table sees what others have it remember, and can end that.
-    one(&mut client, "CREATE ROLE owner; GRANT CREATE ON SCHEMA public TO owner; SET ROLE owner; CREATE TABLE mine (id int PRIMARY KEY); GRANT SELECT ON mine TO reader;
+    one(&mut client, "RESET ROLE; CREATE ROLE owner; GRANT CREATE ON SCHEMA public TO owner; SET ROLE owner; CREATE TABLE mine (id int PRIMARY KEY); GRANT SELECT ON mine TO reader;
          RESET ROLE; SET ROLE reader; SELECT varve.watch('mine'); RESET ROLE; SET ROLE owner");
     assert_eq!(
         one(&mut client, "SELECT relation, owner FROM varve.watches"),
