@@ -58,13 +58,15 @@ bench: install ## Measures frozen chunks beside heap, ingest, and backups, again
 	@cargo run --locked --release --quiet --package varve-bench -- $(ARGS)
 
 .PHONY: soak
-soak: install ## Runs what chance finds for long: the shadow test, checksums, differences, kills amid upserts and backups (STATEMENTS=20000, SEED=, CHECKSUMS=4000, DIFFS=4000, KILLS=100, CHAOS=70)
+soak: install ## Runs what chance finds for long: the shadow test, checksums, differences, checkpoints, kills amid upserts and backups (STATEMENTS=20000, SEED=, CHECKSUMS=4000, DIFFS=4000, WATCH=6000, KILLS=100, CHAOS=70)
 	VARVE_SHADOW_STATEMENTS=$(or $(STATEMENTS),20000) $(if $(SEED),VARVE_SHADOW_SEED=$(SEED)) \
 	    cargo test --locked --package varve-tests --test shadow -- --nocapture
 	VARVE_CHECKSUM_STEPS=$(or $(CHECKSUMS),4000) $(if $(SEED),VARVE_SEED=$(SEED)) \
 	    cargo test --locked --package varve-tests --test checksums random_changes -- --nocapture
 	VARVE_DIFF_STEPS=$(or $(DIFFS),4000) \
 	    cargo test --locked --package varve-tests --test diff_random --test diff_equal as_a_full_join_says -- --nocapture
+	VARVE_WATCH_STEPS=$(or $(WATCH),6000) $(if $(SEED),VARVE_SEED=$(SEED)) \
+	    cargo test --locked --package varve-tests --test watch_random -- --nocapture
 	VARVE_CRASH_KILLS=$(or $(KILLS),100) $(if $(SEED),VARVE_SEED=$(SEED)) \
 	    cargo test --locked --package varve-tests --test upsert_crash -- --nocapture
 	VARVE_CHAOS_ROUNDS=$(or $(CHAOS),70) $(if $(SEED),VARVE_SEED=$(SEED)) \

@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 use varve_demo::chapters::{
-    again, correct, damage, disaster, freeze, load, queries, server, sizes, thaw, verify,
+    again, changes, correct, damage, disaster, freeze, load, queries, server, sizes, thaw, verify,
 };
 use varve_demo::stage::{Result, Stage};
 use varve_demo::{data, show};
@@ -27,6 +27,7 @@ const CHAPTERS: &[Chapter] = &[
     ("Every byte is verified", verify::run),
     ("A damaged segment", damage::run),
     ("One chunk is thawed", thaw::run),
+    ("What has changed", changes::run),
     ("Everything is lost, and recovered", disaster::run),
 ];
 

@@ -10,6 +10,7 @@
 //! - segments: `(segment int4, item int4, data bytea)`; item 0 is the header, item *n* the bytes of attribute *n*;
 //! - tombstones: `(segment int4, row int4, place tid)`, insert-only, with an index on (segment, row).
 
+use super::retained;
 use crate::pg::catalog;
 use crate::pg::memory;
 use crate::pg::{relation, relation::OpenRel};
@@ -180,7 +181,7 @@ pub fn find_for(form: &pg_sys::FormData_pg_class) -> Option<(pg_sys::Oid, pg_sys
 }
 
 /// Whether a table of a companion's name is one that we made: anybody can make tables in his temporary schema.
-fn is_ours(oid: pg_sys::Oid) -> bool {
+pub fn is_ours(oid: pg_sys::Oid) -> bool {
     class_of(oid).is_some_and(|form| {
         form.relowner.to_u32() == pg_sys::BOOTSTRAP_SUPERUSERID
             && form.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
@@ -201,8 +202,13 @@ fn is_segment_table(form: &pg_sys::FormData_pg_class) -> bool {
     ours && name.to_bytes().starts_with(b"segments_") && is_ours(form.oid)
 }
 
+/// Whether a table is one of segments.
+pub fn holds_segments(oid: pg_sys::Oid) -> bool {
+    class_of(oid).is_some_and(|form| is_segment_table(&form))
+}
+
 /// A copy of a relation's `pg_class` row.
-fn class_of(oid: pg_sys::Oid) -> Option<pg_sys::FormData_pg_class> {
+pub fn class_of(oid: pg_sys::Oid) -> Option<pg_sys::FormData_pg_class> {
     // SAFETY: a syscache look-up that is released; the form is copied out before.
     unsafe {
         let row = pg_sys::SearchSysCache1(
@@ -391,23 +397,30 @@ pub fn create(rel: pg_sys::Relation, owner: pg_sys::Oid) -> Companion {
     of(rel).unwrap_or_else(|| pgrx::error!("the companion tables of varve were not created"))
 }
 
-/// Drops the companion of a storage, where there is one, within the running transaction.
+/// Drops the companion of a storage, where there is one, within the running transaction. Segments that a checkpoint refers to stay
+/// behind.
 pub fn drop_for(form: &pg_sys::FormData_pg_class) {
     let Some((segments, tombstones)) = find_for(form) else {
         return;
     };
-    for oid in [segments, tombstones] {
-        // SAFETY: as finish_heap_swap drops a TOAST table: its dependency first, then the table.
-        unsafe {
-            pg_sys::deleteDependencyRecordsFor(pg_sys::RelationRelationId, oid, false);
-            pg_sys::CommandCounterIncrement();
-            let me = address(pg_sys::RelationRelationId, oid);
-            pg_sys::performDeletion(
-                &me,
-                pg_sys::DropBehavior::DROP_RESTRICT,
-                pg_sys::PERFORM_DELETION_INTERNAL as i32,
-            );
-        }
+    if !retained::retain(segments) {
+        drop_table(segments);
+    }
+    drop_table(tombstones);
+}
+
+/// Drops a table of ours within the running transaction.
+pub fn drop_table(oid: pg_sys::Oid) {
+    // SAFETY: as finish_heap_swap drops a TOAST table: its dependency first, then the table.
+    unsafe {
+        pg_sys::deleteDependencyRecordsFor(pg_sys::RelationRelationId, oid, false);
+        pg_sys::CommandCounterIncrement();
+        let me = address(pg_sys::RelationRelationId, oid);
+        pg_sys::performDeletion(
+            &me,
+            pg_sys::DropBehavior::DROP_RESTRICT,
+            pg_sys::PERFORM_DELETION_INTERNAL as i32,
+        );
     }
 }
 
@@ -435,19 +448,29 @@ pub fn rename_for(rel: pg_sys::Relation, locator: &pg_sys::RelFileLocator) {
         }
     };
     let (segments_name, tombstones_name) = names(tablespace, locator.relNumber);
+    rename(&[(segments, segments_name), (tombstones, tombstones_name)]);
+    invalidate(rel);
+}
+
+/// Gives tables of ours other names within the running transaction, and their indexes names after these.
+pub fn rename(tables: &[(pg_sys::Oid, String)]) {
     let mut renames = Vec::new();
-    for (oid, new_name) in [(segments, segments_name), (tombstones, tombstones_name)] {
-        let table = OpenRel::table(oid, pg_sys::AccessExclusiveLock);
+    for (oid, new_name) in tables {
+        let table = OpenRel::table(*oid, pg_sys::AccessExclusiveLock);
         let index = index_of(table.as_ptr());
         renames.push((index, format!("{new_name}_idx"), true));
-        renames.push((oid, new_name, false));
+        renames.push((*oid, new_name.clone(), false));
     }
     for (oid, new_name, is_index) in renames {
         let new_name = CString::new(new_name).unwrap_or_default();
         // SAFETY: renames within the running transaction.
         unsafe { pg_sys::RenameRelationInternal(oid, new_name.as_ptr(), true, is_index) };
     }
-    invalidate(rel);
+}
+
+/// A number that no other generation and no other shape has.
+pub fn fresh_number() -> u64 {
+    GENERATION.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Called when a relation is about to be dropped: its storage's companion goes with it.
@@ -460,8 +483,18 @@ pub fn on_drop(object: pg_sys::Oid) {
     } else if is_segment_table(&form) && has_segments(object) {
         crate::tier::extension::note_loss();
     }
-    let table = form.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
-        || form.relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char;
+    let kind = form.relkind as u8;
+    let table = [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&kind);
+    let has_rows = table
+        || [
+            pg_sys::RELKIND_VIEW,
+            pg_sys::RELKIND_MATVIEW,
+            pg_sys::RELKIND_FOREIGN_TABLE,
+        ]
+        .contains(&kind);
+    if has_rows && relation::varve_am().is_some() {
+        crate::change::watch::forget_relation(object);
+    }
     if table && relation::varve_am().is_some() {
         crate::tier::catalog::forget_relation(object);
     }

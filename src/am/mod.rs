@@ -2,6 +2,7 @@
 //!
 //! - [`handler`]: the routine, heap's with our callbacks.
 //! - [`companion`], [`body`], [`directory`], [`zone`], [`bloom`], [`datum`]: where segments are, and reading them.
+//! - [`retained`]: segments that outlive their storage.
 //! - [`builder`], [`ranks`], [`writer`], [`append`]: writing segments.
 //! - [`tid`], [`tombstone`], [`thaw`], [`toast`], [`share`], [`chain`]: how a frozen row is named, and how it comes back into the delta.
 //! - [`scan`], [`sample`], [`analyze`], [`fetch`], [`lookup`]: reading.
@@ -32,6 +33,7 @@ pub mod lookup;
 pub mod merge;
 pub mod modify;
 pub mod ranks;
+pub mod retained;
 pub mod sample;
 pub mod scan;
 pub mod share;

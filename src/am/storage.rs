@@ -3,6 +3,7 @@
 use super::cache;
 use super::companion;
 use super::directory;
+use super::retained;
 use super::tombstone;
 use crate::heap_call;
 use crate::pg::guard;
@@ -39,6 +40,12 @@ pub unsafe extern "C-unwind" fn relation_nontransactional_truncate(rel: pg_sys::
     guard::entry(|| {
         heap_call!(relation_nontransactional_truncate(rel));
         if let Some(c) = companion::of(rel) {
+            if retained::retain(c.segments) {
+                companion::drop_table(c.tombstones);
+                companion::forget_shape(rel);
+                companion::invalidate(rel);
+                return;
+            }
             for oid in [c.segments, c.tombstones] {
                 let table = OpenRel::table(oid, pg_sys::AccessExclusiveLock);
                 // SAFETY: the caller truncates without a way back, and so do we.

@@ -16,7 +16,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use varve_core::change::hash::to_bytes;
 
 /// What there is a row of, in the result.
-enum Target {
+pub enum Target {
     /// The relation.
     Whole,
     /// Its chunks.
@@ -24,7 +24,7 @@ enum Target {
 }
 
 /// The chunks of a relation, in their order, if it has such.
-fn target(rel: pg_sys::Relation) -> Target {
+pub fn target(rel: pg_sys::Relation) -> Target {
     let oid = relation::oid(rel);
     match relation::form(rel).relkind as u8 {
         pg_sys::RELKIND_PARTITIONED_TABLE => {
@@ -111,7 +111,7 @@ pub fn is_plain(rel: pg_sys::Relation) -> bool {
 }
 
 /// Opens what is read past the executor; `None` where something among it cannot be.
-fn open_plain(rel: pg_sys::Relation, target: &Target) -> Option<Vec<OpenRel>> {
+pub fn open_plain(rel: pg_sys::Relation, target: &Target) -> Option<Vec<OpenRel>> {
     let oid = relation::oid(rel);
     if !may_read_all(oid) {
         return None;

@@ -2,7 +2,7 @@
 //!
 //! - [`row_checksum`] is `varve.row_checksum`; [`rows_checksum`]: the sum over rows, for backups' counts.
 //! - [`checksums`] is `varve.checksums`; [`table`] reads a table for it, with the sums that segments keep: [`kept`].
-//! - [`diff`]: what has changed between two relations.
+//! - [`diff`]: what has changed between two relations; [`watch`]: what has changed in one since a checkpoint.
 //! - [`plan`]: what the columns of a row type are, looked up once.
 //! - [`canonical`]: values into cells; [`nested`]: arrays and ranges; [`jsonb`], [`numeric`]: what these types have on disk.
 //! - [`encoding`]: text in UTF-8, whatever the server's and the client's encodings are.
@@ -21,3 +21,4 @@ mod plan;
 mod row_checksum;
 mod rows_checksum;
 mod table;
+pub mod watch;

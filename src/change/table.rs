@@ -83,23 +83,44 @@ pub fn read(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Total {
     let desc = relation::tupdesc(rel);
     let mut checksums = Checksums::of(desc);
     let mut total = Total::default();
-    if Some(relation::form(rel).relam) == relation::varve_am() {
-        read_frozen(rel, snapshot, &mut checksums, &mut total);
-    }
+    read_frozen(rel, snapshot, &mut checksums, &mut total, true);
     read_delta(rel, snapshot, &mut checksums, &mut total);
     total
 }
 
+/// The frozen rows of such a table and the sum of their checksums; only their number where the sum is not to be had from what segments
+/// keep.
+pub fn frozen(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> (u64, Option<u128>) {
+    let mut checksums = Checksums::of(relation::tupdesc(rel));
+    let mut total = Total::default();
+    let whole = read_frozen(rel, snapshot, &mut checksums, &mut total, false);
+    (total.rows, whole.then_some(total.sum))
+}
+
+/// The rows that lie in no segment and the sum of their checksums.
+pub fn delta(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Total {
+    let mut checksums = Checksums::of(relation::tupdesc(rel));
+    let mut total = Total::default();
+    read_delta(rel, snapshot, &mut checksums, &mut total);
+    total
+}
+
+/// Adds the frozen rows. Segments whose sum does not count are read whole, or the sum is left wrong: tells whether it is right.
 fn read_frozen(
     rel: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
     checksums: &mut Checksums,
     total: &mut Total,
-) {
+    decode: bool,
+) -> bool {
+    if Some(relation::form(rel).relam) != relation::varve_am() {
+        return true;
+    }
+    let mut right = true;
     let (Some(directory), Some(companion)) =
         (cache::directory_for(rel, snapshot), companion::of(rel))
     else {
-        return;
+        return right;
     };
     let reading = directory::reading_snapshot(snapshot);
     let gone = directory::tombstones(&companion, reading.get());
@@ -116,10 +137,15 @@ fn read_frozen(
         let sum = match columns.kept(&segment.header) {
             // What is not there is as a rule the lesser part.
             Some(all) => all.wrapping_sub(sum_of(rel, segment, &hidden, true, checksums)),
+            None if !decode => {
+                right = false;
+                continue;
+            }
             None => sum_of(rel, segment, &hidden, false, checksums),
         };
         total.sum = total.sum.wrapping_add(sum);
     }
+    right
 }
 
 /// The sum of the checksums of a segment's rows that are in a bitmap, or that are not. Pages without such a row are not read.

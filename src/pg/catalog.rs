@@ -4,7 +4,7 @@ use super::relation::OpenRel;
 use super::snapshot;
 use pgrx::pg_sys;
 
-/// A value of the first column of a table.
+/// A value of a column that is the first one of an index.
 #[derive(Clone, Copy)]
 pub enum First {
     /// An `oid`, or a `regclass`.
@@ -37,6 +37,17 @@ pub fn each_with(
     first: First,
     f: impl FnMut(pg_sys::HeapTuple),
 ) {
+    each_where(table, index, 1, first, f);
+}
+
+/// As [`each_with`], for a column of any number.
+pub fn each_where(
+    table: &OpenRel,
+    index: pg_sys::Oid,
+    attnum: i16,
+    first: First,
+    f: impl FnMut(pg_sys::HeapTuple),
+) {
     let (equal, value) = match first {
         First::Oid(oid) => (pg_sys::F_OIDEQ, pg_sys::Datum::from(oid)),
         First::Number(number) => (pg_sys::F_INT8EQ, pg_sys::Datum::from(number)),
@@ -47,7 +58,7 @@ pub fn each_with(
     unsafe {
         pg_sys::ScanKeyInit(
             &mut key,
-            1,
+            attnum,
             pg_sys::BTEqualStrategyNumber as u16,
             pg_sys::Oid::from_u32(equal),
             value,

@@ -14,6 +14,16 @@ pub struct RewriteStateData {
 /// Pointer to the opaque rewrite state.
 pub type RewriteState = *mut RewriteStateData;
 
+/// `access/tupdesc_details.h`: the value of a column in rows from before it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct AttrMissing {
+    /// Whether there is one.
+    pub am_present: bool,
+    /// The value.
+    pub am_value: pg_sys::Datum,
+}
+
 #[pg_guard]
 unsafe extern "C-unwind" {
     /// `commands/cluster.h`: a transient table with the shape of `old_heap`.

@@ -49,6 +49,17 @@ impl Drop for Registered {
     }
 }
 
+/// Runs `f` with a snapshot as the active one.
+pub fn with_active<T>(snapshot: &Registered, f: impl FnOnce() -> T) -> T {
+    // SAFETY: a registered snapshot; popped here, or by the abort of the (sub)transaction after an error.
+    unsafe {
+        pg_sys::PushActiveSnapshot(snapshot.get());
+        let result = f();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
 /// The snapshot of a statement of ours, active until it is dropped.
 pub struct Statement(());
 

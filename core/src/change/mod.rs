@@ -8,9 +8,12 @@
 //! - [`hash`]: cells into a row's sum, and that into its checksum; SHA-256 in one go.
 //! - [`sums`]: many rows, column by column.
 //! - [`fingerprint`]: which columns a sum that is kept is of.
+//! - [`checkpoint`], [`entries`]: what is remembered of a table, to tell later what has changed.
 //! - [`pairs`]: rows of two tables of which the same ones cancel out; [`matching`]: any number of them; [`wanted`]: which keys remain.
 
 pub mod cell;
+pub mod checkpoint;
+pub mod entries;
 pub mod fingerprint;
 pub mod hash;
 pub mod matching;

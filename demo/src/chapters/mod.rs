@@ -1,6 +1,7 @@
 //! The chapters, a file each. [`queries`] is two: the same questions before and after freezing.
 
 pub mod again;
+pub mod changes;
 pub mod correct;
 pub mod damage;
 pub mod disaster;

@@ -7,9 +7,9 @@
 //! - [`rows`]: rows into hashes; [`output`]: what is told of those that differ; [`error`]: what cannot be.
 
 mod equal_parts;
-mod error;
+pub mod error;
 mod first;
-mod key;
+pub mod key;
 mod output;
 mod rows;
 mod second;

@@ -1,0 +1,277 @@
+//! Rows that lie in no segment: those that are there now, and those that a checkpoint remembers.
+
+use super::error::damaged;
+use super::store::EntryReader;
+use crate::heap_call;
+use crate::pg::relation;
+use crate::pg::tuple::{self, slot_values};
+use pgrx::pg_sys;
+use varve_core::change::checkpoint::{Chunk, latest_of_number};
+use varve_core::change::entries::Entry;
+
+/// Transactions before a checkpoint's horizon had ended when it was taken.
+#[derive(Clone, Copy)]
+pub struct Horizon {
+    checkpoint: u64,
+    next: u64,
+}
+
+impl Horizon {
+    /// That of a checkpoint.
+    pub fn of(checkpoint: u64) -> Self {
+        // SAFETY: reads the server's state.
+        let next = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
+        Horizon { checkpoint, next }
+    }
+
+    /// What a checkpoint remembers as such that is taken with a snapshot.
+    pub fn number(snapshot: pg_sys::Snapshot) -> u64 {
+        // SAFETY: reads the server's state; a valid snapshot.
+        let (next, xmin) = unsafe {
+            (
+                pg_sys::ReadNextFullTransactionId().value,
+                (*snapshot).xmin.into_inner(),
+            )
+        };
+        latest_of_number(xmin, next)
+    }
+
+    /// Whether a row that is visible now was visible to the checkpoint: who has inserted it had ended then. In doubt it is not:
+    /// numbers of transactions come again after four billions, and are taken for the latest of that number.
+    fn is_before(self, row: &pg_sys::HeapTupleHeaderData) -> bool {
+        let xmin = tuple::raw_xmin(row).into_inner();
+        xmin >= pg_sys::FirstNormalTransactionId.into_inner()
+            && latest_of_number(xmin, self.next) < self.checkpoint
+    }
+}
+
+/// Goes over a table's rows that lie in no segment, in the order of their places, as a snapshot sees them.
+pub struct DeltaScan {
+    scan: pg_sys::TableScanDesc,
+    slot: *mut pg_sys::TupleTableSlot,
+    natts: usize,
+}
+
+/// Such a row.
+pub struct DeltaRow<'a> {
+    /// Where it lies.
+    pub place: u64,
+    /// Its header.
+    header: &'a pg_sys::HeapTupleHeaderData,
+    slot: *mut pg_sys::TupleTableSlot,
+    natts: usize,
+}
+
+impl DeltaRow<'_> {
+    /// Its values, which last until the next row.
+    pub fn values(&self) -> (&[pg_sys::Datum], &[bool]) {
+        // SAFETY: the slot holds the row.
+        unsafe { slot_values(self.slot, self.natts) }
+    }
+}
+
+impl DeltaScan {
+    /// Begins.
+    pub fn new(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Self {
+        let desc = relation::tupdesc(rel);
+        // SAFETY: heap's own scan of an open table, from its first page on.
+        unsafe {
+            let none = std::ptr::null_mut();
+            let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
+                | pg_sys::ScanOptions::SO_ALLOW_STRAT
+                | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
+            DeltaScan {
+                slot: pg_sys::MakeSingleTupleTableSlot(
+                    desc,
+                    &raw const pg_sys::TTSOpsBufferHeapTuple,
+                ),
+                scan: heap_call!(scan_begin(rel, snapshot, 0, none, none.cast(), flags)),
+                natts: relation::natts(desc),
+            }
+        }
+    }
+
+    /// The next row.
+    pub fn next(&mut self) -> Option<DeltaRow<'_>> {
+        let forward = pg_sys::ScanDirection::ForwardScanDirection;
+        if !heap_call!(scan_getnextslot(self.scan, forward, self.slot)) {
+            return None;
+        }
+        let mut free = false;
+        // SAFETY: the slot holds a row as it lies in its buffer.
+        unsafe {
+            let row = pg_sys::ExecFetchSlotHeapTuple(self.slot, false, &mut free);
+            Some(DeltaRow {
+                place: tuple::tid_key(&(*self.slot).tts_tid),
+                header: &*(*row).t_data,
+                slot: self.slot,
+                natts: self.natts,
+            })
+        }
+    }
+}
+
+impl Drop for DeltaScan {
+    fn drop(&mut self) {
+        // After an error the resource owner lets go of what the scan holds.
+        if !std::thread::panicking() {
+            // SAFETY: begun by `new`.
+            unsafe {
+                heap_call!(scan_end(self.scan));
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            }
+        }
+    }
+}
+
+/// Whether rows may have come since a checkpoint, or gone of those that it remembers.
+pub fn may_differ(
+    rel: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    horizon: Horizon,
+    remembered: u64,
+) -> bool {
+    let mut scan = DeltaScan::new(rel, snapshot);
+    let mut rows = 0u64;
+    while let Some(row) = scan.next() {
+        if !horizon.is_before(row.header) {
+            return true;
+        }
+        rows += 1;
+        if rows.is_multiple_of(4096) {
+            pgrx::check_for_interrupts!();
+        }
+    }
+    rows != remembered
+}
+
+/// A row that a checkpoint remembers.
+#[derive(Default)]
+pub struct Old {
+    /// Where it lay.
+    pub place: u64,
+    /// Its checksum.
+    pub row: u128,
+    /// Its key.
+    pub key: Vec<u8>,
+}
+
+/// The rows that a checkpoint remembers of a chunk, in the order of their places: of each place what the last generation says.
+pub struct Entries {
+    generations: Vec<EntryReader>,
+    next: Option<Old>,
+    /// How many there must be from here on.
+    missing: u64,
+}
+
+impl Entries {
+    /// Begins, as a snapshot sees them.
+    pub fn open(number: i64, state: &Chunk, snapshot: pg_sys::Snapshot) -> Self {
+        let generations = 0..state.generations;
+        let mut entries = Entries {
+            generations: generations
+                .map(|generation| EntryReader::open(number, generation, snapshot))
+                .collect(),
+            next: Some(Old::default()),
+            missing: state.loose,
+        };
+        entries.advance();
+        entries
+    }
+
+    /// The next row.
+    pub fn peek(&self) -> Option<&Old> {
+        self.next.as_ref()
+    }
+
+    /// Goes on behind the next row.
+    pub fn advance(&mut self) {
+        let mut room = match self.next.take() {
+            Some(room) => room,
+            None => return,
+        };
+        loop {
+            let places = self.generations.iter_mut().filter_map(|g| g.peek());
+            let Some(place) = places.map(|entry| entry.place).min() else {
+                if self.missing > 0 {
+                    damaged(&format!("{} entries are missing", self.missing));
+                }
+                return;
+            };
+            let mut here = false;
+            for generation in &mut self.generations {
+                let Some(Entry { place: at, kept }) = generation.peek() else {
+                    continue;
+                };
+                if at != place {
+                    continue;
+                }
+                here = kept.is_some();
+                if let Some(kept) = kept {
+                    room.place = place;
+                    room.row = kept.row;
+                    room.key.clear();
+                    room.key.extend_from_slice(kept.key);
+                }
+                generation.advance();
+            }
+            if here {
+                self.missing = match self.missing.checked_sub(1) {
+                    Some(rest) => rest,
+                    None => damaged(&"there are more entries than there were rows"),
+                };
+                self.next = Some(room);
+                return;
+            }
+        }
+    }
+}
+
+/// What has become of a row, in the storage that it was in when the checkpoint was taken.
+pub enum Met<'a> {
+    /// It is as it was.
+    Stays(&'a Old),
+    /// It is gone.
+    Went(&'a Old),
+    /// It has come.
+    Came(&'a DeltaRow<'a>),
+}
+
+/// Goes along the rows that a checkpoint remembers of a storage and those that are there now. `is` tells whether a row of a place
+/// that somebody has written since says what the one before said.
+pub fn merge(
+    scan: &mut DeltaScan,
+    entries: &mut Entries,
+    horizon: Horizon,
+    mut is: impl FnMut(&Old, &DeltaRow) -> bool,
+    mut f: impl FnMut(Met),
+) {
+    let mut count = 0u64;
+    while let Some(row) = scan.next() {
+        count += 1;
+        if count.is_multiple_of(4096) {
+            pgrx::check_for_interrupts!();
+        }
+        while let Some(old) = entries.peek().filter(|old| old.place < row.place) {
+            f(Met::Went(old));
+            entries.advance();
+        }
+        match entries.peek().filter(|old| old.place == row.place) {
+            None => f(Met::Came(&row)),
+            Some(old) => {
+                if horizon.is_before(row.header) || is(old, &row) {
+                    f(Met::Stays(old));
+                } else {
+                    f(Met::Went(old));
+                    f(Met::Came(&row));
+                }
+                entries.advance();
+            }
+        }
+    }
+    while let Some(old) = entries.peek() {
+        pgrx::check_for_interrupts!();
+        f(Met::Went(old));
+        entries.advance();
+    }
+}
