@@ -177,7 +177,10 @@ mod tests {
         bytes
     }
 
-    fn read(bytes: Vec<u8>) -> Result<Vec<(u64, Option<(u128, usize)>)>, CoreError> {
+    /// A place, and the checksum and the length of the key of what is there.
+    type Read = (u64, Option<(u128, usize)>);
+
+    fn read(bytes: Vec<u8>) -> Result<Vec<Read>, CoreError> {
         let mut block = Block::new(bytes)?;
         let mut all = Vec::new();
         while let Some(entry) = block.peek() {
