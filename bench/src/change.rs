@@ -1,9 +1,9 @@
 //! What has changed between two tables: `varve.diff` beside the FULL JOIN that one would write by hand, in turn.
 //!
-//! A million rows of eight columns on each side. What counts is the ratio of the two in one run; both have to find as many rows.
+//! A million rows of eight columns on each side, fewer at a smaller scale. What counts is the ratio of the two in one run; both have to find as many rows.
 
 use crate::numbers::{at_least, figure, ms};
-use crate::options::Options;
+use crate::options::{FULL, Options};
 use crate::server::Server;
 use crate::{Result, load};
 use postgres::Client;
@@ -13,8 +13,18 @@ use varve_demo::show::{self, Align::Left, Align::Right};
 /// The schema of all tables here.
 const SCHEMA: &str = "change";
 
-/// Rows of a table.
+/// Rows of a table, unless a smaller scale is asked for, and the fewest.
 const ROWS: u32 = 1_000_000;
+const FEWEST: u32 = 50_000;
+
+/// How many rows each table has at a scale.
+fn scaled(options: &Options) -> u32 {
+    let symbols = options.symbols.unwrap_or(FULL.symbols);
+    let days = options.bars_days.unwrap_or(FULL.bars_days);
+    let share = f64::from(symbols) * f64::from(days)
+        / (f64::from(FULL.symbols) * f64::from(FULL.bars_days));
+    ((f64::from(ROWS) * share) as u32).clamp(FEWEST, ROWS)
+}
 
 /// Runs of each: so many at most, as with queries.
 const FEW: u32 = 5;
@@ -74,16 +84,16 @@ const CONTESTS: [Contest; 5] = [
 ];
 
 /// Makes the tables.
-fn fill(client: &mut Client) -> Result<()> {
+fn fill(client: &mut Client, rows: u32) -> Result<()> {
     client.batch_execute(&format!(
         "CREATE TABLE hot (id bigint PRIMARY KEY, name text, ts timestamptz, a float8, b float8, c float8, d float8, n bigint); \
          INSERT INTO hot SELECT i, 'name ' || i % 5000, timestamptz '2024-01-01Z' + i * interval '1 s', \
-             random(), random(), random(), random(), i * 7 FROM generate_series(1, {ROWS}) i; \
+             random(), random(), random(), random(), i * 7 FROM generate_series(1, {rows}) i; \
          CREATE TABLE hot_changed (LIKE hot INCLUDING ALL); \
          INSERT INTO hot_changed SELECT id, name, ts, a, b, c, d + (id % 100 = 0)::int, n FROM hot ORDER BY id; \
          CREATE TABLE mixed (LIKE hot INCLUDING ALL); INSERT INTO mixed SELECT * FROM hot ORDER BY hashint8(id); \
          CREATE TABLE mixed_changed (LIKE hot INCLUDING ALL); \
-         INSERT INTO mixed_changed SELECT * FROM hot_changed ORDER BY hashint8(id + {ROWS})"
+         INSERT INTO mixed_changed SELECT * FROM hot_changed ORDER BY hashint8(id + {rows})"
     ))?;
     let sides = [
         ("frozen", "false"),
@@ -93,11 +103,13 @@ fn fill(client: &mut Client) -> Result<()> {
             "id / (max_id / 50) = 20 AND (id / 100 + id) % 20 = 0",
         ),
     ];
+    // As many chunks at every scale.
+    let step = f64::from(864 * ROWS / rows);
     for (table, changed) in sides {
         client.batch_execute(&format!(
             "CREATE TABLE {table} (symbol int, ts timestamptz, a float8, b float8, c float8, d float8, n bigint, name text, PRIMARY KEY (symbol, ts)); \
              SELECT create_hypertable('{table}', 'ts', chunk_time_interval => interval '2 days'); SELECT varve.enable('{table}'); \
-             INSERT INTO {table} SELECT id % 100, timestamptz '2024-01-04Z' + id / 100 * interval '864 s', a, b, c, d + ({changed})::int, n, name \
+             INSERT INTO {table} SELECT id % 100, timestamptz '2024-01-04Z' + id / 100 * interval '{step} s', a, b, c, d + ({changed})::int, n, name \
                  FROM hot, (SELECT max(id) AS max_id FROM hot) m"
         ))?;
         for chunk in load::chunks(client, table)? {
@@ -128,11 +140,12 @@ pub fn run(server: &Server, options: &Options) -> Result<Vec<String>> {
     client.batch_execute(&format!(
         "SET client_min_messages = warning; {drop_schema}; CREATE SCHEMA {SCHEMA}"
     ))?;
-    fill(&mut client)?;
+    let rows = scaled(options);
+    fill(&mut client, rows)?;
     let rounds = options.runs.min(FEW);
     show::say(&format!(
         "{} rows of eight columns in each table; best of {rounds}.",
-        show::count(ROWS.into())
+        show::count(rows.into())
     ));
     let mut lines = Vec::new();
     let mut failures = Vec::new();
