@@ -4,7 +4,7 @@ use crate::am::error::raise;
 use pgrx::PgSqlErrorCode as Code;
 
 const ANEW: &str =
-    "SELECT varve.watch(…) takes the checkpoint anew; what has changed until then is not told.";
+    "SELECT varve.watch(...) takes the checkpoint anew; what has changed until then is not told.";
 
 /// Raises `wrong_object_type` for a relation that has no rows to be read.
 pub fn no_rows(relation: &str) -> ! {
@@ -72,7 +72,7 @@ pub fn not_yours(checkpoint: &str, relation: &str, owner: &str) -> ! {
         Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
         format!("checkpoint \"{checkpoint}\" of {relation} belongs to {owner}"),
         None,
-        Some("Take one under another name: checkpoint => '…'.".into()),
+        Some("Take one under another name: checkpoint => '...'.".into()),
     )
 }
 
@@ -82,7 +82,7 @@ pub fn no_checkpoint(checkpoint: &str, relation: &str) -> ! {
         Code::ERRCODE_UNDEFINED_OBJECT,
         format!("{relation} has no checkpoint \"{checkpoint}\""),
         None,
-        Some("SELECT varve.watch(…) takes one; varve.watches lists those that there are.".into()),
+        Some("SELECT varve.watch(...) takes one; varve.watches lists those that there are.".into()),
     )
 }
 
