@@ -98,10 +98,12 @@ fn without_removed(store: &Store, findings: &mut Findings) -> Result<(), BackupE
         let key = problem.get("object").and_then(serde_json::Value::as_str);
         let stays = match key.filter(|key| !is_needed(key)) {
             None => true,
-            Some(key) => !matches!(
-                store.head(key, &stores::interrupts),
-                Err(e) if e.kind() == ErrorKind::NotFound
-            ),
+            Some(key) => match store.head(key, &stores::interrupts) {
+                Err(e) if e.kind() == ErrorKind::NotFound => false,
+                // Nothing is known of a store that is away.
+                Err(e) if e.kind() == ErrorKind::Unreachable => return Err(e.into()),
+                _ => true,
+            },
         };
         if stays {
             kept.push(problem);
