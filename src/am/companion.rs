@@ -485,14 +485,7 @@ pub fn on_drop(object: pg_sys::Oid) {
     }
     let kind = form.relkind as u8;
     let table = [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&kind);
-    let has_rows = table
-        || [
-            pg_sys::RELKIND_VIEW,
-            pg_sys::RELKIND_MATVIEW,
-            pg_sys::RELKIND_FOREIGN_TABLE,
-        ]
-        .contains(&kind);
-    if has_rows && relation::varve_am().is_some() {
+    if relation::has_rows(&form) && relation::varve_am().is_some() {
         crate::change::watch::forget_relation(object);
     }
     if table && relation::varve_am().is_some() {

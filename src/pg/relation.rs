@@ -50,6 +50,18 @@ impl Drop for OpenRel {
     }
 }
 
+/// Whether a relation is of a kind that rows are selected from: a table, a view, a foreign table.
+pub fn has_rows(form: &pg_sys::FormData_pg_class) -> bool {
+    let kinds = [
+        pg_sys::RELKIND_RELATION,
+        pg_sys::RELKIND_PARTITIONED_TABLE,
+        pg_sys::RELKIND_VIEW,
+        pg_sys::RELKIND_MATVIEW,
+        pg_sys::RELKIND_FOREIGN_TABLE,
+    ];
+    kinds.contains(&(form.relkind as u8))
+}
+
 /// OID of an open relation.
 pub fn oid(rel: pg_sys::Relation) -> pg_sys::Oid {
     // SAFETY: `rel` is open.

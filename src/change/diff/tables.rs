@@ -179,14 +179,7 @@ impl Source {
         let Some(rel) = OpenRel::try_open(oid, pg_sys::AccessShareLock) else {
             gone(&name)
         };
-        let readable = [
-            pg_sys::RELKIND_RELATION,
-            pg_sys::RELKIND_PARTITIONED_TABLE,
-            pg_sys::RELKIND_VIEW,
-            pg_sys::RELKIND_MATVIEW,
-            pg_sys::RELKIND_FOREIGN_TABLE,
-        ];
-        if !readable.contains(&(relation::form(rel.as_ptr()).relkind as u8)) {
+        if !relation::has_rows(relation::form(rel.as_ptr())) {
             error::no_rows(&name);
         }
         let desc = relation::tupdesc(rel.as_ptr());

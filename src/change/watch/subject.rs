@@ -38,14 +38,7 @@ impl Subject {
     pub fn open(oid: pg_sys::Oid) -> Self {
         let subject = Self::locked(oid);
         let form = relation::form(subject.rel.as_ptr());
-        let readable = [
-            pg_sys::RELKIND_RELATION,
-            pg_sys::RELKIND_PARTITIONED_TABLE,
-            pg_sys::RELKIND_VIEW,
-            pg_sys::RELKIND_MATVIEW,
-            pg_sys::RELKIND_FOREIGN_TABLE,
-        ];
-        if !readable.contains(&(form.relkind as u8)) {
+        if !relation::has_rows(form) {
             error::no_rows(&subject.name);
         }
         if form.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP {
