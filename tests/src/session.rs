@@ -76,6 +76,26 @@ pub fn one(client: &mut Client, sql: &str) -> String {
     rows(client, sql).concat()
 }
 
+/// Blocks of shared buffers that a query asks for, those that it reads among them. What the session remembers of the catalogue should be
+/// there by then.
+pub fn blocks(client: &mut Client, sql: &str) -> u64 {
+    let plan = one(
+        client,
+        &format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {sql}"),
+    );
+    let count = |name: &str| -> u64 {
+        let digits = plan.split_once(name).map(|(_, rest)| {
+            rest.chars()
+                .take_while(char::is_ascii_digit)
+                .collect::<String>()
+        });
+        digits
+            .and_then(|d| d.parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in {plan}"))
+    };
+    count("\"Shared Hit Blocks\": ") + count("\"Shared Read Blocks\": ")
+}
+
 /// A session whose statements run in a thread of its own, one after the other.
 pub struct Session {
     pid: i32,

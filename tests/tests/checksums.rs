@@ -6,7 +6,7 @@ use postgres::Client;
 use varve_core::header::SegmentHeader;
 use varve_tests::cluster::Cluster;
 use varve_tests::random::Random;
-use varve_tests::session::{Session, one, rows, simple};
+use varve_tests::session::{self, Session, one, rows, simple};
 use varve_tests::twin::{self, COLD, FREEZE, THAW, both};
 
 fn start() -> (Cluster, Client) {
@@ -74,16 +74,7 @@ fn blocks(client: &mut Client, table: &str) -> u64 {
     let sql = format!("SELECT count(*) FROM varve.checksums('{table}')");
     // What the session remembers of the catalogue is there by then.
     one(client, &sql);
-    let plan = one(
-        client,
-        &format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {sql}"),
-    );
-    let count = |name: &str| -> u64 {
-        let (_, rest) = plan.split_once(name).unwrap();
-        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse().unwrap()
-    };
-    count("\"Shared Hit Blocks\": ") + count("\"Shared Read Blocks\": ")
+    session::blocks(client, &sql)
 }
 
 /// Whether the checksums of a frozen table come without its rows.

@@ -4,7 +4,7 @@
 use postgres::{Client, NoTls};
 use varve_tests::cluster::Cluster;
 use varve_tests::random::Random;
-use varve_tests::session::{one, rows};
+use varve_tests::session::{self, one, rows};
 
 /// Comparisons, unless `VARVE_DIFF_STEPS` says otherwise.
 const STEPS: u64 = 84;
@@ -280,16 +280,7 @@ fn blocks(client: &mut Client, arguments: &str, differences: u64) -> u64 {
     let sql = format!("SELECT count(*) FROM varve.diff({arguments})");
     // What the session remembers of the catalogue is there by then.
     assert_eq!(one(client, &sql), differences.to_string(), "{arguments}");
-    let plan = one(
-        client,
-        &format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {sql}"),
-    );
-    let count = |name: &str| -> u64 {
-        let (_, rest) = plan.split_once(name).unwrap();
-        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse().unwrap()
-    };
-    count("\"Shared Hit Blocks\": ") + count("\"Shared Read Blocks\": ")
+    session::blocks(client, &sql)
 }
 
 #[test]
