@@ -143,6 +143,21 @@ pub unsafe fn slot_values<'a>(
     }
 }
 
+/// The row of a slot as it lies in one of heap's pages; `None` where the slot holds it otherwise.
+///
+/// # Safety
+/// The slot holds a row, which stays as long as the result is used.
+#[inline]
+pub unsafe fn stored<'a>(slot: *mut pg_sys::TupleTableSlot) -> Option<&'a pg_sys::HeapTupleData> {
+    // SAFETY: by contract; a slot with these functions begins with one of heap's.
+    unsafe {
+        if !std::ptr::eq((*slot).tts_ops, &raw const pg_sys::TTSOpsBufferHeapTuple) {
+            return None;
+        }
+        (*slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple.as_ref()
+    }
+}
+
 /// The payload of a varlena that is neither compressed nor stored elsewhere.
 ///
 /// # Safety

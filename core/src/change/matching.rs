@@ -68,6 +68,11 @@ impl<'a, F: Scratch> Matching<'a, F> {
         self.pairs.waiting(side)
     }
 
+    /// How often a row came whose key was in memory for the other table, with another row.
+    pub fn differing(&self) -> u64 {
+        self.pairs.differing()
+    }
+
     /// As many rows as may be without a pair, or more.
     pub fn rows(&self) -> u64 {
         self.spilled + self.waiting(Side::Old) + self.waiting(Side::New)

@@ -136,6 +136,7 @@ pub struct Pairs {
     used: usize,
     old: u64,
     new: u64,
+    differing: u64,
     /// Most slots that there may be.
     limit: usize,
     keep: bool,
@@ -156,6 +157,7 @@ impl Pairs {
             used: 0,
             old: 0,
             new: 0,
+            differing: 0,
             limit,
             keep,
         }
@@ -169,6 +171,11 @@ impl Pairs {
         }
     }
 
+    /// How often a row came whose key was there in the other table, with another row.
+    pub fn differing(&self) -> u64 {
+        self.differing
+    }
+
     /// Adds a row. The same rows of both tables cancel out.
     #[inline]
     pub fn put(&mut self, side: Side, row: Seen) -> Put {
@@ -177,6 +184,7 @@ impl Pairs {
         }
         let mut pair = None;
         let mut same_key = 0;
+        let mut other_row = false;
         let mut at = self.home(row.tag);
         loop {
             let Some(there) = self.slots.get(at) else {
@@ -191,7 +199,9 @@ impl Pairs {
                     if self.keep && same_key == 2 {
                         return Put::Taken;
                     }
-                } else if there.row == row.row && pair.is_none() {
+                } else if there.row != row.row {
+                    other_row = true;
+                } else if pair.is_none() {
                     pair = Some(at);
                     if !self.keep {
                         break;
@@ -215,6 +225,7 @@ impl Pairs {
             _ => {
                 *self.waits(side) += 1;
                 self.used += 1;
+                self.differing += u64::from(other_row);
                 if let Some(free) = self.slots.get_mut(at) {
                     *free = row;
                 }
@@ -346,6 +357,22 @@ mod tests {
         let mut found = Vec::new();
         pairs.drain(|row| found.extend(row.rows()));
         assert_eq!(found, rows);
+    }
+
+    #[test]
+    fn rows_that_differ_are_counted() {
+        for keep in [false, true] {
+            let mut pairs = Pairs::new(0, keep);
+            for key in 0..100 {
+                pairs.put(Side::Old, seen(Side::Old, key, 1));
+            }
+            for key in 50..150 {
+                pairs.put(Side::New, seen(Side::New, key, u64::from(key % 10 == 0)));
+            }
+            assert_eq!(pairs.differing(), 45);
+            pairs.drain(|_| {});
+            assert_eq!(pairs.differing(), 45);
+        }
     }
 
     /// Any number of rows of a few keys take the room of a few.

@@ -6,7 +6,7 @@ use super::tables::Tables;
 use crate::pg::memory;
 use crate::pg::spi::Connection;
 use crate::pg::temp_file::TempFile;
-use crate::pg::tuple::{slot_values, tid_key};
+use crate::pg::tuple::tid_key;
 use pgrx::pg_sys;
 use varve_core::change::{Matching, Seen, Side, Wanted};
 
@@ -36,8 +36,26 @@ const BYTES_FOR_ONE: u64 = 128;
 /// What each of them takes for each chunk, whose plan and scan have an item pointer of it.
 const BYTES_FOR_PLACE: u64 = 12;
 
+/// Where rows are known by their bytes, one in so many may differ only in these, and so many at least: with more, it is faster to hash their
+/// values than to read them again.
+const FOR_ONE_THAT_DIFFERS: u64 = 16;
+const MANY_THAT_DIFFER: u64 = 1024;
+
 /// Reads both relations.
 pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Open {
+    rows.stored = tables.stored();
+    if rows.stored.is_some() {
+        if let Some(open) = read(connection, tables, rows) {
+            return open;
+        }
+        rows.stored = None;
+    }
+    read(connection, tables, rows)
+        .unwrap_or_else(|| pgrx::error!("rows were given up whose values were hashed"))
+}
+
+/// As [`open_keys`]; `None` where rows are known by their bytes and these differ too often.
+fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Open> {
     // SAFETY: the context of the whole call, which outlives the files.
     let context = unsafe { pg_sys::CurrentMemoryContext };
     // SAFETY: as above.
@@ -47,6 +65,10 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> O
     let mut new = tables.table(Side::New).read(connection);
     let mut read = 0;
     let mut placed = true;
+    let by_bytes = rows.stored.is_some();
+    let too_many = |differing: u64, read: u64| {
+        by_bytes && differing >= MANY_THAT_DIFFER && differing > read / FOR_ONE_THAT_DIFFERS
+    };
     let mut batch: Vec<(Side, Seen)> = Vec::with_capacity(BATCH as usize);
     loop {
         // Rows that lie in the same order in both find their pair at once, if neither runs ahead: so the one goes on of which fewer
@@ -60,14 +82,12 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> O
             _ => (Side::New, &mut new),
         };
         let table = tables.table(side);
-        cursor.fetch(BATCH, table.width, &mut |slot| {
-            // SAFETY: a row of the table's query, with all values.
+        cursor.fetch(BATCH, rows.width(table), &mut |slot| {
+            // SAFETY: a row of the table's query, with as many values as are asked for.
             let seen = unsafe {
-                let (values, nulls) = slot_values(slot, table.width);
-                let key = rows.key(tables, table, values, nulls);
+                let (key, row) = rows.of_slot(tables, table, slot);
                 let place = (*slot).tts_tid;
                 placed &= place.ip_posid != 0;
-                let row = rows.row(tables, table, key, values, nulls);
                 Seen::new(side, key, row, tid_key(&place))
             };
             batch.push((side, seen));
@@ -77,6 +97,9 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> O
         for (side, seen) in batch.drain(..) {
             matching.put(side, seen);
         }
+        if too_many(matching.differing(), read) {
+            return None;
+        }
     }
     drop((old, new));
     let chunks = tables.most_chunks.max(1);
@@ -85,18 +108,25 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> O
     // What is not needed for rows may be had for their keys.
     let mut keys = Wanted::new(matching.rows() as usize, hash_memory() / 2);
     let mut kept = placed.then(|| [Vec::new(), Vec::new()]);
-    let mut count = 0;
+    let (mut of_old, mut of_new) = (0, 0);
     let all = matching.without_pair(&mut |row| {
         keys.add(row.key());
-        count += 1;
+        match row.side() {
+            Some(Side::Old) => of_old += 1,
+            _ => of_new += 1,
+        }
         match (&mut kept, row.side()) {
-            (Some([old, _]), Some(Side::Old)) if count <= few => old.push(*row),
-            (Some([_, new]), Some(Side::New)) if count <= few => new.push(*row),
+            (Some([old, _]), Some(Side::Old)) if of_old + of_new <= few => old.push(*row),
+            (Some([_, new]), Some(Side::New)) if of_old + of_new <= few => new.push(*row),
             _ => kept = None,
         }
     });
-    Open {
+    // Rows that went to files were not seen to differ.
+    if too_many(of_old.min(of_new), read) {
+        return None;
+    }
+    Some(Open {
         keys,
         rows: kept.filter(|_| all),
-    }
+    })
 }

@@ -4,7 +4,7 @@
 //! compared ([`second`]). So what is kept is 32 bytes of a row that waits for its pair, and whole rows only of those that differ.
 //!
 //! - [`tables`]: the relations and their columns; [`key`]: by which columns rows are known; [`equal_parts`]: what need not be read.
-//! - [`rows`]: rows into hashes; [`output`]: what is told of those that differ; [`error`]: what cannot be.
+//! - [`rows`]: rows into hashes, [`stored`]: by their bytes; [`output`]: what is told of those that differ; [`error`]: what cannot be.
 
 mod equal_parts;
 pub mod error;
@@ -13,6 +13,7 @@ pub mod key;
 mod output;
 mod rows;
 mod second;
+mod stored;
 mod tables;
 
 use super::plan::{Plans, Unsendable};

@@ -4,9 +4,11 @@
 //! processor that reads what it has just written is fast where it reads the same words. Last come numbers that say which of them are NULL. Columns and
 //! their classes are the same on both sides, so different rows have different bytes.
 
+use super::stored::Stored;
 use super::tables::{Place, Table, Tables};
 use crate::change::canonical;
 use crate::change::plan::Plans;
+use crate::pg::tuple::slot_values;
 use pgrx::pg_sys;
 use varve_core::change::CellHash;
 
@@ -22,6 +24,8 @@ pub struct Rows<'a> {
     cell: CellHash,
     /// Which values of a row are NULL, 64 at a time.
     masks: Vec<u64>,
+    /// Set where rows are known by their bytes, if these say all of them.
+    pub stored: Option<Stored>,
 }
 
 impl<'a> Rows<'a> {
@@ -31,6 +35,42 @@ impl<'a> Rows<'a> {
             plans,
             cell: CellHash::default(),
             masks: Vec::new(),
+            stored: None,
+        }
+    }
+
+    /// So many values of rows have to be there before they are hashed.
+    pub fn width(&self, table: &Table) -> usize {
+        match self.stored {
+            Some(_) => table.key_width,
+            None => table.width,
+        }
+    }
+
+    /// The hashes of the key and of the whole of the row in a slot.
+    ///
+    /// # Safety
+    /// A row of the table's query.
+    #[inline]
+    pub unsafe fn of_slot(
+        &mut self,
+        tables: &Tables,
+        table: &Table,
+        slot: *mut pg_sys::TupleTableSlot,
+    ) -> (u128, u128) {
+        // SAFETY: by contract.
+        unsafe {
+            let (values, nulls) = slot_values(slot, table.key_width);
+            let key = self.key(tables, table, values, nulls);
+            let stored = self.stored.as_mut().and_then(|stored| stored.hash(slot));
+            let row = match stored {
+                Some(bytes) => key.wrapping_add(bytes),
+                None => {
+                    let (values, nulls) = slot_values(slot, table.width);
+                    self.row(tables, table, key, values, nulls)
+                }
+            };
+            (key, row)
         }
     }
 

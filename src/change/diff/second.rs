@@ -21,46 +21,13 @@ pub fn compare(
     rows: &mut Rows,
     output: &mut Output,
 ) {
-    let mut sort = by_key();
-    let [old, new] = match &open.rows {
-        Some([old, new]) => [Some(old), Some(new)],
-        None => [None, None],
+    let by_place = open.rows.as_ref();
+    let by_place = by_place
+        .and_then(|open_rows| collect(connection, tables, open, Some(open_rows), rows, output));
+    let Some(sort) = by_place.or_else(|| collect(connection, tables, open, None, rows, output))
+    else {
+        pgrx::error!("rows were looked for where they are not, that nobody had placed")
     };
-    for (side, of_side) in [(Side::Old, old), (Side::New, new)] {
-        let table = tables.table(side);
-        let mut cursor = match of_side {
-            Some(rows) => table.read_at(connection, rows),
-            None => table.read(connection),
-        };
-        // Of another row that is read by chance, with the item pointer of one of these and a key that the set takes for one of theirs, the
-        // pair in the other relation is not read.
-        let only: Option<HashSet<_>> = of_side.map(|rows| rows.iter().map(Seen::values).collect());
-        let desc = output.begin(side, cursor.desc());
-        while !cursor.ended() {
-            cursor.fetch(BATCH, table.key_width, &mut |slot| {
-                // SAFETY: a row of the table's query, whose key is there; a row that is made is copied by the sort, with whatever
-                // is stored elsewhere.
-                unsafe {
-                    let (values, nulls) = slot_values(slot, table.key_width);
-                    let key = rows.key(tables, table, values, nulls);
-                    if open.keys.has(Seen::key_part(key)) {
-                        let (values, nulls) = slot_values(slot, table.width);
-                        if let Some(only) = &only {
-                            let row = rows.row(tables, table, key, values, nulls);
-                            if !only.contains(&Seen::new(side, key, row, 0).values()) {
-                                return;
-                            }
-                        }
-                        let row = pg_sys::heap_form_tuple(desc, values.as_ptr(), nulls.as_ptr());
-                        let row = pg_sys::HeapTupleHeaderGetDatum((*row).t_data);
-                        let [high, low] = [(key >> 64) as usize, key as usize];
-                        let values = [high.into(), low.into(), row];
-                        sort.put(&values, &[false; 3], u64::from(side == Side::New));
-                    }
-                }
-            });
-        }
-    }
     let mut group = Group::default();
     let memory = Context::new();
     sort.drain(|values, _, side| {
@@ -86,6 +53,68 @@ pub fn compare(
     });
     memory.within(|| group.end(tables, rows, output));
     output.end();
+}
+
+/// Rows whose keys remained, by their keys: those at these places, or found in both relations. `None` where there are others at the places.
+fn collect(
+    connection: &Connection,
+    tables: &Tables,
+    open: &Open,
+    at: Option<&[Vec<Seen>; 2]>,
+    rows: &mut Rows,
+    output: &mut Output,
+) -> Option<RowSort> {
+    let mut sort = by_key();
+    let [old, new] = match at {
+        Some([old, new]) => [Some(old), Some(new)],
+        None => [None, None],
+    };
+    for (side, of_side) in [(Side::Old, old), (Side::New, new)] {
+        let table = tables.table(side);
+        let mut cursor = match of_side {
+            Some(rows) => table.read_at(connection, rows),
+            None => table.read(connection),
+        };
+        // Row shapes are another query's.
+        if let Some(stored) = &mut rows.stored {
+            stored.forget();
+        }
+        // Of another row that is read by chance, with the item pointer of one of these and a key that the set takes for one of theirs, the
+        // pair in the other relation is not read.
+        let only: Option<HashSet<_>> = of_side.map(|rows| rows.iter().map(Seen::values).collect());
+        let mut missing = only.as_ref().map_or(0, HashSet::len);
+        let desc = output.begin(side, cursor.desc());
+        while !cursor.ended() {
+            cursor.fetch(BATCH, table.key_width, &mut |slot| {
+                // SAFETY: a row of the table's query, whose key is there; a row that is made is copied by the sort, with whatever
+                // is stored elsewhere.
+                unsafe {
+                    let (values, nulls) = slot_values(slot, table.key_width);
+                    let key = rows.key(tables, table, values, nulls);
+                    if open.keys.has(Seen::key_part(key)) {
+                        if let Some(only) = &only {
+                            let (key, row) = rows.of_slot(tables, table, slot);
+                            if !only.contains(&Seen::new(side, key, row, 0).values()) {
+                                return;
+                            }
+                            missing = missing.saturating_sub(1);
+                        }
+                        let (values, nulls) = slot_values(slot, table.width);
+                        let row = pg_sys::heap_form_tuple(desc, values.as_ptr(), nulls.as_ptr());
+                        let row = pg_sys::HeapTupleHeaderGetDatum((*row).t_data);
+                        let [high, low] = [(key >> 64) as usize, key as usize];
+                        let values = [high.into(), low.into(), row];
+                        sort.put(&values, &[false; 3], u64::from(side == Side::New));
+                    }
+                }
+            });
+        }
+        // A row that comes by its place in another kind of slot has another hash.
+        if missing > 0 {
+            return None;
+        }
+    }
+    Some(sort)
 }
 
 /// The rows of one key.

@@ -1,6 +1,7 @@
 //! The two relations: their columns, matched by name, and the query that reads each.
 
 use super::equal_parts::equal_parts;
+use super::stored::Stored;
 use super::{error, key};
 use crate::am::error::gone;
 use crate::change::canonical::Form;
@@ -76,6 +77,8 @@ pub struct Tables {
     pub unique: bool,
     /// Relations that the larger one of them is read from.
     pub most_chunks: u64,
+    /// The columns of both, where they are the same and lie in the same order: attributes of the query's rows.
+    same: Option<Vec<pg_sys::FormData_pg_attribute>>,
 }
 
 impl Tables {
@@ -127,6 +130,7 @@ impl Tables {
             unique,
             names,
             most_chunks: 0,
+            same: same_columns(&old, &new),
         };
         tables.check_classes(&old, &new);
         if unique {
@@ -143,6 +147,11 @@ impl Tables {
             Side::Old => &self.old,
             Side::New => &self.new,
         }
+    }
+
+    /// Knows rows by their bytes, where the same bytes are the same values in both.
+    pub fn stored(&self) -> Option<Stored> {
+        self.same.as_ref().map(|same| Stored::new(same.iter()))
     }
 
     fn check_classes(&self, old: &Source, new: &Source) {
@@ -236,6 +245,14 @@ impl Source {
             places,
         }
     }
+}
+
+/// The columns of both relations, where each has the same names and types in the same order.
+fn same_columns(old: &Source, new: &Source) -> Option<Vec<pg_sys::FormData_pg_attribute>> {
+    let mut both = old.columns.iter().zip(&new.columns);
+    let same = old.columns.len() == new.columns.len()
+        && both.all(|(a, b)| a.name == b.name && a.attribute.atttypid == b.attribute.atttypid);
+    same.then(|| old.columns.iter().map(|c| c.attribute).collect())
 }
 
 fn type_name(typ: pg_sys::Oid) -> String {
