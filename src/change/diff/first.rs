@@ -2,6 +2,7 @@
 //! may differ.
 
 use super::rows::Rows;
+use super::stored::Stored;
 use super::tables::Tables;
 use crate::pg::memory;
 use crate::pg::spi::Connection;
@@ -27,6 +28,9 @@ pub struct Open {
     pub rows: Option<[Vec<Seen>; 2]>,
 }
 
+/// Where rows lie that no query reads.
+pub const NO_PLACE: u64 = 0;
+
 /// Rows that are read by item pointer if, for each of them and each chunk, so many are read otherwise.
 const ROWS_FOR_ONE: u64 = 16;
 
@@ -41,9 +45,14 @@ const BYTES_FOR_PLACE: u64 = 12;
 const FOR_ONE_THAT_DIFFERS: u64 = 16;
 const MANY_THAT_DIFFER: u64 = 1024;
 
-/// Reads both relations.
-pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Open {
-    rows.stored = tables.stored();
+/// Reads both relations; where rows may be known by their bytes, `stored` knows how.
+pub fn open_keys(
+    connection: &Connection,
+    tables: &Tables,
+    rows: &mut Rows,
+    stored: Option<Stored>,
+) -> Open {
+    rows.stored = stored;
     if rows.stored.is_some() {
         if let Some(open) = read(connection, tables, rows) {
             return open;
@@ -69,6 +78,23 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
     let too_many = |differing: u64, read: u64| {
         by_bytes && differing >= MANY_THAT_DIFFER && differing > read / FOR_ONE_THAT_DIFFERS
     };
+    if let Some(segments) = &tables.segments {
+        segments.rest(&mut |side, values, nulls| {
+            let table = tables.table(side);
+            // SAFETY: a row of that relation.
+            let seen = unsafe {
+                let key = rows.key(tables, table, values, nulls);
+                Seen::new(
+                    side,
+                    key,
+                    rows.row(tables, table, key, values, nulls),
+                    NO_PLACE,
+                )
+            };
+            read += 1;
+            matching.put(side, seen);
+        });
+    }
     let mut batch: Vec<(Side, Seen)> = Vec::with_capacity(BATCH as usize);
     loop {
         // Rows that lie in the same order in both find their pair at once, if neither runs ahead: so the one goes on of which fewer

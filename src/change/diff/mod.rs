@@ -4,8 +4,10 @@
 //! compared ([`second`]). So what is kept is 32 bytes of a row that waits for its pair, and whole rows only of those that differ.
 //!
 //! - [`tables`]: the relations and their columns; [`key`]: by which columns rows are known; [`equal_parts`]: what need not be read.
+//! - [`segments`], [`beside`]: frozen chunks that are read past the executor.
 //! - [`rows`]: rows into hashes, [`stored`]: by their bytes; [`output`]: what is told of those that differ; [`error`]: what cannot be.
 
+mod beside;
 mod equal_parts;
 pub mod error;
 mod first;
@@ -13,6 +15,7 @@ pub mod key;
 mod output;
 mod rows;
 mod second;
+mod segments;
 mod stored;
 mod tables;
 
@@ -34,12 +37,39 @@ fn diff(args: &Args) -> pg_sys::Datum {
     // A scan that begins where another one is would bring the rows in another order than the other relation's.
     with_setting(c"synchronize_seqscans", c"off", || {
         let connection = Connection::open();
-        let open = first::open_keys(&connection, &tables, &mut rows);
-        if !open.keys.is_empty() {
-            second::compare(&connection, &tables, &open, &mut rows, &mut output);
+        let found = find(&connection, &tables, &mut rows, &output, tables.stored());
+        // By values, a row that is read again is what it was.
+        let found = found.or_else(|| find(&connection, &tables, &mut rows, &output, None));
+        match found {
+            Some(found) => second::compare(found, &tables, &mut rows, &mut output),
+            None => pgrx::error!("rows have not stayed where they were"),
         }
     });
     args.null()
+}
+
+/// The rows that may differ; `None` where some were not met again.
+fn find(
+    connection: &Connection,
+    tables: &tables::Tables,
+    rows: &mut rows::Rows,
+    output: &output::Output,
+    stored: Option<stored::Stored>,
+) -> Option<second::Found> {
+    let mut found = second::Found::new(output);
+    if let Some(segments) = &tables.segments {
+        segments.differing(&mut |side, values, nulls| {
+            // SAFETY: a row of that relation.
+            unsafe {
+                let key = rows.key(tables, tables.table(side), values, nulls);
+                found.put(side, key, values, nulls);
+            }
+        });
+    }
+    let open = first::open_keys(connection, tables, rows, stored);
+    let whole =
+        open.keys.is_empty() || second::collect(connection, tables, &open, rows, &mut found);
+    whole.then_some(found)
 }
 
 crate::sql_function!(varve_diff, pg_finfo_varve_diff, diff);

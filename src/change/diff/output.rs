@@ -30,19 +30,38 @@ struct Shape {
     places: Vec<usize>,
 }
 
+impl Shape {
+    /// In the current memory context.
+    fn of(tables: &Tables, side: Side) -> Self {
+        let table = tables.table(side);
+        let of_key = table.places.iter().take(tables.key);
+        let places: Vec<usize> = of_key.flatten().map(|place| place.at).collect();
+        let attributes: Vec<_> = places
+            .iter()
+            .map(|place| *relation::attribute(table.desc, *place))
+            .collect();
+        // SAFETY: shapes of our own, which the server gives numbers.
+        let (row, key) = unsafe {
+            let row = pg_sys::BlessTupleDesc(pg_sys::CreateTupleDescCopy(table.desc));
+            let key = pg_sys::BlessTupleDesc(relation::row_shape(&attributes, 0));
+            (row, key)
+        };
+        Shape { row, key, places }
+    }
+}
+
 /// Takes what differs.
-pub struct Output<'a> {
+pub struct Output {
     result: *mut pg_sys::ReturnSetInfo,
     to_jsonb: Unary,
-    tables: &'a Tables,
-    old: Option<Shape>,
-    new: Option<Shape>,
+    old: Shape,
+    new: Shape,
     duplicates: Vec<String>,
 }
 
-impl<'a> Output<'a> {
+impl Output {
     /// Makes the call's result a set of rows. It lives no longer than the current memory context.
-    pub fn new(args: &Args, tables: &'a Tables) -> Self {
+    pub fn new(args: &Args, tables: &Tables) -> Self {
         // SAFETY: the call's own information; raises an error where no set is expected.
         let result = unsafe {
             pg_sys::InitMaterializedSRF(args.0, 0);
@@ -54,44 +73,22 @@ impl<'a> Output<'a> {
         Output {
             result,
             to_jsonb,
-            tables,
-            old: None,
-            new: None,
+            old: Shape::of(tables, Side::Old),
+            new: Shape::of(tables, Side::New),
             duplicates: Vec::new(),
         }
     }
 
-    /// Tells the shape of a relation's rows; gives the one that rows are to be made with.
-    pub fn begin(&mut self, side: Side, desc: pg_sys::TupleDesc) -> pg_sys::TupleDesc {
-        let of_key = self.tables.table(side).places.iter().take(self.tables.key);
-        let places: Vec<usize> = of_key.flatten().map(|place| place.at).collect();
-        let attributes: Vec<_> = places
-            .iter()
-            .map(|place| *relation::attribute(desc, *place))
-            .collect();
-        // SAFETY: shapes of our own, which the server gives numbers.
-        let (row, key) = unsafe {
-            let row = pg_sys::BlessTupleDesc(pg_sys::CreateTupleDescCopy(desc));
-            let key = pg_sys::BlessTupleDesc(relation::row_shape(&attributes, 0));
-            (row, key)
-        };
-        let shape = Some(Shape { row, key, places });
-        match side {
-            Side::Old => self.old = shape,
-            Side::New => self.new = shape,
-        }
-        row
-    }
-
     fn shape(&self, side: Side) -> &Shape {
-        let shape = match side {
+        match side {
             Side::Old => &self.old,
             Side::New => &self.new,
-        };
-        match shape {
-            Some(shape) => shape,
-            None => pgrx::error!("rows of a shape that was not told"),
         }
+    }
+
+    /// The shape of a relation's rows.
+    pub fn row_shape(&self, side: Side) -> pg_sys::TupleDesc {
+        self.shape(side).row
     }
 
     /// A row that was made with a relation's shape; the values lie in it.

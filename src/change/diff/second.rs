@@ -13,24 +13,120 @@ use pgrx::pg_sys;
 use std::collections::HashSet;
 use varve_core::change::{Seen, Side};
 
-/// Reads both relations, and hands what differs to the output.
-pub fn compare(
+/// Rows that may differ, of both relations, by their keys.
+pub struct Found {
+    sort: RowSort,
+    /// Shapes of the rows.
+    old: pg_sys::TupleDesc,
+    new: pg_sys::TupleDesc,
+}
+
+impl Found {
+    /// None yet. They live no longer than the current memory context.
+    pub fn new(output: &Output) -> Self {
+        Found {
+            sort: by_key(),
+            old: output.row_shape(Side::Old),
+            new: output.row_shape(Side::New),
+        }
+    }
+
+    /// Adds a row with the hash of its key. It is copied, with whatever is stored elsewhere.
+    ///
+    /// # Safety
+    /// Values of a row of that relation.
+    pub unsafe fn put(&mut self, side: Side, key: u128, values: &[pg_sys::Datum], nulls: &[bool]) {
+        let desc = match side {
+            Side::Old => self.old,
+            Side::New => self.new,
+        };
+        // SAFETY: by contract.
+        let row = unsafe {
+            let row = pg_sys::heap_form_tuple(desc, values.as_ptr(), nulls.as_ptr());
+            pg_sys::HeapTupleHeaderGetDatum((*row).t_data)
+        };
+        let [high, low] = [(key >> 64) as usize, key as usize];
+        let values = [high.into(), low.into(), row];
+        self.sort
+            .put(&values, &[false; 3], u64::from(side == Side::New));
+    }
+}
+
+/// Adds the rows whose keys remained. `false` where a row does not lie where it was.
+pub fn collect(
     connection: &Connection,
     tables: &Tables,
     open: &Open,
     rows: &mut Rows,
-    output: &mut Output,
-) {
-    let by_place = open.rows.as_ref();
-    let by_place = by_place
-        .and_then(|open_rows| collect(connection, tables, open, Some(open_rows), rows, output));
-    let Some(sort) = by_place.or_else(|| collect(connection, tables, open, None, rows, output))
-    else {
-        pgrx::error!("rows were looked for where they are not, that nobody had placed")
+    found: &mut Found,
+) -> bool {
+    // Of another row that is read by chance, with the item pointer of one of these and a key that the set takes for one of theirs, the
+    // pair in the other relation is not read.
+    let values = |rows: &Vec<Seen>| rows.iter().map(Seen::values).collect::<HashSet<_>>();
+    let only = open.rows.as_ref().map(|rows| rows.each_ref().map(values));
+    let wanted = |side: Side, key: u128, row: &mut dyn FnMut() -> u128| {
+        let only = only.as_ref().map(|[old, new]| match side {
+            Side::Old => old,
+            Side::New => new,
+        });
+        open.keys.has(Seen::key_part(key))
+            && only.is_none_or(|only| only.contains(&Seen::new(side, key, row(), 0).values()))
     };
+    let mut count = 0;
+    if let Some(segments) = &tables.segments {
+        segments.rest(&mut |side, values, nulls| {
+            let table = tables.table(side);
+            // SAFETY: a row of that relation.
+            unsafe {
+                let key = rows.key(tables, table, values, nulls);
+                if wanted(side, key, &mut || {
+                    rows.row(tables, table, key, values, nulls)
+                }) {
+                    found.put(side, key, values, nulls);
+                    count += 1;
+                }
+            }
+        });
+    }
+    for side in [Side::Old, Side::New] {
+        let table = tables.table(side);
+        let at = open.rows.as_ref().map(|[old, new]| match side {
+            Side::Old => old,
+            Side::New => new,
+        });
+        let mut cursor = match at {
+            Some(at) => table.read_at(connection, at),
+            None => table.read(connection),
+        };
+        // Row shapes are another query's.
+        if let Some(stored) = &mut rows.stored {
+            stored.forget();
+        }
+        while !cursor.ended() {
+            cursor.fetch(BATCH, table.key_width, &mut |slot| {
+                // SAFETY: a row of the table's query, whose key is there.
+                unsafe {
+                    let (values, nulls) = slot_values(slot, table.key_width);
+                    let key = rows.key(tables, table, values, nulls);
+                    if wanted(side, key, &mut || rows.of_slot(tables, table, slot).1) {
+                        let (values, nulls) = slot_values(slot, table.width);
+                        found.put(side, key, values, nulls);
+                        count += 1;
+                    }
+                }
+            });
+        }
+    }
+    // A row that comes by its place in another kind of slot may have another hash.
+    let expected = only.map(|sets| sets.iter().map(HashSet::len).sum());
+    expected.is_none_or(|expected: usize| expected == count)
+}
+
+/// Hands what differs to the output.
+pub fn compare(found: Found, tables: &Tables, rows: &mut Rows, output: &mut Output) {
     let mut group = Group::default();
     let memory = Context::new();
-    sort.drain(|values, _, side| {
+    found.sort.drain(|values, _, side| {
         let [high, low, row] = values else { return };
         let key = Some((high.value(), low.value()));
         if group.key != key {
@@ -53,68 +149,6 @@ pub fn compare(
     });
     memory.within(|| group.end(tables, rows, output));
     output.end();
-}
-
-/// Rows whose keys remained, by their keys: those at these places, or found in both relations. `None` where there are others at the places.
-fn collect(
-    connection: &Connection,
-    tables: &Tables,
-    open: &Open,
-    at: Option<&[Vec<Seen>; 2]>,
-    rows: &mut Rows,
-    output: &mut Output,
-) -> Option<RowSort> {
-    let mut sort = by_key();
-    let [old, new] = match at {
-        Some([old, new]) => [Some(old), Some(new)],
-        None => [None, None],
-    };
-    for (side, of_side) in [(Side::Old, old), (Side::New, new)] {
-        let table = tables.table(side);
-        let mut cursor = match of_side {
-            Some(rows) => table.read_at(connection, rows),
-            None => table.read(connection),
-        };
-        // Row shapes are another query's.
-        if let Some(stored) = &mut rows.stored {
-            stored.forget();
-        }
-        // Of another row that is read by chance, with the item pointer of one of these and a key that the set takes for one of theirs, the
-        // pair in the other relation is not read.
-        let only: Option<HashSet<_>> = of_side.map(|rows| rows.iter().map(Seen::values).collect());
-        let mut missing = only.as_ref().map_or(0, HashSet::len);
-        let desc = output.begin(side, cursor.desc());
-        while !cursor.ended() {
-            cursor.fetch(BATCH, table.key_width, &mut |slot| {
-                // SAFETY: a row of the table's query, whose key is there; a row that is made is copied by the sort, with whatever
-                // is stored elsewhere.
-                unsafe {
-                    let (values, nulls) = slot_values(slot, table.key_width);
-                    let key = rows.key(tables, table, values, nulls);
-                    if open.keys.has(Seen::key_part(key)) {
-                        if let Some(only) = &only {
-                            let (key, row) = rows.of_slot(tables, table, slot);
-                            if !only.contains(&Seen::new(side, key, row, 0).values()) {
-                                return;
-                            }
-                            missing = missing.saturating_sub(1);
-                        }
-                        let (values, nulls) = slot_values(slot, table.width);
-                        let row = pg_sys::heap_form_tuple(desc, values.as_ptr(), nulls.as_ptr());
-                        let row = pg_sys::HeapTupleHeaderGetDatum((*row).t_data);
-                        let [high, low] = [(key >> 64) as usize, key as usize];
-                        let values = [high.into(), low.into(), row];
-                        sort.put(&values, &[false; 3], u64::from(side == Side::New));
-                    }
-                }
-            });
-        }
-        // A row that comes by its place in another kind of slot has another hash.
-        if missing > 0 {
-            return None;
-        }
-    }
-    Some(sort)
 }
 
 /// The rows of one key.

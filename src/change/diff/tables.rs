@@ -1,6 +1,8 @@
 //! The two relations: their columns, matched by name, and the query that reads each.
 
 use super::equal_parts::equal_parts;
+use super::first::NO_PLACE;
+use super::segments::{Origin, Segments};
 use super::stored::Stored;
 use super::{error, key};
 use crate::am::error::gone;
@@ -32,6 +34,8 @@ pub struct Table {
     left_out: Vec<pg_sys::Oid>,
     /// Its place for each of the [names](Tables::names), those of the key first; `None` where it has no such column.
     pub places: Vec<Option<Place>>,
+    /// The query's rows.
+    pub desc: pg_sys::TupleDesc,
     /// Columns of the query's rows.
     pub width: usize,
     /// How many of them, from the first one on, hold the key.
@@ -55,7 +59,8 @@ impl Table {
 
     fn query_at(&self, rows: &[Seen]) -> String {
         let mut query = format!("{} WHERE ctid OPERATOR(pg_catalog.=) ANY ('{{", self.query);
-        for (i, row) in rows.iter().enumerate() {
+        let placed = rows.iter().filter(|row| row.place() != NO_PLACE);
+        for (i, row) in placed.enumerate() {
             let (block, offset) = (row.place() >> 16, row.place() & 0xFFFF);
             let comma = if i == 0 { "" } else { "," };
             query.push_str(&format!("{comma}\"({block},{offset})\""));
@@ -79,6 +84,8 @@ pub struct Tables {
     pub most_chunks: u64,
     /// The columns of both, where they are the same and lie in the same order: attributes of the query's rows.
     same: Option<Vec<pg_sys::FormData_pg_attribute>>,
+    /// Chunks that the queries do not read, since they are read by their segments.
+    pub segments: Option<Segments>,
 }
 
 impl Tables {
@@ -131,10 +138,21 @@ impl Tables {
             names,
             most_chunks: 0,
             same: same_columns(&old, &new),
+            segments: None,
         };
         tables.check_classes(&old, &new);
         if unique {
             [tables.old.left_out, tables.new.left_out] = equal_parts(&old.rel, &new.rel);
+            tables.segments = Segments::find(
+                &old.origin(&tables.old),
+                &new.origin(&tables.new),
+                tables.places_in_both(&old, &new),
+                tables.key,
+            );
+            if let Some(segments) = &tables.segments {
+                tables.old.left_out.extend(segments.chunks(Side::Old));
+                tables.new.left_out.extend(segments.chunks(Side::New));
+            }
         }
         let left = |source: &Source, table: &Table| source.chunks() - table.left_out.len() as u64;
         tables.most_chunks = left(&old, &tables.old).max(left(&new, &tables.new));
@@ -152,6 +170,18 @@ impl Tables {
     /// Knows rows by their bytes, where the same bytes are the same values in both.
     pub fn stored(&self) -> Option<Stored> {
         self.same.as_ref().map(|same| Stored::new(same.iter()))
+    }
+
+    /// Where each column lies in the rows of both; `None` where one of them lacks one, or has it in another type.
+    fn places_in_both(&self, old: &Source, new: &Source) -> Option<Vec<(usize, usize)>> {
+        let both = self.old.places.iter().zip(&self.new.places);
+        both.map(|(of_old, of_new)| {
+            let (of_old, of_new) = (of_old.as_ref()?.at, of_new.as_ref()?.at);
+            let types = [old.columns.get(of_old)?, new.columns.get(of_new)?];
+            let [a, b] = types.map(|column| column.attribute.atttypid);
+            (a == b).then_some((of_old, of_new))
+        })
+        .collect()
     }
 
     fn check_classes(&self, old: &Source, new: &Source) {
@@ -211,6 +241,15 @@ impl Source {
         below(relation::oid(self.rel.as_ptr()))
     }
 
+    fn origin<'a>(&'a self, table: &'a Table) -> Origin<'a> {
+        let columns = self.columns.iter();
+        Origin {
+            rel: &self.rel,
+            columns: columns.map(|c| (&*c.name, c.attribute.atttypid)).collect(),
+            left_out: &table.left_out,
+        }
+    }
+
     fn has(&self, name: &str) -> bool {
         self.columns.iter().any(|column| column.name == name)
     }
@@ -235,7 +274,9 @@ impl Source {
             .map(|c| relation::quote(&c.name))
             .collect();
         let of_key = places.iter().take(key).flatten();
+        let attributes: Vec<_> = self.columns.iter().map(|c| c.attribute).collect();
         Table {
+            desc: relation::row_shape(&attributes, 0),
             name: self.name.clone(),
             // In the table's own order the executor has nothing to rearrange.
             query: format!("SELECT {} FROM {}", columns.join(", "), self.name),
