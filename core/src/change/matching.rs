@@ -5,6 +5,7 @@
 //! full again. A file is written and read once, in the order in which it was written: a sort would also compare and merge, and rows with
 //! different keys need no order.
 
+use super::lockstep::Lockstep;
 use super::pairs::{Pairs, Put, Seen, Side};
 
 /// A file for rows that wait.
@@ -28,6 +29,7 @@ const MEMORY_FOR_FILE: usize = 64 << 10;
 
 /// Rows that are being matched.
 pub struct Matching<'a, F> {
+    lockstep: Lockstep,
     pairs: Pairs,
     memory: usize,
     keep: bool,
@@ -52,6 +54,7 @@ impl<'a, F: Scratch> Matching<'a, F> {
         // Where nothing is left to divide rows by, there is room for the few of each hash that say something.
         let last = same + bits > BITS;
         Matching {
+            lockstep: Lockstep::default(),
             pairs: Pairs::new(memory, keep || last),
             memory,
             keep,
@@ -65,7 +68,7 @@ impl<'a, F: Scratch> Matching<'a, F> {
 
     /// Rows of a table that wait for a pair in memory.
     pub fn waiting(&self, side: Side) -> u64 {
-        self.pairs.waiting(side)
+        self.pairs.waiting(side) + self.lockstep.waiting(side)
     }
 
     /// How often a row came whose key was in memory for the other table, with another row.
@@ -85,6 +88,17 @@ impl<'a, F: Scratch> Matching<'a, F> {
             self.spill();
             self.pairs.put(side, row);
         }
+    }
+
+    /// Adds rows of a table that come one after the other.
+    pub fn put_all(&mut self, side: Side, rows: &[Seen]) {
+        if self.keep {
+            rows.iter().for_each(|row| self.put(side, *row));
+            return;
+        }
+        let mut lockstep = std::mem::take(&mut self.lockstep);
+        lockstep.put(side, rows, &mut |side, row| self.put(side, row));
+        self.lockstep = lockstep;
     }
 
     #[cold]
@@ -112,6 +126,8 @@ impl<'a, F: Scratch> Matching<'a, F> {
 
     /// Hands on the rows that have no pair, of each key with several rows of a table one at least. Says whether all of them were handed on.
     pub fn without_pair(mut self, f: &mut dyn FnMut(&Seen)) -> bool {
+        let mut lockstep = std::mem::take(&mut self.lockstep);
+        lockstep.flush(&mut |side, row| self.put(side, row));
         let last = self.same + self.bits > BITS;
         if self.files.is_empty() {
             self.pairs.without_pair().for_each(f);

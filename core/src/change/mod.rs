@@ -9,13 +9,15 @@
 //! - [`sums`]: many rows, column by column.
 //! - [`fingerprint`]: which columns a sum that is kept is of.
 //! - [`checkpoint`], [`entries`]: what is remembered of a table, to tell later what has changed.
-//! - [`pairs`]: rows of two tables of which the same ones cancel out; [`matching`]: any number of them; [`wanted`]: which keys remain.
+//! - [`pairs`]: rows of two tables of which the same ones cancel out, [`lockstep`]: where they come in the same order; [`matching`]: any
+//!   number of them; [`wanted`]: which keys remain.
 
 pub mod cell;
 pub mod checkpoint;
 pub mod entries;
 pub mod fingerprint;
 pub mod hash;
+pub mod lockstep;
 pub mod matching;
 pub mod pairs;
 pub mod sums;
@@ -24,6 +26,7 @@ pub mod wanted;
 pub use cell::Class;
 pub use fingerprint::columns_fingerprint;
 pub use hash::{CellHash, Sha256Row, cell_hash, finish, seed};
+pub use lockstep::Lockstep;
 pub use matching::{Matching, Scratch};
 pub use pairs::{Pairs, Seen, Side};
 pub use sums::{Fixed, RowSums};

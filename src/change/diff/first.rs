@@ -95,7 +95,7 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
             matching.put(side, seen);
         });
     }
-    let mut batch: Vec<(Side, Seen)> = Vec::with_capacity(BATCH as usize);
+    let mut batch: Vec<Seen> = Vec::with_capacity(BATCH as usize);
     loop {
         // Rows that lie in the same order in both find their pair at once, if neither runs ahead: so the one goes on of which fewer
         // rows wait.
@@ -116,13 +116,12 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
                 placed &= place.ip_posid != 0;
                 Seen::new(side, key, row, tid_key(&place))
             };
-            batch.push((side, seen));
+            batch.push(seen);
         });
         read += batch.len() as u64;
         // One after the other, they wait for memory at the same time.
-        for (side, seen) in batch.drain(..) {
-            matching.put(side, seen);
-        }
+        matching.put_all(side, &batch);
+        batch.clear();
         if too_many(matching.differing(), read) {
             return None;
         }

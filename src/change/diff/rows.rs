@@ -10,7 +10,7 @@ use crate::change::canonical;
 use crate::change::plan::Plans;
 use crate::pg::tuple::slot_values;
 use pgrx::pg_sys;
-use varve_core::change::CellHash;
+use varve_core::change::{CellHash, cell_hash};
 
 /// What keys are hashed with, so that a value of the key is not one of the other columns'.
 const KEY: u64 = 1;
@@ -131,6 +131,17 @@ impl<'a> Rows<'a> {
         values: &[pg_sys::Datum],
         nulls: &[bool],
     ) -> u128 {
+        // A single number is the key of most tables.
+        if let [Some(place)] = places
+            && let (Some(value), Some(false)) = (values.get(place.at), nulls.get(place.at))
+            && let Some(word) = canonical::word(&place.form, *value)
+        {
+            let mut bytes = [0; 16];
+            if let Some(first) = bytes.first_chunk_mut() {
+                *first = word.to_ne_bytes();
+            }
+            return cell_hash(seed, &bytes);
+        }
         self.cell.begin_xxh3(seed);
         self.masks.clear();
         for places in places.chunks(u64::BITS as usize) {
