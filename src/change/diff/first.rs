@@ -13,10 +13,12 @@ use varve_core::change::{Matching, Seen, Side, Wanted};
 /// Rows that are read at a time from one of the relations.
 pub const BATCH: u32 = 1024;
 
-/// Memory for hashing, in bytes.
-fn hash_memory() -> usize {
+/// Memory for hashing, in bytes: a quarter is for the keys that remain, the rest for rows that wait, and what is known of the rows that
+/// remain when these are gone.
+fn shares() -> (usize, usize) {
     // SAFETY: of the settings.
-    unsafe { pg_sys::get_hash_memory_limit() }
+    let all = unsafe { pg_sys::get_hash_memory_limit() };
+    (all / 4 * 3, all / 4)
 }
 
 /// What the first reading leaves to be compared.
@@ -42,7 +44,8 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> O
     let context = unsafe { pg_sys::CurrentMemoryContext };
     // SAFETY: as above.
     let make = || unsafe { memory::within(context, TempFile::new) };
-    let mut matching = Matching::new(hash_memory(), !tables.unique, &make);
+    let (for_rows, for_keys) = shares();
+    let mut matching = Matching::new(for_rows, !tables.unique, &make);
     let mut old = tables.table(Side::Old).read(connection);
     let mut new = tables.table(Side::New).read(connection);
     let mut read = 0;
@@ -81,9 +84,8 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> O
     drop((old, new));
     let chunks = tables.most_chunks.max(1);
     let few = read / (chunks * ROWS_FOR_ONE);
-    let few = few.min(hash_memory() as u64 / (BYTES_FOR_ONE + BYTES_FOR_PLACE * chunks));
-    // What is not needed for rows may be had for their keys.
-    let mut keys = Wanted::new(matching.rows() as usize, hash_memory() / 2);
+    let few = few.min(for_rows as u64 / (BYTES_FOR_ONE + BYTES_FOR_PLACE * chunks));
+    let mut keys = Wanted::new(matching.rows() as usize, for_keys);
     let mut kept = placed.then(|| [Vec::new(), Vec::new()]);
     let mut count = 0;
     let all = matching.without_pair(&mut |row| {
