@@ -76,9 +76,9 @@ impl<'a, F: Scratch> Matching<'a, F> {
     /// Adds a row.
     #[inline]
     pub fn put(&mut self, side: Side, row: Seen) {
-        if self.pairs.put(side, row) == Put::Full {
+        // What was emptied has room.
+        while self.pairs.put(side, row) == Put::Full {
             self.spill();
-            self.pairs.put(side, row);
         }
     }
 
