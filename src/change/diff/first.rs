@@ -46,8 +46,7 @@ pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> O
     let make = || unsafe { memory::within(context, TempFile::new) };
     let (for_rows, for_keys) = shares();
     let mut matching = Matching::new(for_rows, !tables.unique, &make);
-    let mut old = tables.table(Side::Old).read(connection);
-    let mut new = tables.table(Side::New).read(connection);
+    let [mut old, mut new] = tables.read(connection);
     let mut read = 0;
     let mut placed = true;
     let mut batch: Vec<(Side, Seen)> = Vec::with_capacity(BATCH as usize);

@@ -3,7 +3,8 @@
 //! Both are read once and hashed, what is the same in both cancels out ([`first`]); the rows of the keys that remain are read again and
 //! compared ([`second`]). So what is kept is 32 bytes of a row that waits for its pair, and whole rows only of those that differ.
 //!
-//! - [`tables`]: the relations and their columns; [`key`]: by which columns rows are known; [`equal_parts`]: what need not be read.
+//! - [`tables`]: the relations and their columns; [`key`]: by which columns rows are known; [`vouch`]: whether there is one row of each;
+//!   [`equal_parts`]: what need not be read; [`reading`]: the queries.
 //! - [`rows`]: rows into hashes; [`output`]: what is told of those that differ; [`error`]: what cannot be.
 
 mod equal_parts;
@@ -11,9 +12,11 @@ pub mod error;
 mod first;
 pub mod key;
 mod output;
+mod reading;
 mod rows;
 mod second;
 mod tables;
+mod vouch;
 
 use super::plan::{Plans, Unsendable};
 use crate::am::error::null_argument;

@@ -26,12 +26,12 @@ pub fn compare(
         Some([old, new]) => [Some(old), Some(new)],
         None => [None, None],
     };
-    for (side, of_side) in [(Side::Old, old), (Side::New, new)] {
+    let cursors = tables.read_again(connection, open.rows.as_ref());
+    for ((side, of_side), mut cursor) in [(Side::Old, old), (Side::New, new)]
+        .into_iter()
+        .zip(cursors)
+    {
         let table = tables.table(side);
-        let mut cursor = match of_side {
-            Some(rows) => table.read_at(connection, rows),
-            None => table.read(connection),
-        };
         // Of another row that is read by chance, with the item pointer of one of these and a key that the set takes for one of theirs, the
         // pair in the other relation is not read.
         let only: Option<HashSet<_>> = of_side.map(|rows| rows.iter().map(Seen::values).collect());

@@ -1,15 +1,14 @@
 //! The two relations: their columns, matched by name, and the query that reads each.
 
 use super::equal_parts::equal_parts;
-use super::{error, key};
+use super::reading::Reading;
+use super::{error, key, vouch};
 use crate::am::error::gone;
 use crate::change::canonical::Form;
 use crate::change::plan::Plans;
-use crate::pg::cursor::Cursor;
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::spi::{Connection, with_setting};
-use crate::scan::left_out;
 use pgrx::pg_sys;
+use std::cell::RefCell;
 use std::ffi::CStr;
 use varve_core::change::{Seen, Side};
 
@@ -23,12 +22,12 @@ pub struct Place {
 
 /// One of the relations.
 pub struct Table {
+    /// Its OID.
+    pub oid: pg_sys::Oid,
     /// Qualified and quoted.
     pub name: String,
     /// The query that reads it.
-    query: String,
-    /// Chunks that need not be read.
-    left_out: Vec<pg_sys::Oid>,
+    pub query: String,
     /// Its place for each of the [names](Tables::names), those of the key first; `None` where it has no such column.
     pub places: Vec<Option<Place>>,
     /// Columns of the query's rows.
@@ -38,21 +37,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// Begins to read its rows.
-    pub fn read(&self, connection: &Connection) -> Cursor {
-        left_out::without(&self.left_out, || Cursor::open(connection, &self.query))
-    }
-
-    /// Begins to read the rows at the item pointers of these; others with the same item pointers, in other chunks, are among them.
-    pub fn read_at(&self, connection: &Connection, rows: &[Seen]) -> Cursor {
-        let query = self.query_at(rows);
-        // The planner thinks that every one of them costs a page from disk.
-        with_setting(c"enable_seqscan", c"off", || {
-            left_out::without(&self.left_out, || Cursor::open(connection, &query))
-        })
-    }
-
-    fn query_at(&self, rows: &[Seen]) -> String {
+    /// The query that reads the rows at the item pointers of these.
+    pub fn query_at(&self, rows: &[Seen]) -> String {
         let mut query = format!("{} WHERE ctid OPERATOR(pg_catalog.=) ANY ('{{", self.query);
         for (i, row) in rows.iter().enumerate() {
             let (block, offset) = (row.place() >> 16, row.place() & 0xFFFF);
@@ -76,6 +62,8 @@ pub struct Tables {
     pub unique: bool,
     /// Relations that the larger one of them is read from.
     pub most_chunks: u64,
+    /// What is not read.
+    pub reading: RefCell<Reading>,
 }
 
 impl Tables {
@@ -114,7 +102,7 @@ impl Tables {
                 }
             }
         }
-        let unique = key::is_unique(&old.rel, &key) && key::is_unique(&new.rel, &key);
+        let unique = vouch::one_row_each(&old.rel, &key) && vouch::one_row_each(&new.rel, &key);
         let of_new = new.columns.iter().map(|c| &c.name);
         let of_old = old.columns.iter().map(|c| &c.name);
         let rest = of_new.chain(of_old.filter(|name| !new.has(name)));
@@ -127,13 +115,17 @@ impl Tables {
             unique,
             names,
             most_chunks: 0,
+            reading: RefCell::default(),
         };
         tables.check_classes(&old, &new);
-        if unique {
-            [tables.old.left_out, tables.new.left_out] = equal_parts(&old.rel, &new.rel);
-        }
-        let left = |source: &Source, table: &Table| source.chunks() - table.left_out.len() as u64;
-        tables.most_chunks = left(&old, &tables.old).max(left(&new, &tables.new));
+        let equal = match unique {
+            true => equal_parts(&old.rel, &new.rel),
+            false => Default::default(),
+        };
+        let left = [&old, &new].into_iter().zip(&equal);
+        let left = left.map(|(source, equal)| source.chunks().saturating_sub(equal.len() as u64));
+        tables.most_chunks = left.max().unwrap_or(0);
+        tables.reading = Reading::without(equal);
         tables
     }
 
@@ -227,10 +219,10 @@ impl Source {
             .collect();
         let of_key = places.iter().take(key).flatten();
         Table {
+            oid: relation::oid(self.rel.as_ptr()),
             name: self.name.clone(),
             // In the table's own order the executor has nothing to rearrange.
             query: format!("SELECT {} FROM {}", columns.join(", "), self.name),
-            left_out: Vec::new(),
             width: columns.len(),
             key_width: of_key.map(|place| place.at + 1).max().unwrap_or(0),
             places,

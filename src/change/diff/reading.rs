@@ -1,0 +1,148 @@
+//! The queries that read both relations, in two readings: what they leave out, and what they must not read that joined a relation meanwhile.
+
+use super::error;
+use super::tables::{Table, Tables};
+use super::vouch;
+use crate::pg::cursor::Cursor;
+use crate::pg::spi::{Connection, with_setting};
+use crate::scan::left_out;
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::collections::HashSet;
+use varve_core::change::{Seen, Side};
+
+/// How often the queries are planned anew because tables have joined their relations.
+const TRIES: u32 = 20;
+
+type Oids = HashSet<pg_sys::Oid>;
+
+/// What is not read, of the old and of the new relation.
+#[derive(Default)]
+pub struct Reading {
+    /// Chunks that both have with the same rows.
+    equal: [Oids; 2],
+    /// Tables that are part of it only since the snapshot.
+    joined: [Oids; 2],
+    /// What the first reading's plans are made of.
+    first: Option<[Oids; 2]>,
+}
+
+impl Reading {
+    /// With chunks that need not be read.
+    pub fn without(equal: [Vec<pg_sys::Oid>; 2]) -> RefCell<Self> {
+        RefCell::new(Reading {
+            equal: equal.map(Oids::from_iter),
+            ..Self::default()
+        })
+    }
+
+    fn left_out(&self) -> [Oids; 2] {
+        let [old, new] = &self.equal;
+        let [old_joined, new_joined] = &self.joined;
+        [old | old_joined, new | new_joined]
+    }
+}
+
+impl Tables {
+    /// Begins to read both, the old one first.
+    pub fn read(&self, connection: &Connection) -> [Cursor; 2] {
+        let queries = self.both().map(|table| table.query.clone());
+        let cursors = self.open(connection, &queries);
+        let plans = cursors.each_ref().map(|c| Oids::from_iter(c.relations()));
+        self.reading.borrow_mut().first = Some(plans);
+        let reading = self.reading.borrow();
+        for (table, equal) in self.both().into_iter().zip(&reading.equal) {
+            if !equal.is_empty() {
+                let (name, count) = (&table.name, equal.len());
+                pgrx::debug1!("varve.diff does not read {count} tables of {name}");
+            }
+        }
+        cursors
+    }
+
+    /// Begins to read both again. With rows, what lies at their item pointers; others with the same item pointers, in other chunks, are among
+    /// them.
+    pub fn read_again(
+        &self,
+        connection: &Connection,
+        rows: Option<&[Vec<Seen>; 2]>,
+    ) -> [Cursor; 2] {
+        let [old, new] = self.both();
+        let Some([of_old, of_new]) = rows else {
+            return self.open(connection, &[old.query.clone(), new.query.clone()]);
+        };
+        let count = of_old.len() + of_new.len();
+        pgrx::debug1!("varve.diff reads {count} rows again by their item pointers");
+        let queries = [old.query_at(of_old), new.query_at(of_new)];
+        // The planner thinks that every one of them costs a page from disk.
+        with_setting(c"enable_seqscan", c"off", || {
+            self.open(connection, &queries)
+        })
+    }
+
+    fn both(&self) -> [&Table; 2] {
+        [self.table(Side::Old), self.table(Side::New)]
+    }
+
+    fn open(&self, connection: &Connection, queries: &[String; 2]) -> [Cursor; 2] {
+        for _ in 0..TRIES {
+            let left_out = self.reading.borrow().left_out();
+            let [old, new] = queries;
+            let [without_old, without_new] = &left_out;
+            let (old, met_old) = planned(connection, old, without_old);
+            let (new, met_new) = planned(connection, new, without_new);
+            let (cursors, met) = ([old, new], [met_old, met_new]);
+            if self.fits(&cursors, &met) {
+                return cursors;
+            }
+        }
+        let [old, new] = self.both();
+        error::changed_meanwhile(&old.name, &new.name)
+    }
+
+    /// Whether the plans leave out what they have to; otherwise it is known by now what that is.
+    fn fits(&self, cursors: &[Cursor; 2], met: &[Oids; 2]) -> bool {
+        let mut reading = self.reading.borrow_mut();
+        let mut equal = reading.equal.iter().zip(met);
+        // What only one of them leaves out would be told.
+        if !equal.all(|(equal, met)| equal.is_subset(met)) {
+            reading.equal = Default::default();
+            return false;
+        }
+        let mut fits = true;
+        for (i, table) in self.both().into_iter().enumerate() {
+            let (Some(cursor), Some(met)) = (cursors.get(i), met.get(i)) else {
+                continue;
+            };
+            let plan = Oids::from_iter(cursor.relations());
+            let mut strange = Oids::from_iter(vouch::joined_since(table.oid));
+            strange.retain(|oid| plan.contains(oid));
+            if let Some(first) = reading.first.as_ref().and_then(|first| first.get(i)) {
+                if !first.is_subset(&plan) {
+                    error::changed_meanwhile(&table.name, &table.name);
+                }
+                strange.extend(vouch::there_before(&plan - first));
+            }
+            strange.retain(|oid| vouch::has_rows(*oid) && !met.contains(oid));
+            fits &= strange.is_empty();
+            if let Some(joined) = reading.joined.get_mut(i) {
+                joined.extend(strange);
+            }
+        }
+        fits
+    }
+}
+
+/// A query that is planned without some tables, and which of these were met.
+fn planned(connection: &Connection, query: &str, without: &Oids) -> (Cursor, Oids) {
+    if without.is_empty() {
+        return (Cursor::open(connection, query), Oids::new());
+    }
+    // Any other plan is made without its parameters.
+    with_setting(c"plan_cache_mode", c"force_custom_plan", || {
+        left_out::without(without, |params| {
+            // SAFETY: the list of this query.
+            unsafe { Cursor::open_with(connection, query, params) }
+        })
+    })
+}
