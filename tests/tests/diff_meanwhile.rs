@@ -3,7 +3,7 @@
 
 use postgres::Client;
 use varve_tests::cluster::Cluster;
-use varve_tests::session::{Session, one, rows, simple};
+use varve_tests::session::{self, Session, one, rows, simple};
 
 fn start() -> (Cluster, Client) {
     let cluster = Cluster::start_new(&["fsync = off", "autovacuum = off"]).unwrap();
@@ -177,6 +177,57 @@ fn a_partition_that_is_younger_than_the_snapshot() {
     assert_eq!(rows(&mut old, diff), expected);
     one(&mut old, "COMMIT");
     assert_eq!(rows(&mut old, diff).len(), 2002);
+}
+
+/// A partition that is none yet for the snapshot, and equal to one of the other relation.
+#[test]
+fn an_equal_partition_that_is_younger_than_the_snapshot() {
+    let (cluster, mut client) = start();
+    for table in ["a", "b"] {
+        one(
+            &mut client,
+            &format!(
+                "CREATE TABLE {table} (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+                 CREATE TABLE {table}_low PARTITION OF {table} FOR VALUES FROM (0) TO (20000); CREATE TABLE {table}_rest PARTITION OF {table} DEFAULT;
+                 CREATE TABLE {table}_high (LIKE {table} INCLUDING ALL); SELECT varve.enable('{table}'), varve.enable('{table}_high');
+                 INSERT INTO {table} SELECT i, 'row ' || i FROM generate_series(1, 40000) i;
+                 INSERT INTO {table}_high SELECT id, 'elsewhere' FROM {table} WHERE id >= 20000"
+            ),
+        );
+        for part in ["low", "rest", "high"] {
+            one(
+                &mut client,
+                &format!("SELECT varve.set_tier('{table}_{part}', 'warm')"),
+            );
+        }
+    }
+    let attach = |client: &mut Client, table: &str| {
+        one(
+            client,
+            &format!(
+                "DELETE FROM {table}_rest; ALTER TABLE {table} ATTACH PARTITION {table}_high FOR VALUES FROM (20000) TO (50000)"
+            ),
+        )
+    };
+    attach(&mut client, "b");
+    let (mut old, heard) = session::listening(&mut cluster.config("postgres")).unwrap();
+    one(
+        &mut old,
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class",
+    );
+    attach(&mut client, "a");
+    heard.try_iter().for_each(drop);
+    let diff = "SELECT op, changed, count(*) FROM varve.diff('a', 'b') GROUP BY 1, 2";
+    assert_eq!(rows(&mut old, diff), ["update|{v}|20001"]);
+    let words: Vec<String> = heard
+        .try_iter()
+        .filter(|line| line.contains("not read"))
+        .collect();
+    let one_each = ["a", "b"]
+        .map(|table| format!("varve.diff: tables of public.{table} that are not read: 1"));
+    assert_eq!(words, one_each);
+    one(&mut old, "COMMIT");
+    assert!(rows(&mut old, diff).is_empty());
 }
 
 /// A partition that comes between the two readings.

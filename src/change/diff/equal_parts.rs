@@ -4,6 +4,7 @@
 //! the same sum hold the same rows, whatever their ranges are. Where a key has one row in each relation, none of these rows' keys is anywhere
 //! else, and what is left of the two relations differs as the whole does.
 
+use super::vouch;
 use crate::am::{cache, companion, directory};
 use crate::change::checksums::{is_plain, may_read_all};
 use crate::change::kept;
@@ -60,7 +61,11 @@ fn with_sums(rel: &OpenRel, snapshot: &Registered) -> Vec<OpenRel> {
     let kind = relation::form(rel.as_ptr()).relkind as u8;
     let mut found = Vec::new();
     if [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&kind) {
-        add_chunks(relation::oid(rel.as_ptr()), snapshot, &mut found);
+        let oid = relation::oid(rel.as_ptr());
+        add_chunks(oid, snapshot, &mut found);
+        // These are not read in any case.
+        let joined = vouch::joined_since(oid);
+        found.retain(|chunk| !joined.contains(&relation::oid(chunk.as_ptr())));
     }
     found
 }

@@ -54,7 +54,7 @@ impl Tables {
         for (table, equal) in self.both().into_iter().zip(&reading.equal) {
             if !equal.is_empty() {
                 let (name, count) = (&table.name, equal.len());
-                pgrx::debug1!("varve.diff does not read {count} tables of {name}");
+                pgrx::debug1!("varve.diff: tables of {name} that are not read: {count}");
             }
         }
         cursors
@@ -72,7 +72,7 @@ impl Tables {
             return self.open(connection, &[old.query.clone(), new.query.clone()]);
         };
         let count = of_old.len() + of_new.len();
-        pgrx::debug1!("varve.diff reads {count} rows again by their item pointers");
+        pgrx::debug1!("varve.diff: rows that are read again by their item pointers: {count}");
         let queries = [old.query_at(of_old), new.query_at(of_new)];
         // The planner thinks that every one of them costs a page from disk.
         with_setting(c"enable_seqscan", c"off", || {
