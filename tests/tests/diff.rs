@@ -327,6 +327,32 @@ fn duplicates() {
     );
 }
 
+/// The hypertable has a unique index, and one of its chunks none.
+#[test]
+fn a_chunk_without_its_index() {
+    let (_cluster, mut client) = start();
+    for table in ["a", "b"] {
+        one(
+            &mut client,
+            &format!(
+                "CREATE TABLE {table} (id int NOT NULL, v int); SELECT create_hypertable('{table}', 'id', chunk_time_interval => 1000, create_default_indexes => false); CREATE UNIQUE INDEX ON {table} (id);
+                 INSERT INTO {table} SELECT i, i FROM generate_series(1, 3000) i"
+            ),
+        );
+    }
+    assert!(diff(&mut client, "'a', 'b'").is_empty());
+    let index = "SELECT indexrelid::regclass FROM pg_index WHERE indrelid = (SELECT c FROM show_chunks('a') c ORDER BY c LIMIT 1)";
+    let index = one(&mut client, index);
+    one(
+        &mut client,
+        &format!("DROP INDEX {index}; INSERT INTO a VALUES (7, 8)"),
+    );
+    for arguments in ["'a', 'b'", "'b', 'a'"] {
+        let sql = format!("SELECT varve.diff({arguments})");
+        assert_eq!(refused(&mut client, &sql).0, "21000");
+    }
+}
+
 /// Indexes by which rows differ whose cells are the same.
 #[test]
 fn indexes_of_other_operator_classes() {

@@ -20,8 +20,8 @@ fn start() -> (Cluster, Client) {
 fn left_out(heard: &Receiver<String>) -> Vec<(String, usize)> {
     let words = heard.try_iter();
     let of = |line: String| {
-        let rest = line.strip_prefix("varve.diff does not read ")?;
-        let (count, table) = rest.split_once(" tables of ")?;
+        let rest = line.strip_prefix("varve.diff: tables of ")?;
+        let (table, count) = rest.split_once(" that are not read: ")?;
         Some((table.to_string(), count.parse().unwrap()))
     };
     words.filter_map(of).collect()
@@ -31,8 +31,8 @@ fn left_out(heard: &Receiver<String>) -> Vec<(String, usize)> {
 fn by_item_pointers(heard: &Receiver<String>) -> Vec<usize> {
     let words = heard.try_iter();
     let of = |line: String| {
-        let rest = line.strip_prefix("varve.diff reads ")?;
-        let (count, _) = rest.split_once(" rows again by their item pointers")?;
+        let count =
+            line.strip_prefix("varve.diff: rows that are read again by their item pointers: ")?;
         Some(count.parse().unwrap())
     };
     words.filter_map(of).collect()
