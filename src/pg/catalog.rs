@@ -49,21 +49,11 @@ pub fn each_where(
     f: impl FnMut(pg_sys::HeapTuple),
 ) {
     let latest = snapshot::Registered::latest();
-    each_of(table, index, attnum, first, &latest, f);
+    each_seen(table, index, attnum, first, &latest, f);
 }
 
-/// As [`each_with`], for the rows that a snapshot has.
+/// As [`each_where`], for the rows that a snapshot has.
 pub fn each_seen(
-    table: &OpenRel,
-    index: pg_sys::Oid,
-    first: First,
-    snapshot: &snapshot::Registered,
-    f: impl FnMut(pg_sys::HeapTuple),
-) {
-    each_of(table, index, 1, first, snapshot, f);
-}
-
-fn each_of(
     table: &OpenRel,
     index: pg_sys::Oid,
     attnum: i16,

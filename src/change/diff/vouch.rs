@@ -8,17 +8,18 @@ use crate::am::unique::index_oids;
 use crate::ingest::target::{is_key, time_column};
 use crate::pg::catalog::{self, First};
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::snapshot::Registered;
-use crate::pg::tuple::raw_xmin;
+use crate::pg::snapshot::{Registered, is_mvcc};
+use crate::pg::tuple::{raw_xmin, xmin_frozen};
 use pgrx::pg_sys;
+use std::collections::HashMap;
 
 /// `c.h`
 const INVALID_SUB_TRANSACTION_ID: pg_sys::SubTransactionId = 0;
 
 /// `catalog/pg_inherits.h`
 const PG_INHERITS: pg_sys::Oid = pg_sys::Oid::from_u32(2611);
-/// Its index by the child.
-const PG_INHERITS_BY_CHILD: pg_sys::Oid = pg_sys::Oid::from_u32(2680);
+/// Its index by the parent, which is the second column.
+const PG_INHERITS_BY_PARENT: pg_sys::Oid = pg_sys::Oid::from_u32(2187);
 
 /// The beginning of a row of `pg_inherits`.
 #[repr(C)]
@@ -90,33 +91,47 @@ impl Seen {
         }
     }
 
-    /// The rows of a catalogue that begin with an OID; `own` says whether those count that the transaction wrote itself.
+    /// The rows of a catalogue with an OID in one of its columns, and whether the transaction wrote them itself.
     fn rows(
         &self,
         of: &OpenRel,
-        index: pg_sys::Oid,
+        (index, attnum): (pg_sys::Oid, i16),
         oid: pg_sys::Oid,
-        own: bool,
-        mut f: impl FnMut(pg_sys::HeapTuple),
+        mut f: impl FnMut(pg_sys::HeapTuple, bool),
     ) {
-        catalog::each_seen(of, index, First::Oid(oid), &self.snapshot, |row| {
+        catalog::each_seen(of, index, attnum, First::Oid(oid), &self.snapshot, |row| {
             // SAFETY: a row of the scan.
-            let counts = own
-                || unsafe {
-                    let by = raw_xmin(&*(*row).t_data);
-                    !pg_sys::TransactionIdIsCurrentTransactionId(by)
-                };
-            if counts {
-                f(row);
-            }
+            let own = unsafe {
+                let by = raw_xmin(&*(*row).t_data);
+                pg_sys::TransactionIdIsCurrentTransactionId(by)
+            };
+            f(row, own);
         });
+    }
+
+    /// Whether a row of a catalogue that is the latest is the snapshot's too, and of somebody else. That can be told without looking.
+    ///
+    /// # Safety
+    /// A row that a cache of the server's has, or NULL.
+    unsafe fn is_old(&self, row: pg_sys::HeapTuple) -> bool {
+        // SAFETY: by contract.
+        unsafe {
+            if row.is_null() || !is_mvcc(self.snapshot.get()) {
+                return false;
+            }
+            let head = &*(*row).t_data;
+            let by = raw_xmin(head);
+            xmin_frozen(head)
+                || !pg_sys::TransactionIdIsCurrentTransactionId(by)
+                    && !pg_sys::XidInMVCCSnapshot(by, self.snapshot.get())
+        }
     }
 
     /// Whether there was such a relation.
     fn has(&self, oid: pg_sys::Oid) -> bool {
         let mut found = false;
         let index = pg_sys::Oid::from_u32(pg_sys::ClassOidIndexId);
-        self.rows(&self.classes, index, oid, true, |_| found = true);
+        self.rows(&self.classes, (index, 1), oid, |_, _| found = true);
         found
     }
 
@@ -127,23 +142,31 @@ impl Seen {
         !self.lasts || made_in != INVALID_SUB_TRANSACTION_ID
     }
 
-    /// Whether one was part of the other.
-    fn inherited(&self, child: pg_sys::Oid, parent: pg_sys::Oid, own: bool) -> bool {
-        let mut found = false;
-        self.rows(&self.inherits, PG_INHERITS_BY_CHILD, child, own, |row| {
+    /// What was part of a relation, and whether the transaction made it so itself.
+    fn parts(&self, parent: pg_sys::Oid) -> HashMap<pg_sys::Oid, bool> {
+        let mut found = HashMap::new();
+        let by_parent = (PG_INHERITS_BY_PARENT, 2);
+        self.rows(&self.inherits, by_parent, parent, |row, own| {
             // SAFETY: a row of pg_inherits begins so.
             let row = unsafe { &*pg_sys::GETSTRUCT(row).cast::<Inherits>() };
-            found |= row.child == child && row.parent == parent;
+            if row.parent == parent {
+                found.insert(row.child, own);
+            }
         });
         found
     }
 
     fn add_joined(&self, oid: pg_sys::Oid, with: bool, to: &mut Vec<pg_sys::Oid>) {
+        let children = relation::children(oid);
+        if children.is_empty() {
+            return;
+        }
         // SAFETY: raises an error where partitions lie too deep within each other.
         unsafe { pg_sys::check_stack_depth() };
-        for child in relation::children(oid) {
+        let parts = self.parts(oid);
+        for child in children {
             pgrx::check_for_interrupts!();
-            let joined = with || !self.inherited(child, oid, true);
+            let joined = with || !parts.contains_key(&child);
             if joined && self.has(child) {
                 to.push(child);
             }
@@ -160,63 +183,91 @@ impl Seen {
         }
         let oid = relation::oid(rel.as_ptr());
         let children = relation::children(oid);
+        if children.is_empty() {
+            return true;
+        }
         // Rows of one key lie in one partition, or one chunk. An heir's may be the parent's too.
         let kind = relation::form(rel.as_ptr()).relkind as u8;
-        let divided = kind == pg_sys::RELKIND_PARTITIONED_TABLE;
-        if !children.is_empty() && !divided && time_column(oid).is_none() {
+        if kind != pg_sys::RELKIND_PARTITIONED_TABLE && time_column(oid).is_none() {
             return false;
         }
+        let parts = self.parts(oid);
         children.into_iter().all(|child| {
-            // What is gone, or has come since, has no rows to be read.
-            let Some(child) = OpenRel::try_open(child, pg_sys::AccessShareLock) else {
+            // What has come since is left out, or has no rows for the snapshot; what is gone has none either.
+            let Some(own) = parts.get(&child) else {
                 return true;
             };
-            let part = |own| self.inherited(relation::oid(child.as_ptr()), oid, own);
-            match part(self.own_counts(&child)) {
-                true => self.vouches(&child, key),
-                false => !part(true),
+            match OpenRel::try_open(child, pg_sys::AccessShareLock) {
+                Some(child) if *own && !self.own_counts(&child) => false,
+                Some(child) => self.vouches(&child, key),
+                None => true,
             }
         })
     }
 
     /// Whether a relation has, and had, a unique index of some of these columns, without NULLs.
     fn has_index(&self, rel: &OpenRel, key: &[String]) -> bool {
-        let oid = relation::oid(rel.as_ptr());
-        let own = self.own_counts(rel);
+        let own_counts = self.own_counts(rel);
         let desc = relation::tupdesc(rel.as_ptr());
-        let mut strict: Vec<i16> = Vec::new();
-        let by_number = pg_sys::Oid::from_u32(pg_sys::AttributeRelidNumIndexId);
-        self.rows(&self.attributes, by_number, oid, own, |row| {
-            // SAFETY: a row of pg_attribute.
-            let was = unsafe { &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_attribute>() };
-            let at = usize::try_from(was.attnum - 1).ok();
-            let Some(at) = at.filter(|at| *at < relation::natts(desc)) else {
-                return;
-            };
-            let is = relation::attribute(desc, at);
-            let of_key = || key.contains(&relation::attribute_name(is));
-            if was.attnotnull && is.attnotnull && !is.attisdropped && of_key() {
-                strict.push(was.attnum);
-            }
-        });
+        let attributes = (0..relation::natts(desc)).map(|i| relation::attribute(desc, i));
+        let strict: Vec<i16> = attributes
+            .filter(|attr| !attr.attisdropped && attr.attnotnull)
+            .filter(|attr| key.contains(&relation::attribute_name(attr)))
+            .map(|attr| attr.attnum)
+            .filter(|attnum| self.was_not_null(rel, *attnum, own_counts))
+            .collect();
         let covered = |index: &pg_sys::Oid| {
             let index = OpenRel::index(*index, pg_sys::AccessShareLock);
             is_key(index.as_ptr())
                 && tells_cells_apart(index.as_ptr(), desc, &strict)
-                && self.had(relation::oid(index.as_ptr()), own)
+                && self.had(&index, own_counts)
         };
         !strict.is_empty() && index_oids(rel.as_ptr()).iter().any(covered)
     }
 
-    /// Whether an index was one that vouches for something.
-    fn had(&self, index: pg_sys::Oid, own: bool) -> bool {
-        let mut found = false;
-        let by_index = pg_sys::Oid::from_u32(pg_sys::IndexRelidIndexId);
-        self.rows(&self.indexes, by_index, index, own, |row| {
-            // SAFETY: a row of pg_index.
-            let was = unsafe { &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_index>() };
-            found |= was.indisunique && was.indisvalid && was.indimmediate;
-        });
+    /// Whether a column that is NOT NULL was so.
+    fn was_not_null(&self, rel: &OpenRel, attnum: i16, own_counts: bool) -> bool {
+        let oid = relation::oid(rel.as_ptr());
+        // SAFETY: a look-up in a cache, whose row is released.
+        let is_old = unsafe {
+            let row = pg_sys::SearchSysCache2(
+                pg_sys::SysCacheIdentifier::ATTNUM as i32,
+                pg_sys::Datum::from(oid),
+                pg_sys::Datum::from(attnum),
+            );
+            let is_old = self.is_old(row);
+            if !row.is_null() {
+                pg_sys::ReleaseSysCache(row);
+            }
+            is_old
+        };
+        let mut found = is_old;
+        if !is_old {
+            let index = pg_sys::Oid::from_u32(pg_sys::AttributeRelidNumIndexId);
+            self.rows(&self.attributes, (index, 1), oid, |row, own| {
+                // SAFETY: a row of pg_attribute.
+                let was =
+                    unsafe { &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_attribute>() };
+                found |= was.attnum == attnum && was.attnotnull && (own_counts || !own);
+            });
+        }
+        found
+    }
+
+    /// Whether an index that vouches for something did so.
+    fn had(&self, index: &OpenRel, own_counts: bool) -> bool {
+        // SAFETY: an open index has its row of pg_index.
+        let mut found = unsafe { self.is_old((*index.as_ptr()).rd_indextuple) };
+        if !found {
+            let by_index = pg_sys::Oid::from_u32(pg_sys::IndexRelidIndexId);
+            let oid = relation::oid(index.as_ptr());
+            self.rows(&self.indexes, (by_index, 1), oid, |row, own| {
+                // SAFETY: a row of pg_index.
+                let was = unsafe { &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_index>() };
+                let vouched = was.indisunique && was.indisvalid && was.indimmediate;
+                found |= vouched && (own_counts || !own);
+            });
+        }
         found
     }
 }
