@@ -4,10 +4,16 @@ use crate::am::body::{BodyReader, BodyWriter, Location, NO_BLOCK, PIECE};
 use crate::am::tid::{self, MAX_SEGMENT, Place};
 use crate::am::{companion, datum, directory, tombstone};
 use crate::jobs::schedule::Schedule;
+use crate::pg::cursor::Cursor;
+use crate::pg::guard;
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::snapshot::Registered;
+use crate::pg::snapshot::{Registered, Statement};
+use crate::pg::spi::Connection;
 use crate::pg::zone::Zone;
+use crate::scan::left_out;
 use pgrx::prelude::*;
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use varve_core::Kind;
 
 #[pg_schema]
@@ -310,5 +316,51 @@ mod tests {
         .unwrap();
         let name = Spi::get_one::<String>("SELECT public.build()").unwrap();
         assert_eq!(name.as_deref(), Some("s_a"));
+    }
+
+    /// A query that is planned without some tables; others at the same time, and after one that could not be planned.
+    #[pg_test]
+    fn what_is_left_out_of_a_query() {
+        Spi::run("CREATE TABLE public.a AS SELECT generate_series(1, 3) AS n; CREATE TABLE public.b AS TABLE public.a")
+            .unwrap();
+        let [a, b] = ["a", "b"].map(|name| relation::oid(table(name).as_ptr()));
+        // What was just inserted is seen.
+        let _statement = Statement::begin();
+        let connection = Connection::open();
+        let count = |query: &str, params| {
+            let mut rows = 0;
+            // SAFETY: NULL or the list of this query.
+            let mut cursor = unsafe { Cursor::open_with(&connection, query, params) };
+            while !cursor.ended() {
+                cursor.fetch(10, 1, &mut |_| rows += 1);
+            }
+            rows
+        };
+        let none = std::ptr::null_mut();
+        let from_a = "SELECT n FROM public.a";
+        let both = HashSet::from([a, b]);
+        let found = left_out::without(&both, |params| count(from_a, params));
+        assert_eq!(found, (0, HashSet::from([a])));
+        let found = left_out::without(&both, |_| count(from_a, none));
+        assert_eq!(found, (3, HashSet::new()));
+        let within = left_out::without(&HashSet::from([a]), |params| {
+            let found = left_out::without(&HashSet::from([b]), |params| count(from_a, params));
+            assert_eq!(found, (3, HashSet::new()));
+            count("SELECT n FROM public.a UNION ALL TABLE public.b", params)
+        });
+        assert_eq!(within, (3, HashSet::from([a])));
+        let mut last = none;
+        let failed = guard::attempt(
+            AssertUnwindSafe(|| {
+                left_out::without(&both, |params| {
+                    last = params;
+                    count("SELECT n FROM public.a WHERE n = 1 / 0", params)
+                })
+            }),
+            |_| true,
+        );
+        assert_eq!(failed.unwrap_err(), "division by zero");
+        assert!(!last.is_null());
+        assert_eq!(count(from_a, last), 3);
     }
 }

@@ -48,11 +48,23 @@ pub fn each_where(
     first: First,
     f: impl FnMut(pg_sys::HeapTuple),
 ) {
+    let latest = snapshot::Registered::latest();
+    each_seen(table, index, attnum, first, &latest, f);
+}
+
+/// As [`each_where`], for the rows that a snapshot has.
+pub fn each_seen(
+    table: &OpenRel,
+    index: pg_sys::Oid,
+    attnum: i16,
+    first: First,
+    snapshot: &snapshot::Registered,
+    f: impl FnMut(pg_sys::HeapTuple),
+) {
     let (equal, value) = match first {
         First::Oid(oid) => (pg_sys::F_OIDEQ, pg_sys::Datum::from(oid)),
         First::Number(number) => (pg_sys::F_INT8EQ, pg_sys::Datum::from(number)),
     };
-    let latest = snapshot::Registered::latest();
     let mut key = pg_sys::ScanKeyData::default();
     // SAFETY: a scan of an open table by its index; key and snapshot last as long.
     unsafe {
@@ -64,7 +76,7 @@ pub fn each_where(
             value,
         );
         let scan =
-            pg_sys::systable_beginscan(table.as_ptr(), index, true, latest.get(), 1, &mut key);
+            pg_sys::systable_beginscan(table.as_ptr(), index, true, snapshot.get(), 1, &mut key);
         drain(scan, f);
     }
 }

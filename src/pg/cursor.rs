@@ -1,7 +1,7 @@
 //! The rows of a query, some at a time, as they leave the executor: nothing is copied.
 
 use super::spi::Connection;
-use super::{ffi, guard, memory};
+use super::{ffi, guard, list, memory};
 use pgrx::pg_sys;
 use std::ffi::CString;
 
@@ -26,7 +26,20 @@ struct Receiver<'a> {
 
 impl Cursor {
     /// Begins a query.
-    pub fn open(_connection: &Connection, query: &str) -> Self {
+    pub fn open(connection: &Connection, query: &str) -> Self {
+        // SAFETY: without parameters.
+        unsafe { Self::open_with(connection, query, std::ptr::null_mut()) }
+    }
+
+    /// Begins a query that has none of these parameters, but is planned with them.
+    ///
+    /// # Safety
+    /// NULL or a valid list.
+    pub unsafe fn open_with(
+        _connection: &Connection,
+        query: &str,
+        params: pg_sys::ParamListInfo,
+    ) -> Self {
         let text = CString::new(query).unwrap_or_default();
         // SAFETY: plan and portal live in the connection's memory at least; errors of the query go on.
         unsafe {
@@ -34,9 +47,9 @@ impl Cursor {
             if plan.is_null() {
                 pgrx::error!("varve's own query cannot be prepared");
             }
-            let none = std::ptr::null_mut();
+            let name = std::ptr::null();
             Cursor {
-                portal: pg_sys::SPI_cursor_open(std::ptr::null(), plan, none, none.cast(), true),
+                portal: pg_sys::SPI_cursor_open_with_paramlist(name, plan, params, true),
                 row: memory::child(pg_sys::CurrentMemoryContext, c"varve row"),
                 ended: false,
             }
@@ -47,6 +60,17 @@ impl Cursor {
     pub fn desc(&self) -> pg_sys::TupleDesc {
         // SAFETY: an open portal of a query that returns rows.
         unsafe { (*self.portal).tupDesc }
+    }
+
+    /// The relations that its plan depends on.
+    pub fn relations(&self) -> Vec<pg_sys::Oid> {
+        // SAFETY: an open portal of planned statements, which have lists of OIDs.
+        unsafe {
+            list::nodes::<pg_sys::PlannedStmt>((*self.portal).stmts)
+                .flat_map(|statement| list::cells((*statement).relationOids))
+                .map(|cell| cell.oid_value)
+                .collect()
+        }
     }
 
     /// Whether there are no more rows.

@@ -64,7 +64,8 @@ unsafe fn offer(
         && rte.tablesample.is_null()
         && (rel.reloptkind == pg_sys::RelOptKind::RELOPT_BASEREL
             || rel.reloptkind == pg_sys::RelOptKind::RELOPT_OTHER_MEMBER_REL);
-    if plain && left_out::is_left_out(rte.relid) {
+    // SAFETY: by contract.
+    if plain && unsafe { left_out::is_left_out(root, rte.relid) } {
         // SAFETY: a relation of the planner's, which chooses among its paths afterwards.
         unsafe { pg_sys::mark_dummy_rel(rel) };
         return;

@@ -1,7 +1,7 @@
 //! A client in a thread of its own, so that a test can start a statement, see it wait, and go on with another.
 
 use crate::cluster::Cluster;
-use postgres::{Client, NoTls, SimpleQueryMessage};
+use postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use std::fmt;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -94,6 +94,19 @@ pub fn blocks(client: &mut Client, sql: &str) -> u64 {
             .unwrap_or_else(|| panic!("no {name} in {plan}"))
     };
     count("\"Shared Hit Blocks\": ") + count("\"Shared Read Blocks\": ")
+}
+
+/// A client, and what the server tells it beside results from now on, down to its DEBUG1 messages. A statement's words are there when it
+/// has ended.
+pub fn listening(config: &mut Config) -> Result<(Client, Receiver<String>), postgres::Error> {
+    let (words, heard) = channel();
+    config.notice_callback(move |notice| {
+        // Whoever has stopped listening does not miss it.
+        let _ = words.send(notice.message().to_string());
+    });
+    let mut client = config.connect(NoTls)?;
+    client.batch_execute("SET client_min_messages = debug1")?;
+    Ok((client, heard))
 }
 
 /// A session whose statements run in a thread of its own, one after the other.

@@ -20,7 +20,7 @@ fn diff(client: &mut Client, arguments: &str) -> Vec<String> {
     )
 }
 
-/// Message, detail and SQLSTATE of an error, which has a hint.
+/// SQLSTATE, message and detail of an error of varve's own, which has a hint.
 fn refused(client: &mut Client, sql: &str) -> (String, String, String) {
     let error = client.simple_query(sql).expect_err(sql);
     let error = error.as_db_error().unwrap();
@@ -327,6 +327,65 @@ fn duplicates() {
     );
 }
 
+/// The hypertable has a unique index, and one of its chunks none.
+#[test]
+fn a_chunk_without_its_index() {
+    let (_cluster, mut client) = start();
+    for table in ["a", "b"] {
+        one(
+            &mut client,
+            &format!(
+                "CREATE TABLE {table} (id int NOT NULL, v int); SELECT create_hypertable('{table}', 'id', chunk_time_interval => 1000, create_default_indexes => false); CREATE UNIQUE INDEX ON {table} (id);
+                 INSERT INTO {table} SELECT i, i FROM generate_series(1, 3000) i"
+            ),
+        );
+    }
+    assert!(diff(&mut client, "'a', 'b'").is_empty());
+    let index = "SELECT indexrelid::regclass FROM pg_index WHERE indrelid = (SELECT c FROM show_chunks('a') c ORDER BY c LIMIT 1)";
+    let index = one(&mut client, index);
+    one(
+        &mut client,
+        &format!("DROP INDEX {index}; INSERT INTO a VALUES (7, 8)"),
+    );
+    for arguments in ["'a', 'b'", "'b', 'a'"] {
+        let sql = format!("SELECT varve.diff({arguments})");
+        assert_eq!(refused(&mut client, &sql).0, "21000");
+    }
+}
+
+/// Indexes by which rows differ whose cells are the same.
+#[test]
+fn indexes_of_other_operator_classes() {
+    let (_cluster, mut client) = start();
+    one(
+        &mut client,
+        "CREATE TYPE amount AS (n numeric); CREATE TABLE a (k amount NOT NULL, v int); CREATE UNIQUE INDEX ON a (k record_image_ops);
+         INSERT INTO a VALUES (ROW(1.0), 1), (ROW(1.00), 2), (ROW(2), 3); CREATE TABLE b (k amount PRIMARY KEY, v int); INSERT INTO b VALUES (ROW(1), 2), (ROW(2.0), 3)",
+    );
+    for arguments in ["'a', 'b'", "'b', 'a'"] {
+        let sql = format!("SELECT varve.diff({arguments})");
+        assert_eq!(refused(&mut client, &sql).0, "21000");
+    }
+    one(&mut client, "DELETE FROM a WHERE v = 1");
+    assert!(diff(&mut client, "'a', 'b'").is_empty());
+    // Others that say the same as the default.
+    for (typ, class) in [
+        ("text", "text_pattern_ops"),
+        ("varchar(20)", "varchar_ops"),
+        ("name", "name_ops"),
+    ] {
+        one(
+            &mut client,
+            &format!(
+                "CREATE TABLE c (k {typ} NOT NULL, v int); CREATE UNIQUE INDEX ON c (k {class}); INSERT INTO c VALUES ('a', 1), ('b', 2);
+                 CREATE TABLE d AS TABLE c; ALTER TABLE d ALTER k SET NOT NULL; CREATE UNIQUE INDEX ON d (k {class}); UPDATE d SET v = 5 WHERE k = 'b'"
+            ),
+        );
+        assert_eq!(diff(&mut client, "'c', 'd'"), [r#"update|{"k": "b"}|{v}"#]);
+        one(&mut client, "DROP TABLE c, d");
+    }
+}
+
 /// Rows are read by the caller's rights, row security too.
 #[test]
 fn privileges() {
@@ -528,4 +587,35 @@ fn cancelled() {
     );
     assert_eq!(session.finish().unwrap(), ["0"]);
     assert_eq!(one(&mut client, "SELECT count(*) FROM pg_ls_tmpdir()"), "0");
+}
+
+/// More in temporary files than the session may have.
+#[test]
+fn no_room_for_temporary_files() {
+    let (_cluster, mut client) = start();
+    large(&mut client, 100_000);
+    one(
+        &mut client,
+        "SET work_mem = '64kB'; SET temp_file_limit = '1MB';
+         CREATE FUNCTION tries() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN
+            BEGIN PERFORM varve.diff('a', 'b'); EXCEPTION WHEN configuration_limit_exceeded THEN NULL; END;
+            RETURN (SELECT count(*) FROM pg_ls_tmpdir()); END $$",
+    );
+    let files = "SELECT count(*) FROM pg_ls_tmpdir()";
+    for relations in ["'a', 'b'", "'va', 'vb', '{id}'"] {
+        let failed = simple(&mut client, &format!("SELECT varve.diff({relations})"));
+        assert_eq!(failed.expect_err(relations).code, "53400", "{relations}");
+        assert_eq!(one(&mut client, files), "0");
+    }
+    // The subtransaction takes them back, and what they counted for.
+    assert_eq!(one(&mut client, "SELECT tries(), tries()"), "0|0");
+    let count = "SELECT count(*) FROM varve.diff('a', 'b')";
+    one(
+        &mut client,
+        "BEGIN; SELECT tries(); SET LOCAL temp_file_limit = -1",
+    );
+    assert_eq!(one(&mut client, count), "1000");
+    one(&mut client, "COMMIT; RESET work_mem");
+    assert_eq!(one(&mut client, count), "1000");
+    assert_eq!(one(&mut client, files), "0");
 }

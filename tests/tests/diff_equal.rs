@@ -2,17 +2,40 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use postgres::{Client, NoTls};
+use std::sync::mpsc::Receiver;
 use varve_tests::cluster::Cluster;
 use varve_tests::random::Random;
 use varve_tests::session::{self, one, rows};
 
 /// Comparisons, unless `VARVE_DIFF_STEPS` says otherwise.
-const STEPS: u64 = 84;
+const STEPS: u64 = 112;
 
 fn start() -> (Cluster, Client) {
     let cluster = Cluster::start_new(&["fsync = off", "autovacuum = off"]).unwrap();
     let client = cluster.connect_with_varve().unwrap();
     (cluster, client)
+}
+
+/// How many tables of the old and of the new relation the comparisons since the last call have not read.
+fn left_out(heard: &Receiver<String>) -> Vec<(String, usize)> {
+    let words = heard.try_iter();
+    let of = |line: String| {
+        let rest = line.strip_prefix("varve.diff: tables of ")?;
+        let (table, count) = rest.split_once(" that are not read: ")?;
+        Some((table.to_string(), count.parse().unwrap()))
+    };
+    words.filter_map(of).collect()
+}
+
+/// How many rows were read again by their item pointers, by each comparison since the last call that did.
+fn by_item_pointers(heard: &Receiver<String>) -> Vec<usize> {
+    let words = heard.try_iter();
+    let of = |line: String| {
+        let count =
+            line.strip_prefix("varve.diff: rows that are read again by their item pointers: ")?;
+        Some(count.parse().unwrap())
+    };
+    words.filter_map(of).collect()
 }
 
 /// Symbols in the tables.
@@ -21,45 +44,73 @@ const SYMBOLS: u64 = 60;
 /// Hours, and so rows of a symbol.
 const HOURS: u64 = 4 * 168;
 
-/// A table by its time column's type: the time of an hour `{h}`, and statements that split `{t}` up, the old and the new one.
+/// A table by its time column's type: the time of an hour `{h}`, and statements that split `{t}` up, the old and the new one. So many chunks
+/// are the same at first.
 struct Shape {
     typ: &'static str,
     hour: &'static str,
     split: [&'static str; 2],
+    equal: usize,
 }
 
 const WEEKS: &str =
     "SELECT create_hypertable('{t}', 'ts', chunk_time_interval => interval '7 days')";
 const BY_INTEGER: &str = "SELECT create_hypertable('{t}', 'ts', chunk_time_interval => 168)";
 
+/// Where hypertables of 168 days begin a new chunk too.
+const PARTITIONS: &str = "CREATE TABLE {t}_1 PARTITION OF {t} FOR VALUES FROM (MINVALUE) TO (date '2023-10-26' + 168);
+    CREATE TABLE {t}_2 PARTITION OF {t} FOR VALUES FROM (date '2023-10-26' + 168) TO (date '2023-10-26' + 336);
+    CREATE TABLE {t}_3 PARTITION OF {t} FOR VALUES FROM (date '2023-10-26' + 336) TO (date '2023-10-26' + 504);
+    CREATE TABLE {t}_4 PARTITION OF {t} DEFAULT";
+
+const WITHIN_EACH_OTHER: &str = "CREATE TABLE {t}_1 PARTITION OF {t} FOR VALUES FROM (MINVALUE) TO (400) PARTITION BY HASH (symbol);
+    CREATE TABLE {t}_11 PARTITION OF {t}_1 FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+    CREATE TABLE {t}_12 PARTITION OF {t}_1 FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    CREATE TABLE {t}_2 PARTITION OF {t} DEFAULT";
+
 const SHAPES: &[Shape] = &[
     Shape {
         typ: "timestamptz",
         hour: "timestamptz '2024-01-04Z' + interval '1 hour' * ({h})",
         split: [WEEKS, WEEKS],
+        equal: 4,
     },
-    // Chunks of other ranges hold the same rows now and then.
+    // The first and the last week are chunks of their own in both.
     Shape {
         typ: "timestamp",
-        hour: "timestamp '2024-01-04' + interval '1 hour' * ({h})",
+        hour: "timestamp '2024-01-11' + interval '1 hour' * ({h})",
         split: [
             WEEKS,
             "SELECT create_hypertable('{t}', 'ts', chunk_time_interval => interval '14 days')",
         ],
+        equal: 2,
     },
     Shape {
         typ: "date",
-        hour: "date '2024-01-04' + ({h})::int",
+        hour: "date '2023-10-26' + ({h})::int",
         split: [
             "SELECT create_hypertable('{t}', 'ts', chunk_time_interval => interval '168 days')",
-            "CREATE TABLE {t}_first PARTITION OF {t} FOR VALUES FROM (MINVALUE) TO (date '2024-01-04' + 168);
-             CREATE TABLE {t}_rest PARTITION OF {t} DEFAULT",
+            PARTITIONS,
         ],
+        equal: 4,
+    },
+    Shape {
+        typ: "date",
+        hour: "date '2023-10-26' + ({h})::int",
+        split: [PARTITIONS, PARTITIONS],
+        equal: 4,
+    },
+    Shape {
+        typ: "int",
+        hour: "({h})::int",
+        split: [WITHIN_EACH_OTHER, WITHIN_EACH_OTHER],
+        equal: 3,
     },
     Shape {
         typ: "bigint",
         hour: "({h})::bigint",
         split: [BY_INTEGER, BY_INTEGER],
+        equal: 4,
     },
     // Two chunks of each range.
     Shape {
@@ -69,16 +120,29 @@ const SHAPES: &[Shape] = &[
             "SELECT create_hypertable('{t}', 'ts', 'symbol', 2, chunk_time_interval => interval '14 days')",
             "SELECT create_hypertable('{t}', 'ts', 'symbol', 2, chunk_time_interval => interval '14 days')",
         ],
+        equal: 4,
     },
     Shape {
         typ: "int",
         hour: "({h})::int",
-        split: ["", BY_INTEGER],
+        split: ["", ""],
+        equal: 1,
+    },
+    // One chunk for all.
+    Shape {
+        typ: "int",
+        hour: "({h})::int",
+        split: [
+            "",
+            "SELECT create_hypertable('{t}', 'ts', chunk_time_interval => 1000)",
+        ],
+        equal: 1,
     },
 ];
 
 struct Tables<'a> {
     client: &'a mut Client,
+    heard: &'a Receiver<String>,
     random: Random,
     shape: &'a Shape,
 }
@@ -147,7 +211,6 @@ impl Tables<'_> {
             5 => both(format!(
                 "INSERT INTO {{t}} (symbol, ts, v) VALUES ({symbol}, {at}, 7.50) ON CONFLICT (symbol, ts) DO UPDATE SET v = EXCLUDED.v"
             )),
-            // A row changes its chunk.
             // A row goes to another chunk.
             6 => {
                 let other = self.random.below(HOURS).to_string();
@@ -188,6 +251,15 @@ impl Tables<'_> {
         sql
     }
 
+    /// Just made, they have the same rows, and chunks with the same ranges need not be read.
+    fn all_is_equal(&mut self) {
+        left_out(self.heard);
+        assert!(self.found("'one', 'two'").is_empty());
+        let equal = self.shape.equal;
+        let expected = ["public.one", "public.two"].map(|table| (table.to_string(), equal));
+        assert_eq!(left_out(self.heard), expected, "{:?}", self.shape.split);
+    }
+
     /// What PostgreSQL itself says.
     fn expected(&mut self) -> Vec<String> {
         let columns = "SELECT attname FROM pg_attribute WHERE attrelid IN ('one'::regclass, 'two'::regclass) AND attnum > 0 AND NOT attisdropped GROUP BY 1 ORDER BY 1";
@@ -223,7 +295,8 @@ impl Tables<'_> {
 #[test]
 fn as_a_full_join_says() {
     let steps = std::env::var("VARVE_DIFF_STEPS").map_or(STEPS, |n| n.parse().unwrap());
-    let (_cluster, mut client) = start();
+    let (cluster, _client) = start();
+    let (mut client, heard) = session::listening(&mut cluster.config("postgres")).unwrap();
     // Literals of times would have to be read with these.
     rows(
         &mut client,
@@ -233,10 +306,12 @@ fn as_a_full_join_says() {
     for (round, shape) in SHAPES.iter().enumerate() {
         let mut tables = Tables {
             client: &mut client,
+            heard: &heard,
             random: Random::new(round as u64),
             shape,
         };
         tables.create();
+        tables.all_is_equal();
         let mut done = vec![];
         for step in 0..steps.div_ceil(SHAPES.len() as u64) {
             let expected = tables.expected();
@@ -439,17 +514,13 @@ fn chunks_that_are_in_both() {
         let sql = format!("SELECT count(*) FROM varve.diff({arguments})");
         assert_eq!(one(&mut client, &sql), differences, "{arguments}");
     }
-    // Several comparisons in one statement, and a query that is planned after one that failed.
-    one(
-        &mut client,
-        "CREATE FUNCTION fails() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT count(*) FROM varve.diff('a', 'b', '{id}')); EXCEPTION WHEN cardinality_violation THEN RETURN -1; END $$",
-    );
+    // Several comparisons in one statement.
     assert_eq!(
         one(
             &mut client,
-            "SELECT fails(), (SELECT count(*) FROM varve.diff('a', 'b')), (SELECT count(*) FROM a), (SELECT sum(id) FROM b WHERE at < 100)"
+            "SELECT (SELECT count(*) FROM varve.diff('a', 'b')), (SELECT count(*) FROM varve.diff('b', 'a')), (SELECT count(*) FROM a), (SELECT sum(id) FROM b WHERE at < 100)"
         ),
-        "-1|0|30000|505000"
+        "0|0|30000|505000"
     );
     // A column that only one has is NULL in the other, and no difference while it has no values.
     one(&mut client, "ALTER TABLE b ADD extra int");
@@ -483,7 +554,7 @@ fn chunks_that_are_in_both() {
 /// relations.
 #[test]
 fn rows_at_the_same_places() {
-    let (_cluster, mut client) = start();
+    let (cluster, mut client) = start();
     for (table, interval) in [("a", 100), ("b", 300)] {
         one(
             &mut client,
@@ -493,13 +564,22 @@ fn rows_at_the_same_places() {
             ),
         );
     }
-    for (changed, upto) in [(1000, 10), (1000, 100), (500, 250), (900, 1800)] {
+    let (mut client, heard) = session::listening(&mut cluster.config("postgres")).unwrap();
+    for (changed, upto, few) in [
+        (500, 10, true),
+        (590, 100, true),
+        (500, 250, true),
+        (590, 2000, true),
+        (1000, 100, false),
+        (900, 1800, false),
+    ] {
         one(
             &mut client,
             &format!(
                 "BEGIN; UPDATE b SET v = -1 WHERE (at, id) IN (SELECT at, id FROM b WHERE at < {upto} ORDER BY hashint4(at * 100 + id) LIMIT {changed})"
             ),
         );
+        by_item_pointers(&heard);
         assert_eq!(
             one(
                 &mut client,
@@ -507,6 +587,71 @@ fn rows_at_the_same_places() {
             ),
             format!("update|{{v}}|{changed}")
         );
+        let expected = few.then_some(2 * changed);
+        assert_eq!(by_item_pointers(&heard), Vec::from_iter(expected));
         one(&mut client, "ROLLBACK");
     }
+}
+
+/// What is planned while a query that leaves chunks out is planned, and after one that could not be, reads all rows.
+#[test]
+fn only_its_own_queries_leave_chunks_out() {
+    let (cluster, mut client) = start();
+    frozen(&mut client, 3);
+    let chunk = |client: &mut Client, n: u32| {
+        one(
+            client,
+            &format!("SELECT c FROM show_chunks('a') c ORDER BY c OFFSET {n} LIMIT 1"),
+        )
+    };
+    let (first, second) = (chunk(&mut client, 0), chunk(&mut client, 1));
+    // The planner evaluates what an index's expression says, once for each session.
+    one(
+        &mut client,
+        &format!(
+            "CREATE FUNCTION rate() RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM set_config('test.seen', concat(current_setting('test.seen', true), (SELECT count(*) FROM {second}), ' '), false);
+                IF current_setting('test.fails', true) = 'yes' THEN RAISE 'not now'; END IF; RETURN 2.0; END $$;
+             CREATE INDEX ON {first} ((v * rate()))"
+        ),
+    );
+    let seen = "SELECT current_setting('test.seen')";
+    let (mut planner, heard) = session::listening(&mut cluster.config("postgres")).unwrap();
+    let diff = "SELECT count(*) FROM varve.diff('a', 'b')";
+    assert_eq!(one(&mut planner, diff), "0");
+    let all = ["public.a", "public.b"].map(|table| (table.to_string(), 3));
+    assert_eq!(left_out(&heard), all);
+    assert_eq!(one(&mut planner, seen), "10000 ");
+    assert_eq!(one(&mut planner, "SELECT rate()"), "2");
+    assert_eq!(one(&mut planner, seen), "10000 10000 ");
+
+    // Planning fails within a block that goes on, and without.
+    let (mut planner, heard) = session::listening(&mut cluster.config("postgres")).unwrap();
+    one(
+        &mut planner,
+        "CREATE FUNCTION tries() RETURNS text LANGUAGE plpgsql AS $$ DECLARE a bigint; b bigint; BEGIN
+            BEGIN PERFORM varve.diff('a', 'b'); EXCEPTION WHEN raise_exception THEN NULL; END;
+            PERFORM set_config('test.fails', 'no', true);
+            EXECUTE 'SELECT count(*) FROM a' INTO a; EXECUTE 'SELECT count(*) FROM b' INTO b; RETURN concat(a, ' ', b); END $$;
+         SET test.fails = 'yes'",
+    );
+    left_out(&heard);
+    assert_eq!(one(&mut planner, "SELECT tries()"), "30000 30000");
+    assert!(left_out(&heard).is_empty());
+    let (mut planner, heard) = session::listening(&mut cluster.config("postgres")).unwrap();
+    one(&mut planner, "SET test.fails = 'yes'");
+    assert_eq!(
+        session::simple(&mut planner, diff).unwrap_err().code,
+        "P0001"
+    );
+    one(&mut planner, "SET test.fails = 'no'");
+    for table in ["a", "b"] {
+        let count = format!("SELECT count(*) FROM {table}");
+        assert_eq!(one(&mut planner, &count), "30000");
+    }
+    // However plans are made.
+    one(&mut planner, "SET plan_cache_mode = force_generic_plan");
+    left_out(&heard);
+    assert_eq!(one(&mut planner, diff), "0");
+    assert_eq!(left_out(&heard), all);
 }

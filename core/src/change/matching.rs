@@ -84,9 +84,9 @@ impl<'a, F: Scratch> Matching<'a, F> {
     /// Adds a row.
     #[inline]
     pub fn put(&mut self, side: Side, row: Seen) {
-        if self.pairs.put(side, row) == Put::Full {
+        // What was emptied has room.
+        while self.pairs.put(side, row) == Put::Full {
             self.spill();
-            self.pairs.put(side, row);
         }
     }
 
@@ -239,13 +239,19 @@ mod tests {
             files.set(files.get() + 1);
             InMemory::default()
         };
-        for round in 0..80 {
-            let keep = round % 2 == 0;
-            let memory = [0, 0, 100_000, 10_000_000][round % 4];
+        let small = (0..80).map(|round| {
+            let memory = [0, 0, 100_000, 10_000_000][round / 2 % 4];
+            let keys = 1 + next(20_000);
+            (memory, round % 2 == 0, keys, next(40_000))
+        });
+        let small: Vec<_> = small.collect();
+        // More than fits, into as many files as there are at most.
+        let large = [false, true].map(|keep| (4 << 20, keep, 150_000, 300_000));
+        for (round, (memory, keep, keys, rows)) in small.into_iter().chain(large).enumerate() {
+            let before = files.get();
             let mut matching = Matching::new(memory, keep, &make);
             let mut all: HashMap<u64, [Vec<(u64, u64)>; 2]> = HashMap::new();
-            let keys = 1 + next(20_000);
-            for place in 0..next(40_000) {
+            for place in 0..rows {
                 let key = next(keys);
                 let (side, at) = match next(2) {
                     0 => (Side::Old, 0),
@@ -287,6 +293,7 @@ mod tests {
                 rows.dedup();
             }
             assert_eq!(found, expected, "round {round}");
+            assert!(memory != 4 << 20 || files.get() == before + 64);
         }
         assert!(files.get() > 1000, "{} files", files.get());
     }

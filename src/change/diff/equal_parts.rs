@@ -4,6 +4,7 @@
 //! the same sum hold the same rows, whatever their ranges are. Where a key has one row in each relation, none of these rows' keys is anywhere
 //! else, and what is left of the two relations differs as the whole does.
 
+use super::vouch;
 use crate::am::{cache, companion, directory};
 use crate::change::checksums::{is_plain, may_read_all};
 use crate::change::kept;
@@ -57,28 +58,41 @@ pub fn equal_parts(old: &OpenRel, new: &OpenRel) -> [Vec<pg_sys::Oid>; 2] {
 
 /// The chunks of a relation, itself if it has none, whose sum costs little.
 fn with_sums(rel: &OpenRel, snapshot: &Registered) -> Vec<OpenRel> {
+    chunks(rel, &mut |chunk| is_cheap(chunk, snapshot))
+}
+
+/// The chunks of a table that are wanted, itself if it has none, open; none of other relations.
+pub fn chunks(rel: &OpenRel, wanted: &mut dyn FnMut(pg_sys::Relation) -> bool) -> Vec<OpenRel> {
     let kind = relation::form(rel.as_ptr()).relkind as u8;
     let mut found = Vec::new();
     if [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&kind) {
-        add_chunks(relation::oid(rel.as_ptr()), snapshot, &mut found);
+        let oid = relation::oid(rel.as_ptr());
+        add_chunks(oid, wanted, &mut found);
+        // These are not read in any case.
+        let joined = vouch::joined_since(oid);
+        found.retain(|chunk| !joined.contains(&relation::oid(chunk.as_ptr())));
     }
     found
 }
 
-fn add_chunks(oid: pg_sys::Oid, snapshot: &Registered, to: &mut Vec<OpenRel>) {
+fn add_chunks(
+    oid: pg_sys::Oid,
+    wanted: &mut dyn FnMut(pg_sys::Relation) -> bool,
+    to: &mut Vec<OpenRel>,
+) {
     pgrx::check_for_interrupts!();
     let children = relation::children(oid);
     if !children.is_empty() {
         // SAFETY: raises an error where partitions lie too deep within each other.
         unsafe { pg_sys::check_stack_depth() };
-        children
-            .into_iter()
-            .for_each(|oid| add_chunks(oid, snapshot, to));
+        for child in children {
+            add_chunks(child, wanted, to);
+        }
         return;
     }
     // What was dropped meanwhile is no chunk any more.
     let chunk = OpenRel::try_open(oid, pg_sys::AccessShareLock);
-    to.extend(chunk.filter(|chunk| is_cheap(chunk.as_ptr(), snapshot)));
+    to.extend(chunk.filter(|chunk| wanted(chunk.as_ptr())));
 }
 
 /// Whether headers say the sum of nearly all rows of a table. Neither these nor the delta are read to find that out.

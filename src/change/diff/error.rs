@@ -98,3 +98,17 @@ pub fn duplicates(lines: &[String]) -> ! {
         Some("Name a key that tells all rows apart: key => '{column, ...}'.".into()),
     )
 }
+
+/// Raises `serialization_failure` where a relation is not made of the same tables any more that it was read from.
+pub fn changed_meanwhile(old: &str, new: &str) -> ! {
+    let what = match old == new {
+        true => old.into(),
+        false => format!("{old} or {new}"),
+    };
+    raise(
+        Code::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        format!("tables of {what} have come or gone while it was compared"),
+        None,
+        Some("Try again.".into()),
+    )
+}

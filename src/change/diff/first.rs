@@ -14,16 +14,20 @@ use varve_core::change::{Matching, Seen, Side, Wanted};
 /// Rows that are read at a time from one of the relations.
 pub const BATCH: u32 = 1024;
 
-/// Memory for hashing, in bytes.
-fn hash_memory() -> usize {
+/// Memory for hashing, in bytes: a quarter is for the keys that remain, the rest for rows that wait, and what is known of the rows that
+/// remain when these are gone.
+fn shares() -> (usize, usize) {
     // SAFETY: of the settings.
-    unsafe { pg_sys::get_hash_memory_limit() }
+    let all = unsafe { pg_sys::get_hash_memory_limit() };
+    (all / 4 * 3, all / 4)
 }
 
 /// What the first reading leaves to be compared.
 pub struct Open {
     /// The keys of rows that are not in both relations as they are, and a few more.
     pub keys: Wanted,
+    /// Whether some may be among those that queries read.
+    pub by_query: bool,
     /// All these rows, in the old and in the new relation, where they are few and it is known where they lie.
     pub rows: Option<[Vec<Seen>; 2]>,
 }
@@ -69,16 +73,16 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
     let context = unsafe { pg_sys::CurrentMemoryContext };
     // SAFETY: as above.
     let make = || unsafe { memory::within(context, TempFile::new) };
-    let mut matching = Matching::new(hash_memory(), !tables.unique, &make);
-    let mut old = tables.table(Side::Old).read(connection);
-    let mut new = tables.table(Side::New).read(connection);
-    let mut read = 0;
+    let (for_rows, for_keys) = shares();
+    let mut matching = Matching::new(for_rows, !tables.unique, &make);
+    let [mut old, mut new] = tables.read(connection);
+    let (mut rest, mut read) = (0, 0);
     let mut placed = true;
     let by_bytes = rows.stored.is_some();
     let too_many = |differing: u64, read: u64| {
         by_bytes && differing >= MANY_THAT_DIFFER && differing > read / FOR_ONE_THAT_DIFFERS
     };
-    if let Some(segments) = &tables.segments {
+    if let Some(segments) = tables.by_segments() {
         segments.rest(&mut |side, values, nulls| {
             let table = tables.table(side);
             // SAFETY: a row of that relation.
@@ -91,7 +95,7 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
                     NO_PLACE,
                 )
             };
-            read += 1;
+            rest += 1;
             matching.put(side, seen);
         });
     }
@@ -122,16 +126,17 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
         // One after the other, they wait for memory at the same time.
         matching.put_all(side, &batch);
         batch.clear();
-        if too_many(matching.differing(), read) {
+        if too_many(matching.differing(), rest + read) {
             return None;
         }
     }
     drop((old, new));
+    let by_query = read > 0;
+    let read = rest + read;
     let chunks = tables.most_chunks.max(1);
     let few = read / (chunks * ROWS_FOR_ONE);
-    let few = few.min(hash_memory() as u64 / (BYTES_FOR_ONE + BYTES_FOR_PLACE * chunks));
-    // What is not needed for rows may be had for their keys.
-    let mut keys = Wanted::new(matching.rows() as usize, hash_memory() / 2);
+    let few = few.min(for_rows as u64 / (BYTES_FOR_ONE + BYTES_FOR_PLACE * chunks));
+    let mut keys = Wanted::new(matching.rows() as usize, for_keys);
     let mut kept = placed.then(|| [Vec::new(), Vec::new()]);
     let (mut of_old, mut of_new) = (0, 0);
     let all = matching.without_pair(&mut |row| {
@@ -152,6 +157,7 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
     }
     Some(Open {
         keys,
+        by_query,
         rows: kept.filter(|_| all),
     })
 }

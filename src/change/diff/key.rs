@@ -1,9 +1,9 @@
-//! The key by which rows are known, and whether the server vouches that there is one row of each.
+//! The key by which rows are known.
 
 use super::error;
-use crate::ingest::target::{UniqueKey, default_key, time_column, unique_keys};
+pub use super::vouch::is_unique;
+use crate::ingest::target::{UniqueKey, default_key, unique_keys};
 use crate::pg::relation::{self, OpenRel};
-use pgrx::pg_sys;
 
 /// The names of a relation's columns by their attribute numbers, and whether they are NOT NULL.
 fn columns(rel: &OpenRel) -> Vec<(i16, String, bool)> {
@@ -45,17 +45,4 @@ pub fn own(rel: &OpenRel, name: &str) -> Vec<String> {
         }
         Err(keys) => error::no_key(name, keys),
     }
-}
-
-/// Whether no two rows of a relation can agree in these columns: it has a unique index of some of them, without NULLs.
-pub fn is_unique(rel: &OpenRel, key: &[String]) -> bool {
-    let oid = relation::oid(rel.as_ptr());
-    let kind = relation::form(rel.as_ptr()).relkind as u8;
-    // An heir's rows are in its own indexes only; chunks of a hypertable have those of the hypertable.
-    let heirs = kind == pg_sys::RELKIND_RELATION && !relation::children(oid).is_empty();
-    if heirs && time_column(oid).is_none() {
-        return false;
-    }
-    let covered = |names: &Vec<String>| names.iter().all(|name| key.contains(name));
-    strict_keys(rel).iter().any(|(_, names)| covered(names))
 }

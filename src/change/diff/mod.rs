@@ -3,8 +3,8 @@
 //! Both are read once and hashed, what is the same in both cancels out ([`first`]); the rows of the keys that remain are read again and
 //! compared ([`second`]). So what is kept is 32 bytes of a row that waits for its pair, and whole rows only of those that differ.
 //!
-//! - [`tables`]: the relations and their columns; [`key`]: by which columns rows are known; [`equal_parts`]: what need not be read.
-//! - [`segments`], [`beside`]: frozen chunks that are read past the executor.
+//! - [`tables`]: the relations and their columns; [`key`]: by which columns rows are known; [`vouch`]: whether there is one row of each.
+//! - [`reading`]: the queries; [`equal_parts`]: what need not be read; [`segments`], [`beside`]: frozen chunks that are read past the executor.
 //! - [`rows`]: rows into hashes, [`stored`]: by their bytes; [`output`]: what is told of those that differ; [`error`]: what cannot be.
 
 mod beside;
@@ -13,11 +13,13 @@ pub mod error;
 mod first;
 pub mod key;
 mod output;
+mod reading;
 mod rows;
 mod second;
 mod segments;
 mod stored;
 mod tables;
+mod vouch;
 
 use super::plan::{Plans, Unsendable};
 use crate::am::error::null_argument;
@@ -57,16 +59,17 @@ fn find(
     stored: Option<stored::Stored>,
 ) -> Option<second::Found> {
     let mut found = second::Found::new(output);
-    if let Some(segments) = &tables.segments {
-        segments.differing(&mut |side, values, nulls| {
+    let open = first::open_keys(connection, tables, rows, stored);
+    if let Some(segments) = tables.by_segments() {
+        let same = segments.differing(&mut |side, values, nulls| {
             // SAFETY: a row of that relation.
             unsafe {
                 let key = rows.key(tables, tables.table(side), values, nulls);
                 found.put(side, key, values, nulls);
             }
         });
+        pgrx::debug1!("varve.diff: rows that are the same by their segments: {same}");
     }
-    let open = first::open_keys(connection, tables, rows, stored);
     let whole =
         open.keys.is_empty() || second::collect(connection, tables, &open, rows, &mut found);
     whole.then_some(found)

@@ -73,7 +73,7 @@ pub fn collect(
             && only.is_none_or(|only| only.contains(&Seen::new(side, key, row(), 0).values()))
     };
     let mut count = 0;
-    if let Some(segments) = &tables.segments {
+    if let Some(segments) = tables.by_segments() {
         segments.rest(&mut |side, values, nulls| {
             let table = tables.table(side);
             // SAFETY: a row of that relation.
@@ -88,20 +88,18 @@ pub fn collect(
             }
         });
     }
-    for side in [Side::Old, Side::New] {
+    // Row shapes are other queries'.
+    if let Some(stored) = &mut rows.stored {
+        stored.forget();
+    }
+    let cursors = open
+        .by_query
+        .then(|| tables.read_again(connection, open.rows.as_ref()));
+    let cursors = [Side::Old, Side::New]
+        .into_iter()
+        .zip(cursors.into_iter().flatten());
+    for (side, mut cursor) in cursors {
         let table = tables.table(side);
-        let at = open.rows.as_ref().map(|[old, new]| match side {
-            Side::Old => old,
-            Side::New => new,
-        });
-        let mut cursor = match at {
-            Some(at) => table.read_at(connection, at),
-            None => table.read(connection),
-        };
-        // Row shapes are another query's.
-        if let Some(stored) = &mut rows.stored {
-            stored.forget();
-        }
         while !cursor.ended() {
             cursor.fetch(BATCH, table.key_width, &mut |slot| {
                 // SAFETY: a row of the table's query, whose key is there.

@@ -5,6 +5,7 @@
 //! that differ are read. For relations in which there is one row of each key: what is left out on both sides is what both have.
 
 use super::beside;
+use super::equal_parts::chunks;
 use crate::am::directory::{self, Directory, SegmentRef};
 use crate::am::error::corrupt;
 use crate::am::{cache, companion};
@@ -17,7 +18,7 @@ use crate::pg::{ffi, tuple};
 use crate::scan::batch::positions;
 use crate::scan::columns::Columns;
 use crate::scan::delta::Delta;
-use crate::scan::eval::{Bits, NO_ROWS, first_rows};
+use crate::scan::eval::{self, Bits, NO_ROWS, first_rows};
 use crate::tier::set_tier;
 use pgrx::pg_sys;
 use std::collections::HashMap;
@@ -69,15 +70,15 @@ pub struct Segments {
 impl Segments {
     /// Looks for chunks that have such segments. `places` as above, of which the first `key` are those of the key.
     pub fn find(
-        old: &Origin,
-        new: &Origin,
+        origins: [Origin; 2],
         places: Option<Vec<(usize, usize)>>,
         key: usize,
     ) -> Option<Self> {
         let readable = |origin: &Origin| may_read_all(relation::oid(origin.rel.as_ptr()));
-        if !readable(old) || !readable(new) {
+        if !origins.iter().all(readable) {
             return None;
         }
+        let [old, new] = &origins;
         // SAFETY: a statement that calls a function has a snapshot.
         let snapshot = Registered::copy_of(unsafe { pg_sys::GetActiveSnapshot() });
         let mut segments = Segments {
@@ -103,15 +104,21 @@ impl Segments {
         self.chosen(side).map(|(_, part)| part.oid()).collect()
     }
 
-    /// Hands on the rows of both relations that have the same key, lie in the same places, and differ.
-    pub fn differing(&self, take: Take) {
-        let Some(places) = &self.places else { return };
+    /// Hands on the rows of both relations that have the same key, lie in the same places, and differ. Gives the number of those that are
+    /// the same, in equal segments too.
+    pub fn differing(&self, take: Take) -> u64 {
+        let mut same = 0;
+        let places = self.places.as_deref().unwrap_or_default();
         let mut beside: Option<(usize, Reading)> = None;
         for (_, part) in self.chosen(Side::Old) {
             let mut old = Reading::open(part, &self.snapshot);
             for segment in old.directory.clone().iter() {
-                let Some(Fate::Beside(at, number)) = part.fates.get(&segment.number) else {
-                    continue;
+                let (at, number) = match part.fates.get(&segment.number) {
+                    Some(Fate::Beside(at, number)) => (at, number),
+                    fate => {
+                        same += fate.map_or(0, |_| u64::from(segment.header.rows));
+                        continue;
+                    }
                 };
                 let Some(new) = self.other(Side::Old, *at, &mut beside) else {
                     continue;
@@ -120,25 +127,24 @@ impl Segments {
                     corrupt(new.part.table.as_ptr(), *number, "it is gone");
                 };
                 let hidden = [old.hidden(segment), new.hidden(&other)];
-                let columns: Vec<(i16, i16)> = places
-                    .iter()
-                    .skip(self.key)
-                    .filter_map(|(a, b)| Some((*part.attnums.get(*a)?, *new.part.attnums.get(*b)?)))
-                    .collect();
+                let columns = both(places.iter().skip(self.key), part, new.part);
                 let columns = beside::unequal(segment, &other, columns);
                 let columns = columns.unwrap_or_else(|e| old.corrupt(segment, &e));
-                if columns.is_empty() {
-                    continue;
-                }
                 for page in 0..segment.pages() {
                     pgrx::check_for_interrupts!();
-                    old.columns.enter(segment, page);
-                    new.columns.enter(&other, page);
-                    let differ = beside::differing(&mut old.columns, &mut new.columns, &columns);
-                    let mut differ = differ.unwrap_or_else(|e| old.corrupt(segment, &e));
+                    let mut seen = first_rows(segment.page_rows(page).len());
                     for hidden in hidden.iter().flatten() {
-                        without(&mut differ, hidden, page);
+                        without(&mut seen, hidden, page);
                     }
+                    let mut differ = NO_ROWS;
+                    if !columns.is_empty() {
+                        old.columns.enter(segment, page);
+                        new.columns.enter(&other, page);
+                        differ = beside::differing(&mut old.columns, &mut new.columns, &columns)
+                            .unwrap_or_else(|e| old.corrupt(segment, &e));
+                        eval::and(&mut differ, &seen);
+                    }
+                    same += (eval::count(&seen) - eval::count(&differ)) as u64;
                     if differ != NO_ROWS {
                         let rows = positions(&differ);
                         old.hand_on(segment, &rows, &mut |values, nulls| {
@@ -151,6 +157,7 @@ impl Segments {
                 }
             }
         }
+        same
     }
 
     /// Hands on all rows of these chunks that are not in equal segments, and not in the same place in the other relation.
@@ -306,13 +313,7 @@ impl Segments {
                     let Some(other) = old.segment(*number) else {
                         return false;
                     };
-                    let keys: Vec<(i16, i16)> = places
-                        .iter()
-                        .take(self.key)
-                        .filter_map(|(a, b)| {
-                            Some((*old.part.attnums.get(*a)?, *part.attnums.get(*b)?))
-                        })
-                        .collect();
+                    let keys = both(places.iter().take(self.key), old.part, part);
                     beside::unequal(&other, segment, keys).is_ok_and(|columns| columns.is_empty())
                 });
                 if let Some(same) = same {
@@ -343,53 +344,34 @@ impl Segments {
 
 /// Chunks of a relation that have frozen rows and all of its columns.
 fn parts(origin: &Origin) -> Vec<Part> {
-    let mut found = Vec::new();
-    let kind = relation::form(origin.rel.as_ptr()).relkind as u8;
-    if [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&kind) {
-        add_parts(relation::oid(origin.rel.as_ptr()), origin, &mut found);
-    }
-    found
-}
-
-fn add_parts(oid: pg_sys::Oid, origin: &Origin, to: &mut Vec<Part>) {
-    pgrx::check_for_interrupts!();
-    let children = relation::children(oid);
-    if !children.is_empty() {
-        // SAFETY: raises an error where partitions lie too deep within each other.
-        unsafe { pg_sys::check_stack_depth() };
-        children
-            .into_iter()
-            .for_each(|oid| add_parts(oid, origin, to));
-        return;
-    }
-    if origin.left_out.contains(&oid) {
-        return;
-    }
-    // What was dropped meanwhile is no chunk any more.
-    let Some(table) = OpenRel::try_open(oid, pg_sys::AccessShareLock) else {
-        return;
+    let frozen = &mut |rel| {
+        let ours = Some(relation::form(rel).relam) == relation::varve_am();
+        ours && !origin.left_out.contains(&relation::oid(rel))
+            && is_plain(rel)
+            && companion::of(rel).is_some()
     };
-    let rel = table.as_ptr();
-    let ours = Some(relation::form(rel).relam) == relation::varve_am();
-    if !ours || !is_plain(rel) || companion::of(rel).is_none() {
-        return;
-    }
-    let desc = relation::tupdesc(rel);
-    let attnum = |(name, typ): &(&str, pg_sys::Oid)| {
-        let mut attributes = (0..relation::natts(desc)).map(|i| relation::attribute(desc, i));
-        let found = attributes.find(|attr| {
-            !attr.attisdropped && attr.atttypid == *typ && relation::attribute_name(attr) == *name
-        });
-        found.map(|attr| attr.attnum)
-    };
-    let attnums: Option<Vec<i16>> = origin.columns.iter().map(attnum).collect();
-    if let Some(attnums) = attnums {
-        to.push(Part {
+    let part = |table: OpenRel| {
+        let desc = relation::tupdesc(table.as_ptr());
+        let attnum = |(name, typ): &(&str, pg_sys::Oid)| {
+            let mut attributes = (0..relation::natts(desc)).map(|i| relation::attribute(desc, i));
+            let found = attributes.find(|attr| {
+                !attr.attisdropped
+                    && attr.atttypid == *typ
+                    && relation::attribute_name(attr) == *name
+            });
+            found.map(|attr| attr.attnum)
+        };
+        let attnums: Option<Vec<i16>> = origin.columns.iter().map(attnum).collect();
+        Some(Part {
+            attnums: attnums?,
             table,
-            attnums,
             fates: HashMap::new(),
-        });
-    }
+        })
+    };
+    chunks(origin.rel, frozen)
+        .into_iter()
+        .filter_map(part)
+        .collect()
 }
 
 impl Part {
@@ -565,6 +547,16 @@ impl Drop for Reading<'_> {
             self.columns.close();
         }
     }
+}
+
+/// The attributes of columns in a chunk of the old and in one of the new relation.
+fn both<'a>(
+    places: impl Iterator<Item = &'a (usize, usize)>,
+    old: &Part,
+    new: &Part,
+) -> Vec<(i16, i16)> {
+    let attnums = |(a, b): &(usize, usize)| Some((*old.attnums.get(*a)?, *new.attnums.get(*b)?));
+    places.filter_map(attnums).collect()
 }
 
 /// Takes the rows of a page out that are set in a segment's bitmap.

@@ -2,17 +2,16 @@
 
 use super::equal_parts::equal_parts;
 use super::first::NO_PLACE;
+use super::reading::Reading;
 use super::segments::{Origin, Segments};
 use super::stored::Stored;
-use super::{error, key};
+use super::{error, key, vouch};
 use crate::am::error::gone;
 use crate::change::canonical::Form;
 use crate::change::plan::Plans;
-use crate::pg::cursor::Cursor;
 use crate::pg::relation::{self, OpenRel};
-use crate::pg::spi::{Connection, with_setting};
-use crate::scan::left_out;
 use pgrx::pg_sys;
+use std::cell::RefCell;
 use std::ffi::CStr;
 use varve_core::change::{Seen, Side};
 
@@ -26,12 +25,12 @@ pub struct Place {
 
 /// One of the relations.
 pub struct Table {
+    /// Its OID.
+    pub oid: pg_sys::Oid,
     /// Qualified and quoted.
     pub name: String,
     /// The query that reads it.
-    query: String,
-    /// Chunks that need not be read.
-    left_out: Vec<pg_sys::Oid>,
+    pub query: String,
     /// Its place for each of the [names](Tables::names), those of the key first; `None` where it has no such column.
     pub places: Vec<Option<Place>>,
     /// The query's rows.
@@ -43,21 +42,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// Begins to read its rows.
-    pub fn read(&self, connection: &Connection) -> Cursor {
-        left_out::without(&self.left_out, || Cursor::open(connection, &self.query))
-    }
-
-    /// Begins to read the rows at the item pointers of these; others with the same item pointers, in other chunks, are among them.
-    pub fn read_at(&self, connection: &Connection, rows: &[Seen]) -> Cursor {
-        let query = self.query_at(rows);
-        // The planner thinks that every one of them costs a page from disk.
-        with_setting(c"enable_seqscan", c"off", || {
-            left_out::without(&self.left_out, || Cursor::open(connection, &query))
-        })
-    }
-
-    fn query_at(&self, rows: &[Seen]) -> String {
+    /// The query that reads the rows at the item pointers of these.
+    pub fn query_at(&self, rows: &[Seen]) -> String {
         let mut query = format!("{} WHERE ctid OPERATOR(pg_catalog.=) ANY ('{{", self.query);
         let placed = rows.iter().filter(|row| row.place() != NO_PLACE);
         for (i, row) in placed.enumerate() {
@@ -84,8 +70,9 @@ pub struct Tables {
     pub most_chunks: u64,
     /// The columns of both, where they are the same and lie in the same order: attributes of the query's rows.
     same: Option<Vec<pg_sys::FormData_pg_attribute>>,
-    /// Chunks that the queries do not read, since they are read by their segments.
-    pub segments: Option<Segments>,
+    /// What queries do not read.
+    pub reading: RefCell<Reading>,
+    segments: Option<Segments>,
 }
 
 impl Tables {
@@ -124,7 +111,7 @@ impl Tables {
                 }
             }
         }
-        let unique = key::is_unique(&old.rel, &key) && key::is_unique(&new.rel, &key);
+        let unique = vouch::one_row_each(&old.rel, &key) && vouch::one_row_each(&new.rel, &key);
         let of_new = new.columns.iter().map(|c| &c.name);
         let of_old = old.columns.iter().map(|c| &c.name);
         let rest = of_new.chain(of_old.filter(|name| !new.has(name)));
@@ -138,24 +125,24 @@ impl Tables {
             names,
             most_chunks: 0,
             same: same_columns(&old, &new),
+            reading: RefCell::default(),
             segments: None,
         };
         tables.check_classes(&old, &new);
         if unique {
-            [tables.old.left_out, tables.new.left_out] = equal_parts(&old.rel, &new.rel);
-            tables.segments = Segments::find(
-                &old.origin(&tables.old),
-                &new.origin(&tables.new),
-                tables.places_in_both(&old, &new),
-                tables.key,
-            );
-            if let Some(segments) = &tables.segments {
-                tables.old.left_out.extend(segments.chunks(Side::Old));
-                tables.new.left_out.extend(segments.chunks(Side::New));
-            }
+            let equal = equal_parts(&old.rel, &new.rel);
+            let [of_old, of_new] = &equal;
+            let origins = [old.origin(of_old), new.origin(of_new)];
+            let places = tables.places_in_both(&old, &new);
+            tables.segments = Segments::find(origins, places, tables.key);
+            tables.reading = Reading::without(equal, tables.segments.as_ref());
         }
-        let left = |source: &Source, table: &Table| source.chunks() - table.left_out.len() as u64;
-        tables.most_chunks = left(&old, &tables.old).max(left(&new, &tables.new));
+        let left = [&old, &new]
+            .map(Source::chunks)
+            .into_iter()
+            .zip(tables.reading.borrow().left_out());
+        let left = left.map(|(chunks, out)| chunks.saturating_sub(out.len() as u64));
+        tables.most_chunks = left.max().unwrap_or(0);
         tables
     }
 
@@ -165,6 +152,12 @@ impl Tables {
             Side::Old => &self.old,
             Side::New => &self.new,
         }
+    }
+
+    /// Chunks that are read by their segments, which the queries leave out once they were planned.
+    pub fn by_segments(&self) -> Option<&Segments> {
+        let segments = self.segments.as_ref();
+        segments.filter(|_| self.reading.borrow().by_segments())
     }
 
     /// Knows rows by their bytes, where the same bytes are the same values in both.
@@ -241,12 +234,12 @@ impl Source {
         below(relation::oid(self.rel.as_ptr()))
     }
 
-    fn origin<'a>(&'a self, table: &'a Table) -> Origin<'a> {
+    fn origin<'a>(&'a self, left_out: &'a [pg_sys::Oid]) -> Origin<'a> {
         let columns = self.columns.iter();
         Origin {
             rel: &self.rel,
             columns: columns.map(|c| (&*c.name, c.attribute.atttypid)).collect(),
-            left_out: &table.left_out,
+            left_out,
         }
     }
 
@@ -277,10 +270,10 @@ impl Source {
         let attributes: Vec<_> = self.columns.iter().map(|c| c.attribute).collect();
         Table {
             desc: relation::row_shape(&attributes, 0),
+            oid: relation::oid(self.rel.as_ptr()),
             name: self.name.clone(),
             // In the table's own order the executor has nothing to rearrange.
             query: format!("SELECT {} FROM {}", columns.join(", "), self.name),
-            left_out: Vec::new(),
             width: columns.len(),
             key_width: of_key.map(|place| place.at + 1).max().unwrap_or(0),
             places,
