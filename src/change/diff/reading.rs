@@ -65,7 +65,9 @@ impl Tables {
         let queries = self.both().map(|table| table.query.clone());
         let cursors = self.open(connection, &queries);
         let plans = cursors.each_ref().map(|c| Oids::from_iter(c.relations()));
-        self.reading.borrow_mut().first = Some(plans);
+        if self.reading.borrow_mut().first.replace(plans).is_some() {
+            return cursors;
+        }
         let reading = self.reading.borrow();
         for (i, table) in self.both().into_iter().enumerate() {
             let (name, count) = (&table.name, |of: &[Oids; 2]| of.get(i).map_or(0, Oids::len));

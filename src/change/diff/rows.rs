@@ -47,7 +47,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The hashes of the key and of the whole of the row in a slot.
+    /// The hashes of the key and of the whole of the row in a slot: by its bytes, or else by its values.
     ///
     /// # Safety
     /// A row of the table's query.
@@ -62,15 +62,44 @@ impl<'a> Rows<'a> {
         unsafe {
             let (values, nulls) = slot_values(slot, table.key_width);
             let key = self.key(tables, table, values, nulls);
-            let stored = self.stored.as_mut().and_then(|stored| stored.hash(slot));
-            let row = match stored {
-                Some(bytes) => key.wrapping_add(bytes),
-                None => {
-                    let (values, nulls) = slot_values(slot, table.width);
-                    self.row(tables, table, key, values, nulls)
-                }
+            let row = match self.by_bytes(key, slot) {
+                Some(row) => row,
+                None => self.by_values(tables, table, key, slot),
             };
             (key, row)
+        }
+    }
+
+    /// The hash of the row in a slot by its bytes, of which that of its key is part; `None` where rows are not known by them.
+    ///
+    /// # Safety
+    /// A row of the table's query.
+    #[inline]
+    pub unsafe fn by_bytes(
+        &mut self,
+        key: u128,
+        slot: *mut pg_sys::TupleTableSlot,
+    ) -> Option<u128> {
+        // SAFETY: by contract.
+        let bytes = unsafe { self.stored.as_mut()?.hash(slot)? };
+        Some(key.wrapping_add(bytes))
+    }
+
+    /// The same by its values.
+    ///
+    /// # Safety
+    /// As above.
+    pub unsafe fn by_values(
+        &mut self,
+        tables: &Tables,
+        table: &Table,
+        key: u128,
+        slot: *mut pg_sys::TupleTableSlot,
+    ) -> u128 {
+        // SAFETY: by contract.
+        unsafe {
+            let (values, nulls) = slot_values(slot, table.width);
+            self.row(tables, table, key, values, nulls)
         }
     }
 

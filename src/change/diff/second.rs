@@ -64,13 +64,14 @@ pub fn collect(
     // pair in the other relation is not read.
     let values = |rows: &Vec<Seen>| rows.iter().map(Seen::values).collect::<HashSet<_>>();
     let only = open.rows.as_ref().map(|rows| rows.each_ref().map(values));
-    let wanted = |side: Side, key: u128, row: &mut dyn FnMut() -> u128| {
+    let wanted = |side: Side, key: u128, row: &mut dyn FnMut() -> [Option<u128>; 2]| {
         let only = only.as_ref().map(|[old, new]| match side {
             Side::Old => old,
             Side::New => new,
         });
+        let is = |only: &HashSet<_>, row| only.contains(&Seen::new(side, key, row, 0).values());
         open.keys.has(Seen::key_part(key))
-            && only.is_none_or(|only| only.contains(&Seen::new(side, key, row(), 0).values()))
+            && only.is_none_or(|only| row().into_iter().flatten().any(|row| is(only, row)))
     };
     let mut count = 0;
     if let Some(segments) = tables.by_segments() {
@@ -79,9 +80,8 @@ pub fn collect(
             // SAFETY: a row of that relation.
             unsafe {
                 let key = rows.key(tables, table, values, nulls);
-                if wanted(side, key, &mut || {
-                    rows.row(tables, table, key, values, nulls)
-                }) {
+                let by_values = &mut || [Some(rows.row(tables, table, key, values, nulls)), None];
+                if wanted(side, key, by_values) {
                     found.put(side, key, values, nulls);
                     count += 1;
                 }
@@ -106,7 +106,12 @@ pub fn collect(
                 unsafe {
                     let (values, nulls) = slot_values(slot, table.key_width);
                     let key = rows.key(tables, table, values, nulls);
-                    if wanted(side, key, &mut || rows.of_slot(tables, table, slot).1) {
+                    // It may come in another kind of slot than the first time.
+                    let both = &mut || {
+                        let by_bytes = rows.by_bytes(key, slot);
+                        [by_bytes, Some(rows.by_values(tables, table, key, slot))]
+                    };
+                    if wanted(side, key, both) {
                         let (values, nulls) = slot_values(slot, table.width);
                         found.put(side, key, values, nulls);
                         count += 1;
