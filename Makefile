@@ -64,7 +64,7 @@ soak: install ## Runs what chance finds for long: the shadow test, checksums, di
 	VARVE_CHECKSUM_STEPS=$(or $(CHECKSUMS),4000) $(if $(SEED),VARVE_SEED=$(SEED)) \
 	    cargo test --locked --package varve-tests --test checksums random_changes -- --nocapture
 	VARVE_DIFF_STEPS=$(or $(DIFFS),4000) \
-	    cargo test --locked --package varve-tests --test diff_random --test diff_equal as_a_full_join_says -- --nocapture
+	    cargo test --locked --package varve-tests --test diff_random --test diff_equal --test diff_segments as_a_full_join_says -- --nocapture
 	VARVE_WATCH_STEPS=$(or $(WATCH),6000) $(if $(SEED),VARVE_SEED=$(SEED)) \
 	    cargo test --locked --package varve-tests --test watch_random -- --nocapture
 	VARVE_CRASH_KILLS=$(or $(KILLS),100) $(if $(SEED),VARVE_SEED=$(SEED)) \
