@@ -27,9 +27,7 @@ fn sum(client: &mut Client, relation: &str) -> String {
 fn by_query(client: &mut Client, relation: &str) -> String {
     one(
         client,
-        &format!(
-            "SELECT count(*), varve.checksum_sum(varve.row_checksum(t)) FROM {relation} t"
-        ),
+        &format!("SELECT count(*), varve.checksum_sum(varve.row_checksum(t)) FROM {relation} t"),
     )
 }
 
@@ -88,12 +86,16 @@ fn foreign_tables() {
         &mut client,
         "SELECT chunk, rows, checksum FROM varve.checksums('parts')",
     );
-    let expected = ["parts_low", "parts_high"].map(|part| format!("{part}|{}", sum(&mut client, part)));
+    let expected =
+        ["parts_low", "parts_high"].map(|part| format!("{part}|{}", sum(&mut client, part)));
     assert_eq!(each, expected);
     // Where the other side is gone, it says so.
     one(&mut client, "ALTER TABLE low RENAME TO lost");
     for relation in ["parts", "parts_low"] {
-        let e = simple(&mut client, &format!("SELECT * FROM varve.checksums('{relation}')"));
+        let e = simple(
+            &mut client,
+            &format!("SELECT * FROM varve.checksums('{relation}')"),
+        );
         assert_eq!(e.unwrap_err().code, "42P01", "{relation}");
     }
 }
@@ -184,22 +186,38 @@ fn encodings() {
             let table = format!("{name}_t");
             let mut sums = vec![by_query(client, &table), sum(client, &format!("{name}_v"))];
             for tier in ["hot", "warm", "cold"] {
-                one(client, &format!("SELECT varve.set_tier('{table}', '{tier}')"));
+                one(
+                    client,
+                    &format!("SELECT varve.set_tier('{table}', '{tier}')"),
+                );
                 sums.push(sum(client, &table));
             }
             let first = sums[0].clone();
             assert!(first.starts_with("2000|"), "{first}");
             assert!(sums.iter().all(|sum| *sum == first), "{encoding}: {sums:?}");
             // What is watched is told in the client's encoding.
-            one(client, &format!("SELECT varve.watch('{table}', key => '{{\"{column}\"}}')"));
-            one(client, &format!("DELETE FROM {table} WHERE id = 7; UPDATE {table} SET v = '{words}' WHERE id = 8"));
+            one(
+                client,
+                &format!("SELECT varve.watch('{table}', key => '{{\"{column}\"}}')"),
+            );
+            one(
+                client,
+                &format!(
+                    "DELETE FROM {table} WHERE id = 7; UPDATE {table} SET v = '{words}' WHERE id = 8"
+                ),
+            );
             let told = rows(
                 client,
-                &format!("SELECT op, key->>'{column}', new->>'v' FROM varve.detect_changes('{table}') ORDER BY 2"),
+                &format!(
+                    "SELECT op, key->>'{column}', new->>'v' FROM varve.detect_changes('{table}') ORDER BY 2"
+                ),
             );
             assert_eq!(
                 told,
-                [format!("delete|{words} 7|∅"), format!("update|{words} 8|{words}")],
+                [
+                    format!("delete|{words} 7|∅"),
+                    format!("update|{words} 8|{words}")
+                ],
                 "{encoding}"
             );
             found.push((first, sum(client, &table)));

@@ -728,7 +728,7 @@ fn generations() {
         assert_eq!(counts(&mut client, "'t', advance => false"), "");
         most = most.max(one(&mut client, blocks).parse::<u32>().unwrap());
     }
-    assert_eq!(most, 8);
+    assert!((3..8).contains(&most), "{most} generations");
     one(&mut client, "DELETE FROM t WHERE id % 2 = 0");
     let found = counts(&mut client, "'t'");
     assert!(found.starts_with("delete "), "{found}");
@@ -736,6 +736,38 @@ fn generations() {
     assert_eq!(counts(&mut client, "'t'"), "");
     let rows = one(&mut client, "SELECT count(*) FROM t");
     assert_eq!(one(&mut client, "SELECT rows FROM varve.watches"), rows);
+}
+
+/// Little is written where little changes, however often, and however many rows there are.
+#[test]
+fn few_changes_of_many_rows() {
+    let (_cluster, mut client) = start(&[]);
+    one(
+        &mut client,
+        "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 60000) i; SELECT varve.watch('t')",
+    );
+    // Nothing is vacuumed, so the table grows by what is written to it.
+    let size = |client: &mut Client| -> u64 {
+        let size = "SELECT pg_total_relation_size('varve.checkpoint_rows')";
+        one(client, size).parse().unwrap()
+    };
+    let whole = size(&mut client);
+    for i in 0..48 {
+        let from = i * 1201;
+        one(
+            &mut client,
+            &format!("UPDATE t SET v = v + 1 WHERE id BETWEEN {from} + 1 AND {from} + 10"),
+        );
+        assert_eq!(counts(&mut client, "'t'"), "update 10", "{i}");
+    }
+    let grown = size(&mut client) - whole;
+    assert!(grown < whole / 2, "{grown} of {whole} bytes");
+    // Where much changes, all becomes one again.
+    one(&mut client, "UPDATE t SET v = -1 WHERE id % 2 = 0");
+    assert_eq!(counts(&mut client, "'t'"), "update 30000");
+    let generations = "SELECT count(DISTINCT generation) FROM varve.checkpoint_rows";
+    assert_eq!(one(&mut client, generations), "1");
+    assert_eq!(counts(&mut client, "'t'"), "");
 }
 
 /// What is stored of a checkpoint is not trusted.
@@ -762,6 +794,23 @@ fn damage() {
         one(&mut client, &format!("BEGIN; {sql}"));
         let e = refused(&mut client, "SELECT varve.detect_changes('t')");
         assert!(e.starts_with("XX001 a checkpoint is damaged"), "{sql}: {e}");
+        one(&mut client, "ROLLBACK");
+    }
+    assert_eq!(counts(&mut client, "'t'"), "delete 1");
+    // What was added since.
+    one(&mut client, "UPDATE t SET v = 'y' WHERE id = 6");
+    assert_eq!(counts(&mut client, "'t'"), "update 1");
+    one(&mut client, "DELETE FROM t WHERE id = 7");
+    for generation in ["> 0", "= 0"] {
+        one(
+            &mut client,
+            &format!("BEGIN; DELETE FROM varve.checkpoint_rows WHERE generation {generation}"),
+        );
+        let e = refused(&mut client, "SELECT varve.detect_changes('t')");
+        assert!(
+            e.starts_with("XX001 a checkpoint is damaged"),
+            "{generation}: {e}"
+        );
         one(&mut client, "ROLLBACK");
     }
     assert_eq!(counts(&mut client, "'t'"), "delete 1");

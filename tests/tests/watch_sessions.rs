@@ -77,10 +77,7 @@ fn two_at_once() {
                 a.ok(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"));
                 a.ok("SELECT count(*) FROM t");
                 assert_eq!(
-                    one(
-                        client,
-                        "SELECT count(*) FROM varve.detect_changes('t')"
-                    ),
+                    one(client, "SELECT count(*) FROM varve.detect_changes('t')"),
                     "1"
                 );
                 assert_eq!(a.err(then), "40001", "{level}: {then}");
@@ -102,10 +99,7 @@ fn two_at_once() {
         b.start("SELECT varve.watch('t')");
         assert!(b.waits(client));
         a.ok("COMMIT");
-        assert_eq!(
-            b.finish().unwrap(),
-            [one(client, "SELECT count(*) FROM t")]
-        );
+        assert_eq!(b.finish().unwrap(), [one(client, "SELECT count(*) FROM t")]);
         assert_eq!(one(client, "SELECT count(*) FROM varve.watches"), "1");
     });
 }
@@ -273,10 +267,7 @@ fn prepared_transactions() {
         ] {
             let case = format!("{tier}, {end}, {stop:?}");
             one(client, "UPDATE t SET v = v + 1 WHERE id = 1");
-            let expected = format!(
-                "update|1|{}",
-                one(client, "SELECT v FROM t WHERE id = 1")
-            );
+            let expected = format!("update|1|{}", one(client, "SELECT v FROM t WHERE id = 1"));
             // Storage is exchanged, so that the detection lets go of what was kept.
             one(client, &format!("SELECT varve.set_tier('t', '{tier}')"));
             let there = if tier == "warm" { "1" } else { "0" };
@@ -292,7 +283,11 @@ fn prepared_transactions() {
                 *client = cluster.connect().unwrap();
             }
             let [mut b] = sessions(cluster);
-            for sql in [DETECT, "SELECT varve.unwatch('t')", "SELECT varve.watch('t')"] {
+            for sql in [
+                DETECT,
+                "SELECT varve.unwatch('t')",
+                "SELECT varve.watch('t')",
+            ] {
                 let patience = format!("BEGIN; SET LOCAL lock_timeout = '10ms'; {sql}");
                 assert_eq!(b.err(&patience), "55P03", "{case}: {sql}");
                 b.ok("ROLLBACK");

@@ -8,6 +8,7 @@ use postgres::Client;
 use varve_tests::cluster::Stop;
 use varve_tests::session::{one, rows};
 use varve_tests::twin::{self, FREEZE};
+use varve_tests::wait;
 use watch_common::{changes, counts, kept, refused, start};
 
 /// A table of a thousand rows that can be frozen.
@@ -137,7 +138,9 @@ fn tables_that_are_altered() {
                 &format!("{alter} SET UNLOGGED; {alter} SET LOGGED"),
                 &format!("{alter} RENAME v TO w; {alter} RENAME w TO v"),
                 &format!("{alter} RENAME TO other; ALTER TABLE other RENAME TO {name}"),
-                &format!("CREATE SCHEMA s; {alter} SET SCHEMA s; ALTER TABLE s.{name} SET SCHEMA public; DROP SCHEMA s"),
+                &format!(
+                    "CREATE SCHEMA s; {alter} SET SCHEMA s; ALTER TABLE s.{name} SET SCHEMA public; DROP SCHEMA s"
+                ),
                 &format!("{alter} ADD x int, SET (fillfactor = 50); {alter} DROP x"),
                 &format!("{alter} ALTER v TYPE bigint"),
             ],
@@ -161,7 +164,9 @@ fn tables_that_are_altered() {
             &format!("ALTER TABLE {chunk} SET ACCESS METHOD varve"),
             FREEZE,
             "ALTER TABLE bars SET TABLESPACE elsewhere",
-            &format!("ALTER TABLE {chunk} RENAME TO renamed; ALTER TABLE _timescaledb_internal.renamed RENAME TO {name}"),
+            &format!(
+                "ALTER TABLE {chunk} RENAME TO renamed; ALTER TABLE _timescaledb_internal.renamed RENAME TO {name}"
+            ),
             FREEZE,
             "ALTER TABLE bars RENAME close TO x; ALTER TABLE bars RENAME x TO close",
             "ALTER TABLE bars RENAME TO foos; ALTER TABLE foos RENAME TO bars",
@@ -240,6 +245,52 @@ fn partitions_that_leave() {
     assert_eq!(kept(&mut client), "0");
 }
 
+/// What many chunks have kept is not let go of at once: the rest goes with the next call, or when the server looks what is due.
+#[test]
+fn many_chunks_at_once() {
+    const CHUNKS: usize = 230;
+    let (cluster, mut client) = start(&[]);
+    one(
+        &mut client,
+        &format!(
+            "CREATE TABLE p (id int, v int) PARTITION BY LIST (id); SELECT varve.enable('p', segment_by => '{{}}', order_by => '{{id}}');
+             DO $$ BEGIN FOR i IN 1..{CHUNKS} LOOP EXECUTE format('CREATE TABLE p%s PARTITION OF p FOR VALUES IN (%s)', i, i); END LOOP; END $$;
+             INSERT INTO p SELECT i, 0 FROM generate_series(1, {CHUNKS}) i"
+        ),
+    );
+    let exchange = |client: &mut Client, tier: &str| {
+        one(client, "UPDATE p SET v = v + 1");
+        let of_each = format!(
+            "SELECT varve.set_tier('p' || i, '{tier}') FROM generate_series(1, {CHUNKS}) i"
+        );
+        rows(client, &of_each);
+    };
+    exchange(&mut client, "warm");
+    one(&mut client, "SELECT varve.watch('p', key => '{id}')");
+    exchange(&mut client, "hot");
+    assert_eq!(kept(&mut client), CHUNKS.to_string());
+    let all = format!("update {CHUNKS}");
+    one(&mut client, "BEGIN");
+    assert_eq!(counts(&mut client, "'p'"), all);
+    let dropped = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND mode = 'AccessExclusiveLock' AND locktype = 'relation'";
+    let dropped: usize = one(&mut client, dropped).parse().unwrap();
+    one(&mut client, "COMMIT");
+    let left: usize = kept(&mut client).parse().unwrap();
+    assert!(left > 0, "all went at once");
+    assert_eq!(dropped, 2 * (CHUNKS - left), "tables and their indexes");
+    assert_eq!(counts(&mut client, "'p'"), "");
+    assert_eq!(kept(&mut client), "0");
+    // Of a checkpoint that is forgotten as of one that moves; and by the server.
+    exchange(&mut client, "warm");
+    one(&mut client, "SELECT varve.watch('p', key => '{id}')");
+    exchange(&mut client, "hot");
+    one(&mut client, "DROP TABLE p");
+    assert_ne!(kept(&mut client), "0");
+    cluster.restart_with(&["varve.max_workers = 2"]).unwrap();
+    let mut client = cluster.connect().unwrap();
+    wait::until("what was kept to go", || kept(&mut client) == "0");
+}
+
 /// Checkpoints of a hypertable and of its chunk know nothing of each other, and share the segments that they need.
 #[test]
 fn a_chunk_of_two_relations() {
@@ -260,15 +311,25 @@ fn a_chunk_of_two_relations() {
     rows(&mut client, FREEZE);
     assert_eq!(kept(&mut client), "1");
     assert_eq!(counts(&mut client, "'bars'"), "update 2");
-    assert_eq!(kept(&mut client), "1", "the chunk's own checkpoint needs it");
+    assert_eq!(
+        kept(&mut client),
+        "1",
+        "the chunk's own checkpoint needs it"
+    );
     assert_eq!(counts(&mut client, &of_chunk), "update 2");
     assert_eq!(kept(&mut client), "0");
     rows(&mut client, FREEZE);
-    one(&mut client, "UPDATE bars SET close = 1 WHERE symbol = 1 AND ts < '2024-01-01 03:00Z'");
+    one(
+        &mut client,
+        "UPDATE bars SET close = 1 WHERE symbol = 1 AND ts < '2024-01-01 03:00Z'",
+    );
     rows(&mut client, FREEZE);
     one(&mut client, &format!("SELECT varve.unwatch('{chunk}')"));
     assert_eq!(kept(&mut client), "1");
-    one(&mut client, &format!("SELECT varve.watch('{chunk}'); DROP TABLE {chunk}"));
+    one(
+        &mut client,
+        &format!("SELECT varve.watch('{chunk}'); DROP TABLE {chunk}"),
+    );
     assert_eq!(one(&mut client, "SELECT count(*) FROM varve.watches"), "1");
     assert_eq!(counts(&mut client, "'bars'"), format!("delete {rows_of}"));
     assert_eq!(kept(&mut client), "0");
@@ -305,7 +366,10 @@ fn chunks_in_the_columnstore() {
         &mut client,
         "(SELECT max(id) FROM _timescaledb_catalog.chunk)",
     );
-    let e = refused(&mut client, &format!("SELECT varve.set_tier('{chunk}', 'cold')"));
+    let e = refused(
+        &mut client,
+        &format!("SELECT varve.set_tier('{chunk}', 'cold')"),
+    );
     assert!(
         e.starts_with(&format!(
             "0A000 {chunk} is compressed by TimescaleDB's own columnstore"
@@ -318,7 +382,11 @@ fn chunks_in_the_columnstore() {
     assert_eq!(rows(&mut client, diff), [""; 0]);
     let of_chunk = format!("'{chunk}'");
     let change = "UPDATE bars SET close = close + 1 WHERE symbol = 3 AND ts = '2024-01-02 03:00Z'";
-    for to in ["", "NULL", "(SELECT max(id) FROM _timescaledb_catalog.chunk)"] {
+    for to in [
+        "",
+        "NULL",
+        "(SELECT max(id) FROM _timescaledb_catalog.chunk)",
+    ] {
         if !to.is_empty() {
             mark(&mut client, to);
         }
@@ -410,7 +478,10 @@ fn owners_that_go() {
         "DROP OWNED BY heir; ALTER TABLE t OWNER TO heir; SET ROLE heir; SELECT varve.unwatch('t'); SELECT varve.watch('t'); RESET ROLE",
     );
     one(&mut client, "DROP OWNED BY heir");
-    assert_eq!(one(&mut client, "SELECT count(*) FROM varve.checkpoint"), "0");
+    assert_eq!(
+        one(&mut client, "SELECT count(*) FROM varve.checkpoint"),
+        "0"
+    );
 }
 
 /// With the extension go checkpoints and what is kept for them, whatever they refer to.
@@ -424,14 +495,20 @@ fn the_extension_goes() {
             &mut client,
             &format!("SELECT varve.watch('{name}'), varve.watch('{name}', checkpoint => 'more')"),
         );
-        one(&mut client, &format!("UPDATE {name} SET v = 1 WHERE id = 1"));
+        one(
+            &mut client,
+            &format!("UPDATE {name} SET v = 1 WHERE id = 1"),
+        );
     }
     set_tier(&mut client, "a", "hot");
     one(&mut client, "TRUNCATE b");
     one(&mut client, "SELECT varve.disable('c')");
     set_tier(&mut client, "b", "hot");
     assert_eq!(kept(&mut client), "3");
-    one(&mut client, "SELECT varve.disable('a'); SELECT varve.disable('b')");
+    one(
+        &mut client,
+        "SELECT varve.disable('a'); SELECT varve.disable('b')",
+    );
     one(&mut client, "BEGIN; DROP EXTENSION varve");
     let left = "SELECT count(*) FROM pg_class WHERE relname ~ '^(kept_)?segments_|^tombstones_|^checkpoint'";
     assert_eq!(one(&mut client, left), "0");

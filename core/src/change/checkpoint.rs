@@ -443,7 +443,10 @@ mod tests {
                 written += entries;
                 added += count;
             }
-            assert!(written <= added * 20, "{loose}, {add}: {written} for {added}");
+            assert!(
+                written <= added * 20,
+                "{loose}, {add}: {written} for {added}"
+            );
         }
         // There are never more of them.
         let entries: Vec<u64> = (0..MOST_GENERATIONS).map(|i| 1 << (40 - i)).collect();
