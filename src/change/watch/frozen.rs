@@ -118,55 +118,41 @@ pub type Pieces<'a> = Box<dyn Iterator<Item = Piece> + 'a>;
 
 /// The rows that segments had, and have no more.
 pub fn old<'a>(part: &'a Part, subject: &'a Subject, snapshot: pg_sys::Snapshot) -> Pieces<'a> {
-    let (then, now) = match (&part.then, &part.now) {
-        (Some(then), now) => (then, now.as_ref()),
-        _ => return Box::new(std::iter::empty()),
-    };
-    match part.frozen {
-        Frozen::Same => Box::new(std::iter::empty()),
-        Frozen::All => {
-            let place = Place::of_then(then, now, subject, snapshot);
+    match (&part.frozen, &part.then, &part.now) {
+        (Frozen::All, Some(then), now) => {
+            let place = Place::of_then(then, now.as_ref(), subject, snapshot);
             let all = then.state.segments.iter();
-            Box::new(all.map(move |kept| Piece::without(place.get(kept), &gone(kept))))
+            Box::new(all.map(move |was| Piece::without(place.get(was), &gone(was))))
         }
-        Frozen::Some => {
-            let Some(now) = now else {
-                return Box::new(std::iter::empty());
-            };
+        (Frozen::Some, Some(then), Some(now)) => {
             let place = Place::of_now(now, subject, snapshot);
-            let changed = now.kept.iter().filter_map(move |is| {
+            Box::new(now.kept.iter().filter_map(move |is| {
                 let was = then.segment(is.number).filter(|was| *was != is)?;
                 Some(Piece::between(place.get(is), &gone(is), &gone(was)))
-            });
-            Box::new(changed)
+            }))
         }
+        _ => Box::new(std::iter::empty()),
     }
 }
 
 /// The rows that segments have, and had not.
 pub fn new<'a>(part: &'a Part, subject: &'a Subject, snapshot: pg_sys::Snapshot) -> Pieces<'a> {
-    let Some(now) = part.now.as_ref() else {
+    let Some(now) = &part.now else {
         return Box::new(std::iter::empty());
     };
-    if matches!(part.frozen, Frozen::Same) || now.kept.is_empty() {
-        return Box::new(std::iter::empty());
-    }
+    let then = match part.frozen {
+        Frozen::Same => return Box::new(std::iter::empty()),
+        Frozen::Some => part.then.as_ref(),
+        Frozen::All => None,
+    };
     let place = Place::of_now(now, subject, snapshot);
-    let was = part
-        .then
-        .as_ref()
-        .filter(|_| !matches!(part.frozen, Frozen::All));
-    let changed =
-        now.kept.iter().filter_map(
-            move |is| match was.and_then(|then| then.segment(is.number)) {
-                None => Some(Piece::without(place.get(is), &gone(is))),
-                Some(was) if was != is => {
-                    Some(Piece::between(place.get(is), &gone(was), &gone(is)))
-                }
-                Some(_) => None,
-            },
-        );
-    Box::new(changed)
+    Box::new(now.kept.iter().filter_map(move |is| {
+        match then.and_then(|then| then.segment(is.number)) {
+            None => Some(Piece::without(place.get(is), &gone(is))),
+            Some(was) if was == is => None,
+            Some(was) => Some(Piece::between(place.get(is), &gone(was), &gone(is))),
+        }
+    }))
 }
 
 /// Reads the rows of pieces, page by page.
@@ -207,14 +193,14 @@ impl<'a> Pages<'a> {
     pub fn next(
         &mut self,
         wanted: impl Fn(usize) -> bool,
-        mut take: impl FnMut(&[pg_sys::Datum], &[bool], bool) -> bool,
+        take: impl FnMut(&[pg_sys::Datum], &[bool], bool) -> bool,
     ) {
         let Some(piece) = self.piece.take() else {
             return;
         };
         let page = self.page;
         self.page += 1;
-        self.read(&piece, page, wanted, &mut take);
+        self.read(&piece, page, wanted, take);
         self.piece = match self.page < piece.segment.pages() {
             true => Some(piece),
             false => {
@@ -229,7 +215,7 @@ impl<'a> Pages<'a> {
         Piece { segment, rows }: &Piece,
         page: usize,
         wanted: impl Fn(usize) -> bool,
-        take: &mut dyn FnMut(&[pg_sys::Datum], &[bool], bool) -> bool,
+        mut take: impl FnMut(&[pg_sys::Datum], &[bool], bool) -> bool,
     ) {
         let mut chosen = segment
             .page_rows(page)
