@@ -6,7 +6,7 @@ mod watch_common;
 
 use postgres::Client;
 use varve_tests::cluster::Stop;
-use varve_tests::session::{one, rows};
+use varve_tests::session::{Session, one, rows};
 use varve_tests::twin::{self, FREEZE};
 use varve_tests::wait;
 use watch_common::{changes, counts, kept, refused, start};
@@ -278,8 +278,22 @@ fn many_chunks_at_once() {
     let left: usize = kept(&mut client).parse().unwrap();
     assert!(left > 0, "all went at once");
     assert_eq!(dropped, 2 * (CHUNKS - left), "tables and their indexes");
-    assert_eq!(counts(&mut client, "'p'"), "");
+    // Who comes while somebody is at it leaves it to him.
+    let [mut first, mut second] = [(); 2].map(|()| Session::new(&cluster).unwrap());
+    one(
+        &mut client,
+        "CREATE TABLE x (id int PRIMARY KEY); CREATE TABLE y (id int PRIMARY KEY)",
+    );
+    for end in ["ROLLBACK", "COMMIT"] {
+        assert_eq!(kept(&mut client), left.to_string());
+        first.ok("BEGIN; SELECT varve.watch('x')");
+        second.start("SELECT varve.watch('y')");
+        assert!(!second.waits(&mut client));
+        second.finish().unwrap();
+        first.ok(end);
+    }
     assert_eq!(kept(&mut client), "0");
+    assert_eq!(counts(&mut client, "'p'"), "");
     // Of a checkpoint that is forgotten as of one that moves; and by the server.
     exchange(&mut client, "warm");
     one(&mut client, "SELECT varve.watch('p', key => '{id}')");

@@ -8,7 +8,9 @@ use varve_tests::session::{one, rows};
 
 /// A server with the extension, with more settings on top.
 pub fn start(settings: &[&str]) -> (Cluster, Client) {
-    let settings = [&["fsync = off", "autovacuum = off"], settings].concat();
+    // A worker's snapshot would keep rows from being frozen for a moment.
+    let quiet = "timescaledb.max_background_workers = 0";
+    let settings = [&["fsync = off", "autovacuum = off", quiet], settings].concat();
     let cluster = Cluster::start_new(&settings).unwrap();
     let mut client = cluster.connect_with_varve().unwrap();
     one(&mut client, "SET TIME ZONE 'UTC'");
