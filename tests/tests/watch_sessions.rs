@@ -324,28 +324,17 @@ fn kills() {
     let cluster = Cluster::start_new(&["autovacuum = off"]).unwrap();
     let mut client = cluster.connect_with_varve().unwrap();
     one(&mut client, SETUP);
-    one(
-        &mut client,
-        "SELECT varve.watch('t'); CREATE TABLE told (n bigint GENERATED ALWAYS AS IDENTITY, op text, id int, v int)",
-    );
+    one(&mut client, TOLD);
     let mut random = Random::new(5);
-    let take = "INSERT INTO told (op, id, v) SELECT op, (key->>'id')::int, (new->>'v')::int FROM varve.detect_changes('t')";
     for round in 0..8 {
         for _ in 0..3 {
-            let id = random.below(900) + 1;
-            let sql = match random.below(5) {
-                0 => "SELECT varve.set_tier('t', 'warm')".to_string(),
-                1 => format!("DELETE FROM t WHERE id = {id}"),
-                2 => format!("INSERT INTO t SELECT max(id) + 1, {round} FROM t"),
-                3 => "SELECT varve.set_tier('t', 'hot')".to_string(),
-                _ => format!("UPDATE t SET v = v + 1 WHERE id BETWEEN {id} AND {id} + 20"),
-            };
+            let sql = some_change(&mut random, round);
             simple(&mut client, &sql).unwrap();
         }
         let mut session = Session::new(&cluster).unwrap();
         let before = one(&mut client, "SELECT count(*) FROM told");
         session.ok("BEGIN");
-        session.ok(take);
+        session.ok(TAKE);
         if round % 2 == 0 {
             cluster.kill_backend(session.pid()).unwrap();
         } else {
@@ -361,15 +350,96 @@ fn kills() {
             "round {round}"
         );
         if round % 3 > 0 {
-            simple(&mut client, take).unwrap();
+            simple(&mut client, TAKE).unwrap();
         }
     }
-    simple(&mut client, take).unwrap();
-    // What was told, one after the other, makes the table.
+    check_told(&mut client);
+}
+
+/// Kills in the midst of whatever writes to checkpoints, exchanges storage, keeps it and lets go of it.
+#[test]
+fn kills_at_any_moment() {
+    let cluster = Cluster::start_new(&["autovacuum = off"]).unwrap();
+    let mut client = cluster.connect_with_varve().unwrap();
+    one(&mut client, SETUP);
+    one(&mut client, TOLD);
+    one(
+        &mut client,
+        "SELECT varve.watch('t', checkpoint => 'other')",
+    );
+    let script = |round| {
+        format!(
+            "{TAKE}; SELECT varve.set_tier('t', 'cold'); UPDATE t SET v = v + 1 WHERE id % 50 = {round}; SELECT varve.watch('t', checkpoint => 'other');
+             TRUNCATE t; SELECT varve.set_tier('t', 'hot'); INSERT INTO t SELECT i, {round} FROM generate_series(1, 900) i; {TAKE}; SELECT varve.unwatch('t', 'other');
+             SELECT varve.watch('t', checkpoint => 'other'); SELECT varve.set_tier('t', 'warm')"
+        )
+    };
+    let mut random = Random::new(17);
+    let mut within = 0;
+    for round in 0..16 {
+        for _ in 0..2 {
+            let sql = some_change(&mut random, round);
+            simple(&mut client, &sql).unwrap();
+        }
+        let written = "SELECT pg_current_wal_insert_lsn() - '0/0'";
+        let wal = |client: &mut Client| one(client, written).parse::<u64>().unwrap();
+        let until = wal(&mut client) + random.below(120_000);
+        let mut session = Session::new(&cluster).unwrap();
+        session.start(&script(round));
+        wait::until("some WAL to be written", || {
+            session.done() || wal(&mut client) >= until
+        });
+        within += u32::from(!session.done());
+        cluster.kill_all().unwrap();
+        drop(session);
+        cluster.start().unwrap();
+        client = cluster.connect().unwrap();
+        if round % 2 == 0 {
+            simple(&mut client, TAKE).unwrap();
+        }
+        // What is kept, somebody needs.
+        let in_vain = "SELECT count(*) FROM pg_class c WHERE relname LIKE 'kept%' AND relkind = 'r' AND NOT EXISTS (SELECT FROM varve.checkpoint_chunk WHERE segments = c.oid)";
+        assert_eq!(one(&mut client, in_vain), "0", "round {round}");
+    }
+    assert!(within > 3, "killed {within} times on the way");
+    one(&mut client, &script(0));
+    check_told(&mut client);
+    assert_eq!(
+        one(
+            &mut client,
+            "SELECT count(*) FROM varve.verify('t') WHERE NOT ok"
+        ),
+        "0"
+    );
+    one(
+        &mut client,
+        "SELECT varve.unwatch('t'), varve.unwatch('t', 'other')",
+    );
+    assert_eq!(kept(&mut client), "0");
+}
+
+/// What has changed goes into a table.
+const TOLD: &str = "SELECT varve.watch('t'); CREATE TABLE told (n bigint GENERATED ALWAYS AS IDENTITY, op text, id int, v int)";
+const TAKE: &str = "INSERT INTO told (op, id, v) SELECT op, (key->>'id')::int, (new->>'v')::int FROM varve.detect_changes('t')";
+
+fn some_change(random: &mut Random, round: u64) -> String {
+    let id = random.below(900) + 1;
+    match random.below(5) {
+        0 => "SELECT varve.set_tier('t', 'warm')".to_string(),
+        1 => format!("DELETE FROM t WHERE id = {id}"),
+        2 => format!("INSERT INTO t SELECT max(id) + 1, {round} FROM t"),
+        3 => "SELECT varve.set_tier('t', 'hot')".to_string(),
+        _ => format!("UPDATE t SET v = v + 1 WHERE id BETWEEN {id} AND {id} + 20"),
+    }
+}
+
+/// What was told, one after the other, makes the table.
+fn check_told(client: &mut Client) {
+    simple(client, TAKE).unwrap();
     let mut made: HashMap<String, String> = (1..=1000)
         .map(|i| (i.to_string(), "0".to_string()))
         .collect();
-    for line in rows(&mut client, "SELECT op, id, v FROM told ORDER BY n") {
+    for line in rows(client, "SELECT op, id, v FROM told ORDER BY n") {
         let parts: Vec<&str> = line.split('|').collect();
         let [op, id, v] = parts[..] else {
             panic!("{line}")
@@ -386,7 +456,7 @@ fn kills() {
         .map(|(id, v)| format!("{id}|{v}"))
         .collect();
     made.sort_unstable();
-    let mut there = rows(&mut client, "SELECT id, v FROM t");
+    let mut there = rows(client, "SELECT id, v FROM t");
     there.sort_unstable();
     assert_eq!(made, there);
 }
