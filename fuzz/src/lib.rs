@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is what a fuzzer looks for")]
 
+pub mod checkpoint;
 pub mod damage;
 pub mod parquet;
 pub mod sealed;

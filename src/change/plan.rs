@@ -88,15 +88,6 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// A row of a table with these [`Plans::columns`].
-    pub fn of(columns: &'a [Column], values: &'a [pg_sys::Datum], nulls: &'a [bool]) -> Self {
-        Row {
-            columns,
-            values,
-            nulls,
-        }
-    }
-
     /// Its columns that are not NULL, in the order of their names' bytes.
     #[inline]
     pub fn cells(&self) -> impl Iterator<Item = (&'a Column, pg_sys::Datum)> + use<'a> {

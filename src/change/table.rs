@@ -1,21 +1,15 @@
 //! The rows of one table and the sum of their checksums, as a snapshot sees them: of frozen rows by the sums that segments keep,
 //! as far as these count.
 
-use super::canonical;
 use super::kept;
-use super::plan::{Column, Plans, Row, Unsendable};
+use super::row_hash::RowHash;
 use crate::am::directory::{self, Decoded, SegmentRef};
 use crate::am::{cache, companion};
 use crate::heap_call;
-use crate::pg::memory::Context;
 use crate::pg::{relation, tuple};
 use pgrx::pg_sys;
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
-use varve_core::change::hash::{CellHash, finish};
-
-/// Rows after which memory is given back that values needed.
-const AT_A_TIME: u64 = 1024;
 
 /// How many rows there are, and the sum of their checksums modulo 2^128.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -26,62 +20,10 @@ pub struct Total {
     pub sum: u128,
 }
 
-/// Makes checksums of a table's rows.
-struct Checksums {
-    plans: Plans,
-    columns: Vec<Column>,
-    cell: CellHash,
-    /// What values need; given back between rows.
-    memory: Context,
-    /// What columns need.
-    _lasting: Context,
-}
-
-impl Checksums {
-    fn of(desc: pg_sys::TupleDesc) -> Self {
-        let lasting = Context::new();
-        // SAFETY: the context goes after the plans do.
-        let plans = lasting
-            .within(|| unsafe { Plans::new(pg_sys::CurrentMemoryContext, Unsendable::Refuse) });
-        Checksums {
-            columns: plans.columns(desc),
-            plans,
-            cell: CellHash::default(),
-            memory: Context::new(),
-            _lasting: lasting,
-        }
-    }
-
-    /// The checksum of a row.
-    ///
-    /// # Safety
-    /// Values of the row shape.
-    unsafe fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> u128 {
-        let Checksums {
-            plans,
-            columns,
-            cell,
-            memory,
-            ..
-        } = self;
-        let sum = memory.within(|| {
-            Row::of(columns, values, nulls)
-                .cells()
-                .fold(0u128, |sum, (column, value)| {
-                    cell.begin_xxh3(column.seed);
-                    // SAFETY: by contract.
-                    unsafe { canonical::put(&column.form, value, plans, cell) };
-                    sum.wrapping_add(cell.end_xxh3())
-                })
-        });
-        finish(sum)
-    }
-}
-
 /// Reads a table of access method heap or varve that is open and locked. Descendants are not read.
 pub fn read(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Total {
     let desc = relation::tupdesc(rel);
-    let mut checksums = Checksums::of(desc);
+    let mut checksums = RowHash::of(desc, &[]);
     let mut total = Total::default();
     read_frozen(rel, snapshot, &mut checksums, &mut total, true);
     read_delta(rel, snapshot, &mut checksums, &mut total);
@@ -91,7 +33,7 @@ pub fn read(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Total {
 /// The frozen rows of such a table and the sum of their checksums; only their number where the sum is not to be had from what segments
 /// keep.
 pub fn frozen(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> (u64, Option<u128>) {
-    let mut checksums = Checksums::of(relation::tupdesc(rel));
+    let mut checksums = RowHash::of(relation::tupdesc(rel), &[]);
     let mut total = Total::default();
     let whole = read_frozen(rel, snapshot, &mut checksums, &mut total, false);
     (total.rows, whole.then_some(total.sum))
@@ -99,7 +41,7 @@ pub fn frozen(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> (u64, Option
 
 /// The rows that lie in no segment and the sum of their checksums.
 pub fn delta(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Total {
-    let mut checksums = Checksums::of(relation::tupdesc(rel));
+    let mut checksums = RowHash::of(relation::tupdesc(rel), &[]);
     let mut total = Total::default();
     read_delta(rel, snapshot, &mut checksums, &mut total);
     total
@@ -109,7 +51,7 @@ pub fn delta(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Total {
 fn read_frozen(
     rel: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
-    checksums: &mut Checksums,
+    checksums: &mut RowHash,
     total: &mut Total,
     decode: bool,
 ) -> bool {
@@ -154,7 +96,7 @@ fn sum_of(
     segment: &Rc<SegmentRef>,
     rows: &Bitmap,
     wanted: bool,
-    checksums: &mut Checksums,
+    checksums: &mut RowHash,
 ) -> u128 {
     let natts = relation::natts(relation::tupdesc(rel));
     let mut values = vec![pg_sys::Datum::from(0usize); natts];
@@ -176,9 +118,8 @@ fn sum_of(
         for row in chosen {
             decoded.row(row, &mut values, &mut nulls);
             // SAFETY: values of the relation's row shape.
-            sum = sum.wrapping_add(unsafe { checksums.row(&values, &nulls) });
+            sum = sum.wrapping_add(unsafe { checksums.checksum(&values, &nulls) });
         }
-        checksums.memory.reset();
     }
     sum
 }
@@ -186,7 +127,7 @@ fn sum_of(
 fn read_delta(
     rel: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
-    checksums: &mut Checksums,
+    checksums: &mut RowHash,
     total: &mut Total,
 ) {
     let desc = relation::tupdesc(rel);
@@ -203,12 +144,8 @@ fn read_delta(
         let forward = pg_sys::ScanDirection::ForwardScanDirection;
         while heap_call!(scan_getnextslot(scan, forward, slot)) {
             let (values, nulls) = tuple::slot_values(slot, natts);
-            total.sum = total.sum.wrapping_add(checksums.row(values, nulls));
+            total.sum = total.sum.wrapping_add(checksums.checksum(values, nulls));
             total.rows += 1;
-            if total.rows.is_multiple_of(AT_A_TIME) {
-                pgrx::check_for_interrupts!();
-                checksums.memory.reset();
-            }
         }
         heap_call!(scan_end(scan));
         pg_sys::ExecDropSingleTupleTableSlot(slot);

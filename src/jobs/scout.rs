@@ -2,6 +2,7 @@
 
 use super::shared::{self, Report};
 use super::{catalog, run};
+use crate::am::retained;
 use crate::backup::{destination, drill_log};
 use crate::pg::{clock, transaction};
 use crate::settings;
@@ -28,13 +29,29 @@ pub fn visit(ticket: shared::Ticket, stuck: i64) {
             }
             installed
         });
-        report_if(installed)
+        (installed, report_if(installed))
     };
     match transaction::attempt(look) {
-        Ok(report) => shared::leave_report(ticket, report),
+        Ok((installed, report)) => {
+            shared::leave_report(ticket, report);
+            if installed && !is_restoring() {
+                clean_up();
+            }
+        }
         Err(failure) => pgrx::log!("varve could not look what is due: {}", failure.message),
     }
     drill_log::gather();
+}
+
+/// Drops what nobody needs any more.
+fn clean_up() {
+    let sweep = || while !transaction::run_within(PATIENCE, retained::sweep) {};
+    if let Err(failure) = transaction::attempt(sweep) {
+        pgrx::log!(
+            "varve could not drop segments that no checkpoint needs: {}",
+            failure.message
+        );
+    }
 }
 
 /// What is due, in a database with the extension; nothing while it is being restored.

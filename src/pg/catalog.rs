@@ -4,13 +4,15 @@ use super::relation::OpenRel;
 use super::snapshot;
 use pgrx::pg_sys;
 
-/// A value of a column that is the first one of an index.
+/// A value of a column by which an index is read.
 #[derive(Clone, Copy)]
 pub enum First {
     /// An `oid`, or a `regclass`.
     Oid(pg_sys::Oid),
     /// A `bigint`.
     Number(i64),
+    /// An `integer`.
+    Small(i32),
 }
 
 /// Hands on every row of a catalogue of the server's, as they are now. A row lasts until the next one.
@@ -37,46 +39,48 @@ pub fn each_with(
     first: First,
     f: impl FnMut(pg_sys::HeapTuple),
 ) {
-    each_where(table, index, 1, first, f);
+    each_where(table, index, &[(1, first)], f);
 }
 
-/// As [`each_with`], for a column of any number.
+/// As [`each_with`], for the first columns of an index, of any numbers in the table.
 pub fn each_where(
     table: &OpenRel,
     index: pg_sys::Oid,
-    attnum: i16,
-    first: First,
+    columns: &[(i16, First)],
     f: impl FnMut(pg_sys::HeapTuple),
 ) {
     let latest = snapshot::Registered::latest();
-    each_seen(table, index, attnum, first, &latest, f);
+    each_seen(table, index, columns, &latest, f);
 }
 
 /// As [`each_where`], for the rows that a snapshot has.
 pub fn each_seen(
     table: &OpenRel,
     index: pg_sys::Oid,
-    attnum: i16,
-    first: First,
+    columns: &[(i16, First)],
     snapshot: &snapshot::Registered,
     f: impl FnMut(pg_sys::HeapTuple),
 ) {
-    let (equal, value) = match first {
-        First::Oid(oid) => (pg_sys::F_OIDEQ, pg_sys::Datum::from(oid)),
-        First::Number(number) => (pg_sys::F_INT8EQ, pg_sys::Datum::from(number)),
-    };
-    let mut key = pg_sys::ScanKeyData::default();
-    // SAFETY: a scan of an open table by its index; key and snapshot last as long.
+    let mut keys = vec![pg_sys::ScanKeyData::default(); columns.len()];
+    for (key, (attnum, first)) in keys.iter_mut().zip(columns) {
+        let (equal, value) = match *first {
+            First::Oid(oid) => (pg_sys::F_OIDEQ, pg_sys::Datum::from(oid)),
+            First::Number(number) => (pg_sys::F_INT8EQ, pg_sys::Datum::from(number)),
+            First::Small(number) => (pg_sys::F_INT4EQ, pg_sys::Datum::from(number)),
+        };
+        // SAFETY: fills in a key of our own.
+        unsafe {
+            let strategy = pg_sys::BTEqualStrategyNumber as u16;
+            let equal = pg_sys::Oid::from_u32(equal);
+            pg_sys::ScanKeyInit(key, *attnum, strategy, equal, value);
+        }
+    }
+    let count = keys.len() as i32;
+    // SAFETY: a scan of an open table by its index; keys and snapshot last as long.
     unsafe {
-        pg_sys::ScanKeyInit(
-            &mut key,
-            attnum,
-            pg_sys::BTEqualStrategyNumber as u16,
-            pg_sys::Oid::from_u32(equal),
-            value,
-        );
+        let keys = keys.as_mut_ptr();
         let scan =
-            pg_sys::systable_beginscan(table.as_ptr(), index, true, snapshot.get(), 1, &mut key);
+            pg_sys::systable_beginscan(table.as_ptr(), index, true, snapshot.get(), count, keys);
         drain(scan, f);
     }
 }

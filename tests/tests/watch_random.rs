@@ -210,9 +210,10 @@ impl Watched<'_> {
                 ));
             }
             17 if !plain => {
-                self.run(&format!(
-                    "SET varve.debug_freeze = 'commit'; UPDATE t SET v = v - 1 WHERE {some}; RESET varve.debug_freeze"
-                ));
+                // One by one: what counts is the setting when the transaction ends.
+                self.run("SET varve.debug_freeze = 'commit'");
+                self.run(&format!("UPDATE t SET v = v - 1 WHERE {some}"));
+                self.run("RESET varve.debug_freeze");
             }
             18..22 if !plain => {
                 if let Some(chunk) = self.chunk() {

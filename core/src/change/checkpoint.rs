@@ -2,8 +2,9 @@
 //! their rows were dead, what its columns were, and how many rows it had.
 //!
 //! Stored form, numbers little-endian: a version byte; the chunk's storage (two numbers of 32 bits); rows (64 bits); a byte, and
-//! where that is 1 the sum of their checksums (128 bits); rows in no segment, of which so many have entries that were added
-//! later (64 bits each), in so many generations (32 bits); the segments; the columns; XXH3-64 of all that.
+//! where that is 1 the sum of their checksums (128 bits); rows in no segment (64 bits); the generations of their entries, each with
+//! its number (32 bits) and how many entries it has (64 bits); the segments, each with its number, who has written it, how many
+//! rows it has (32 bits each) and the bitmap of those that were dead; the columns; XXH3-64 of all that.
 
 use crate::bitmap::Bitmap;
 use crate::error::CoreError;
@@ -12,8 +13,11 @@ use crate::wire::{Reader, len_u32, seal, unseal};
 
 const VERSION: u8 = 1;
 
-/// Generations that a chunk may have.
-pub const MOST_GENERATIONS: u32 = 8;
+/// Generations that a chunk may have: each has at least as many entries as all after it.
+pub const MOST_GENERATIONS: usize = 32;
+
+/// Entries that are added to a chunk before they are compared with the rows that there are.
+const SMALL_LOG: u64 = 1000;
 
 /// Columns that a table may have.
 const MOST_ATTRIBUTES: u32 = 1600;
@@ -52,8 +56,46 @@ pub struct Attribute {
 pub struct Segment {
     /// Its number.
     pub number: i32,
-    /// Which of its rows had a tombstone; a bit for each row.
-    pub gone: Bitmap,
+    /// The transaction that has written it. Numbers of segments come again where their table was reset by a crash.
+    pub writer: u32,
+    /// How many rows it has.
+    pub rows: u32,
+    /// The stored form of the bitmap, which is small where few rows are dead.
+    gone: Box<[u8]>,
+}
+
+impl Segment {
+    /// A segment, and which of its rows have a tombstone: a bit for each row.
+    pub fn new(number: i32, writer: u32, gone: &Bitmap) -> Self {
+        Segment {
+            number,
+            writer,
+            rows: gone.len() as u32,
+            gone: gone.to_bytes().into(),
+        }
+    }
+
+    /// Which of its rows had a tombstone.
+    ///
+    /// # Errors
+    /// [`CoreError::Corrupt`] where that is no bitmap of so many bits.
+    pub fn gone(&self) -> Result<Bitmap, CoreError> {
+        Bitmap::from_bytes(&self.gone, self.rows as usize)
+    }
+
+    /// Whether it is a segment that was there, whatever became of its rows.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.number, self.writer, self.rows) == (other.number, other.writer, other.rows)
+    }
+}
+
+/// Entries that were written at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation {
+    /// Its number; later ones have greater ones.
+    pub number: u32,
+    /// How many entries it has.
+    pub entries: u64,
 }
 
 /// A chunk.
@@ -67,10 +109,8 @@ pub struct Chunk {
     pub sum: Option<u128>,
     /// How many of them lay in no segment.
     pub loose: u64,
-    /// Entries of generations after the first.
-    pub logged: u64,
-    /// How many generations of entries there are.
-    pub generations: u32,
+    /// The generations of their entries. The first one has all rows that there were, those after it what became of places.
+    pub generations: Vec<Generation>,
     /// In the order of their numbers.
     pub segments: Vec<Segment>,
     /// In the order of their numbers, dropped ones included.
@@ -78,6 +118,26 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// The place of the first generation that is written anew when entries are added: the newest ones, up to one that is larger than
+    /// all after it together, so that each entry is written anew but few times. 0 where what was added has come to be much of all.
+    pub fn merged_from(&self, added: u64) -> usize {
+        let later = self.generations.iter().skip(1);
+        let logged = later.fold(added, |sum, g| sum.saturating_add(g.entries));
+        if logged > self.loose / 4 + SMALL_LOG {
+            return 0;
+        }
+        let mut from = self.generations.len();
+        let mut sum = added;
+        for (place, generation) in self.generations.iter().enumerate().skip(1).rev() {
+            if generation.entries > sum && from < MOST_GENERATIONS {
+                break;
+            }
+            from = place;
+            sum = sum.saturating_add(generation.entries);
+        }
+        from
+    }
+
     /// The stored form.
     ///
     /// # Errors
@@ -92,13 +152,17 @@ impl Chunk {
             to.extend_from_slice(&sum.to_le_bytes());
         }
         to.extend_from_slice(&self.loose.to_le_bytes());
-        to.extend_from_slice(&self.logged.to_le_bytes());
-        to.extend_from_slice(&self.generations.to_le_bytes());
+        to.extend_from_slice(&len_u32(self.generations.len())?.to_le_bytes());
+        for generation in &self.generations {
+            to.extend_from_slice(&generation.number.to_le_bytes());
+            to.extend_from_slice(&generation.entries.to_le_bytes());
+        }
         to.extend_from_slice(&len_u32(self.segments.len())?.to_le_bytes());
-        for Segment { number, gone } in &self.segments {
-            to.extend_from_slice(&number.to_le_bytes());
-            to.extend_from_slice(&len_u32(gone.len())?.to_le_bytes());
-            put_sized(&gone.to_bytes(), &mut to)?;
+        for segment in &self.segments {
+            to.extend_from_slice(&segment.number.to_le_bytes());
+            to.extend_from_slice(&segment.writer.to_le_bytes());
+            to.extend_from_slice(&segment.rows.to_le_bytes());
+            put_sized(&segment.gone, &mut to)?;
         }
         put_attributes(&self.attributes, &mut to)?;
         Ok(seal(to))
@@ -118,10 +182,18 @@ impl Chunk {
             1 => Some(u128::from_le_bytes(from.array()?)),
             _ => return Err(CoreError::corrupt("a sum that is neither there nor not")),
         };
-        let (loose, logged) = (from.u64()?, from.u64()?);
-        let generations = from.u32()?;
-        if generations > MOST_GENERATIONS {
-            return Err(CoreError::corrupt(format!("{generations} generations")));
+        let loose = from.u64()?;
+        let count = from.u32()? as usize;
+        if count > MOST_GENERATIONS {
+            return Err(CoreError::corrupt(format!("{count} generations")));
+        }
+        let mut generations: Vec<Generation> = Vec::new();
+        for _ in 0..count {
+            let (number, entries) = (from.u32()?, from.u64()?);
+            if generations.last().is_some_and(|last| last.number >= number) {
+                return Err(CoreError::corrupt("generations that do not ascend"));
+            }
+            generations.push(Generation { number, entries });
         }
         let mut segments: Vec<Segment> = Vec::new();
         for _ in 0..from.u32()? {
@@ -129,12 +201,12 @@ impl Chunk {
             if segments.last().is_some_and(|last| last.number >= number) {
                 return Err(CoreError::corrupt("segments that do not ascend"));
             }
-            let rows = from.u32()?;
+            let (writer, rows) = (from.u32()?, from.u32()?);
             if rows > MAX_ROWS {
                 return Err(CoreError::corrupt(format!("a segment of {rows} rows")));
             }
             let gone = Bitmap::from_bytes(from.sized()?, rows as usize)?;
-            segments.push(Segment { number, gone });
+            segments.push(Segment::new(number, writer, &gone));
         }
         let attributes = take_attributes(&mut from)?;
         from.finish()?;
@@ -143,7 +215,6 @@ impl Chunk {
             rows,
             sum,
             loose,
-            logged,
             generations,
             segments,
             attributes,
@@ -294,6 +365,14 @@ mod tests {
         vec![id, gone, note]
     }
 
+    fn generations(entries: &[u64]) -> Vec<Generation> {
+        let of = |(i, entries): (usize, &u64)| Generation {
+            number: i as u32 * 3,
+            entries: *entries,
+        };
+        entries.iter().enumerate().map(of).collect()
+    }
+
     fn chunk() -> Chunk {
         let mut gone = Bitmap::new(5000);
         (100..200).for_each(|row| gone.set(row, true));
@@ -302,14 +381,10 @@ mod tests {
             rows: 1 << 40,
             sum: Some(u128::MAX - 5),
             loose: 77,
-            logged: 3,
-            generations: 2,
+            generations: generations(&[77, 3]),
             segments: vec![
-                Segment {
-                    number: 0,
-                    gone: Bitmap::new(65_536),
-                },
-                Segment { number: 7, gone },
+                Segment::new(0, 700, &Bitmap::new(65_536)),
+                Segment::new(7, 800, &gone),
             ],
             attributes: attributes(),
         }
@@ -324,6 +399,59 @@ mod tests {
         }
         let bytes = attributes_to_bytes(&attributes()).unwrap();
         assert_eq!(attributes_from_bytes(&bytes).unwrap(), attributes());
+    }
+
+    #[test]
+    fn what_is_written_anew() {
+        let chunk = |loose: u64, entries: &[u64]| Chunk {
+            loose,
+            generations: generations(entries),
+            ..Chunk::default()
+        };
+        for (loose, entries, added, from) in [
+            (100, &[][..], 5, 0),
+            (100, &[100], 5, 1),
+            (100, &[100, 5], 5, 1),
+            (10_000, &[10_000, 40, 20, 9], 10, 3),
+            (10_000, &[10_000, 40, 20, 9], 11, 1),
+            (10_000, &[10_000, 40, 20, 9], 8, 4),
+            (10_000, &[10_000, 400, 20, 10], 10, 2),
+            (10_000, &[10_000, 3_000], 500, 2),
+            (10_000, &[10_000, 3_000], 501, 0),
+            (10_000, &[10_000, u64::MAX], u64::MAX, 0),
+            (u64::MAX, &[0, u64::MAX / 8], 1, 2),
+        ] {
+            let chunk = chunk(loose, entries);
+            assert_eq!(chunk.merged_from(added), from, "{entries:?}, {added}");
+        }
+        // However often and by however much: few generations, and little is written for what is added.
+        for (loose, add) in [(0, 1u64), (1_000_000, 10), (1 << 40, 1_000), (1 << 40, 0)] {
+            let mut chunk = chunk(loose, &[loose]);
+            let (mut written, mut added, mut seed) = (0, 0, 7u64);
+            for _ in 0..20_000 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let count = add + (seed >> 33) % (add + 2);
+                let from = chunk.merged_from(count);
+                let merged: u64 = chunk.generations.drain(from..).map(|g| g.entries).sum();
+                let entries = match from {
+                    0 => loose,
+                    _ => merged + count,
+                };
+                let number = chunk.generations.last().map_or(0, |last| last.number + 1);
+                chunk.generations.push(Generation { number, entries });
+                assert!(chunk.generations.len() <= MOST_GENERATIONS);
+                written += entries;
+                added += count;
+            }
+            assert!(
+                written <= added * 20,
+                "{loose}, {add}: {written} for {added}"
+            );
+        }
+        // There are never more of them.
+        let entries: Vec<u64> = (0..MOST_GENERATIONS).map(|i| 1 << (40 - i)).collect();
+        let many = chunk(u64::MAX, &entries);
+        assert_eq!(many.merged_from(0), MOST_GENERATIONS - 1);
     }
 
     #[test]

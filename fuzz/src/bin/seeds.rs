@@ -39,6 +39,9 @@ fn main() {
     });
     let writer = Writer(Path::new(&directory));
     writer.write("header", 0, &unhex(HEADER.trim()));
+    for (n, seed) in varve_fuzz::checkpoint::seeds().iter().enumerate() {
+        writer.write("checkpoint", n, seed);
+    }
     for (n, line) in COLUMNS.lines().chain(FILTERS.lines()).enumerate() {
         let mut fields = line.split('\t').skip(2);
         let index_len: usize = fields.next().unwrap().parse().unwrap();

@@ -99,14 +99,20 @@ impl Seen {
         oid: pg_sys::Oid,
         mut f: impl FnMut(pg_sys::HeapTuple, bool),
     ) {
-        catalog::each_seen(of, index, attnum, First::Oid(oid), &self.snapshot, |row| {
-            // SAFETY: a row of the scan.
-            let own = unsafe {
-                let by = raw_xmin(&*(*row).t_data);
-                pg_sys::TransactionIdIsCurrentTransactionId(by)
-            };
-            f(row, own);
-        });
+        catalog::each_seen(
+            of,
+            index,
+            &[(attnum, First::Oid(oid))],
+            &self.snapshot,
+            |row| {
+                // SAFETY: a row of the scan.
+                let own = unsafe {
+                    let by = raw_xmin(&*(*row).t_data);
+                    pg_sys::TransactionIdIsCurrentTransactionId(by)
+                };
+                f(row, own);
+            },
+        );
     }
 
     /// Whether a row of a catalogue that is the latest is the snapshot's too, and of somebody else. That can be told without looking.

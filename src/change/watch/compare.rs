@@ -5,13 +5,15 @@
 
 use super::checkpoint::Checkpoint;
 use super::error::{damaged, unsteady};
-use super::frozen::Pages;
-use super::hash::{Hashes, RowHash};
-use super::loose::{DeltaScan, Entries, Horizon, Met, Old, merge};
+use super::frozen::{self, Pages};
+use super::log::{Entries, Old};
+use super::loose::{DeltaScan, Horizon, Met, merge};
 use super::output::{Found, Output};
 use super::part::{BATCH, Loose, Part, open_query};
+use super::rows::{Row, Shape};
 use super::subject::Subject;
 use super::value::{self, Layout};
+use crate::change::row_hash::Hashes;
 use crate::change::table::Total;
 use crate::pg::memory::{self, Context};
 use crate::pg::relation;
@@ -20,99 +22,6 @@ use crate::pg::temp_file::TempFile;
 use crate::pg::tuple::slot_values;
 use pgrx::pg_sys;
 use varve_core::change::{Matching, Seen, Side, Wanted};
-
-/// Rows of a shape, and how they become hashes.
-pub struct Shape {
-    /// The shape.
-    pub desc: pg_sys::TupleDesc,
-    /// Where the columns of the key are, in its order.
-    pub key: Vec<usize>,
-    hash: RowHash,
-}
-
-impl Shape {
-    /// Rows that have a key of these columns.
-    pub fn of(desc: pg_sys::TupleDesc, key: &[String]) -> Self {
-        let place = |name: &String| {
-            (0..relation::natts(desc)).find(|place| {
-                let attr = relation::attribute(desc, *place);
-                !attr.attisdropped && relation::attribute_name(attr) == *name
-            })
-        };
-        let lacking = |name: &String| -> ! { damaged(&format!("there is no column \"{name}\"")) };
-        Shape {
-            desc,
-            key: key
-                .iter()
-                .map(|name| place(name).unwrap_or_else(|| lacking(name)))
-                .collect(),
-            hash: RowHash::of(desc, key),
-        }
-    }
-
-    /// The shape of keys alone.
-    fn of_keys(desc: pg_sys::TupleDesc, key: &[String]) -> Self {
-        let whole = Shape::of(desc, key);
-        let attributes: Vec<_> = whole
-            .key
-            .iter()
-            .map(|place| *relation::attribute(desc, *place))
-            .collect();
-        Shape::of(relation::row_shape(&attributes, 0), key)
-    }
-
-    /// The hashes of a row.
-    ///
-    /// # Safety
-    /// Values of the shape.
-    pub unsafe fn hashes(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Hashes {
-        // SAFETY: by contract.
-        unsafe { self.hash.row(values, nulls) }
-    }
-
-    /// Whether a row's key is among those that are looked for.
-    ///
-    /// # Safety
-    /// Values of the shape, those of the key at least.
-    unsafe fn is_wanted(
-        &mut self,
-        wanted: Option<&Wanted>,
-        values: &[pg_sys::Datum],
-        nulls: &[bool],
-    ) -> bool {
-        // SAFETY: by contract.
-        wanted.is_none_or(|wanted| unsafe {
-            wanted.has(Seen::key_part(self.hash.key(values, nulls)))
-        })
-    }
-
-    /// The key of a row, as a checkpoint keeps it.
-    ///
-    /// # Safety
-    /// Values of the shape.
-    pub unsafe fn keep_key(&self, values: &[pg_sys::Datum], nulls: &[bool], to: &mut Vec<u8>) {
-        to.clear();
-        for place in &self.key {
-            let layout = Layout::of(relation::attribute(self.desc, *place));
-            let null = nulls.get(*place).is_none_or(|null| *null);
-            let value = values.get(*place).filter(|_| !null).copied();
-            // SAFETY: by contract.
-            unsafe { value::put(layout, value, to) };
-        }
-    }
-}
-
-/// A row on one of the sides; of those that a checkpoint remembers one by one, its key.
-pub struct Row<'a> {
-    /// What it is known by.
-    pub hashes: Hashes,
-    /// Its values.
-    pub values: &'a [pg_sys::Datum],
-    /// Which of them are NULL.
-    pub nulls: &'a [bool],
-    /// Their shape.
-    pub shape: &'a Shape,
-}
 
 /// What is read, and how.
 struct Reading<'a> {
@@ -175,7 +84,7 @@ fn open_keys(reading: &Reading, parts: &mut [Part], unique: bool) -> Wanted {
     let mut matching = Matching::new(hash_memory(), !unique, &make);
     for part in parts.iter_mut().filter(|part| !part.is_same()) {
         let (mut went, mut came) = (Total::default(), Total::default());
-        reading.part(part, None, &mut |side, row| {
+        let changes = reading.part(part, None, &mut |side, row| {
             let total = match side {
                 Side::Old => &mut went,
                 Side::New => &mut came,
@@ -185,7 +94,7 @@ fn open_keys(reading: &Reading, parts: &mut [Part], unique: bool) -> Wanted {
             matching.put(side, Seen::new(side, row.hashes.key, row.hashes.row, 0));
             [Side::Old, Side::New].map(|side| matching.waiting(side))
         });
-        (part.went, part.came) = (went, came);
+        (part.went, part.came, part.changes) = (went, came, changes);
     }
     let mut keys = Wanted::new(matching.rows() as usize, hash_memory() / 2);
     matching.without_pair(&mut |row| keys.add(row.key()));
@@ -194,8 +103,8 @@ fn open_keys(reading: &Reading, parts: &mut [Part], unique: bool) -> Wanted {
 
 impl Reading<'_> {
     /// Reads what is to be compared of a part, or the rows of it whose keys are looked for. `take` tells how many rows of either side
-    /// wait.
-    fn part(&self, part: &Part, wanted: Option<&Wanted>, take: Take) {
+    /// wait. Gives the number of rows that have come and gone without being in a segment, where the storage is what it was.
+    fn part(&self, part: &Part, wanted: Option<&Wanted>, take: Take) -> u64 {
         let mut old = part
             .then
             .as_ref()
@@ -206,10 +115,11 @@ impl Reading<'_> {
             .map(|now| Shape::of(now.desc(self.subject), self.key));
         self.segments(part, (&mut old, &mut new), wanted, take);
         match part.loose {
-            Loose::Same => {}
+            Loose::Same => 0,
             Loose::All => {
                 self.remembered(part, wanted, take);
                 self.present(part, &mut new, wanted, take);
+                0
             }
             Loose::Some => self.changes(part, &mut new, wanted, take),
         }
@@ -226,12 +136,11 @@ impl Reading<'_> {
         let table = part.now.as_ref().and_then(|now| now.table.as_ref());
         let rel = table.unwrap_or(&self.subject.rel).as_ptr();
         let pages = |shape: &Option<Shape>, pieces| {
-            shape
-                .as_ref()
-                .map(|shape| Pages::new(rel, shape.desc, pieces))
+            let shape = shape.as_ref()?;
+            Some(Pages::new(rel, shape.desc, pieces)).filter(|pages| !pages.ended())
         };
-        let mut old_pages = pages(old, &part.old).filter(|pages| !pages.ended());
-        let mut new_pages = pages(new, &part.new).filter(|pages| !pages.ended());
+        let mut old_pages = pages(old, frozen::old(part, self.subject, self.snapshot));
+        let mut new_pages = pages(new, frozen::new(part, self.subject, self.snapshot));
         let mut waiting = [0; 2];
         loop {
             let old_first = waiting[0] <= waiting[1];
@@ -288,32 +197,35 @@ impl Reading<'_> {
         }
     }
 
-    /// The rows that have come and gone.
-    fn changes(&self, part: &Part, shape: &mut Option<Shape>, wanted: Option<&Wanted>, take: Take) {
+    /// The rows that have come and gone; tells how many.
+    fn changes(
+        &self,
+        part: &Part,
+        shape: &mut Option<Shape>,
+        wanted: Option<&Wanted>,
+        take: Take,
+    ) -> u64 {
         let table = part.now.as_ref().and_then(|now| now.table.as_ref());
         let (Some(then), Some(table), Some(shape)) = (&part.then, table, shape) else {
-            return;
+            return 0;
         };
         let mut keys = Keys::new(then.desc, self.key);
-        let mut scan = DeltaScan::new(table.as_ptr(), self.snapshot);
-        let mut entries = Entries::open(then.number, &then.state, self.snapshot);
-        let shape = std::cell::RefCell::new(shape);
+        let mut count = 0;
         merge(
-            &mut scan,
-            &mut entries,
+            (then, table),
+            shape,
             self.horizon,
-            |old, row| {
-                let (values, nulls) = row.values();
-                // SAFETY: a row of the table.
-                let hashes = unsafe { shape.borrow_mut().hashes(values, nulls) };
-                hashes.row == old.row
-            },
-            |met| match met {
-                Met::Stays(_) => {}
-                Met::Went(old) => keys.take(old, wanted, take),
-                Met::Came(row) => came(&mut shape.borrow_mut(), row.values(), wanted, take),
+            self.snapshot,
+            |shape, met| {
+                count += 1;
+                match met {
+                    Met::Stays(_) => count -= 1,
+                    Met::Went(old) => keys.take(old, wanted, take),
+                    Met::Came(row) => came(shape, row.values(), wanted, take),
+                }
             },
         );
+        count
     }
 }
 
@@ -433,7 +345,7 @@ impl Keys {
             damaged(&"a key is longer than it should be");
         }
         // SAFETY: the values of a key.
-        let key = unsafe { shape.hash.key(values, nulls) };
+        let key = unsafe { shape.key_hash(values, nulls) };
         if wanted.is_none_or(|wanted| wanted.has(Seen::key_part(key))) {
             let row = old.row;
             let row = Row {

@@ -1,13 +1,13 @@
-//! Rows that lie in no segment: those that are there now, and those that a checkpoint remembers.
+//! Rows that lie in no segment: those that are there now, beside those that a checkpoint remembers.
 
-use super::error::damaged;
-use super::store::EntryReader;
+use super::log::{Entries, Old};
+use super::part::Then;
+use super::rows::Shape;
 use crate::heap_call;
-use crate::pg::relation;
+use crate::pg::relation::{self, OpenRel};
 use crate::pg::tuple::{self, slot_values};
 use pgrx::pg_sys;
-use varve_core::change::checkpoint::{Chunk, latest_of_number};
-use varve_core::change::entries::Entry;
+use varve_core::change::checkpoint::latest_of_number;
 
 /// Transactions before a checkpoint's horizon had ended when it was taken.
 #[derive(Clone, Copy)]
@@ -145,88 +145,6 @@ pub fn may_differ(
     rows != remembered
 }
 
-/// A row that a checkpoint remembers.
-#[derive(Default)]
-pub struct Old {
-    /// Where it lay.
-    pub place: u64,
-    /// Its checksum.
-    pub row: u128,
-    /// Its key.
-    pub key: Vec<u8>,
-}
-
-/// The rows that a checkpoint remembers of a chunk, in the order of their places: of each place what the last generation says.
-pub struct Entries {
-    generations: Vec<EntryReader>,
-    next: Option<Old>,
-    /// How many there must be from here on.
-    missing: u64,
-}
-
-impl Entries {
-    /// Begins, as a snapshot sees them.
-    pub fn open(number: i64, state: &Chunk, snapshot: pg_sys::Snapshot) -> Self {
-        let generations = 0..state.generations;
-        let mut entries = Entries {
-            generations: generations
-                .map(|generation| EntryReader::open(number, generation, snapshot))
-                .collect(),
-            next: Some(Old::default()),
-            missing: state.loose,
-        };
-        entries.advance();
-        entries
-    }
-
-    /// The next row.
-    pub fn peek(&self) -> Option<&Old> {
-        self.next.as_ref()
-    }
-
-    /// Goes on behind the next row.
-    pub fn advance(&mut self) {
-        let mut room = match self.next.take() {
-            Some(room) => room,
-            None => return,
-        };
-        loop {
-            let places = self.generations.iter_mut().filter_map(|g| g.peek());
-            let Some(place) = places.map(|entry| entry.place).min() else {
-                if self.missing > 0 {
-                    damaged(&format!("{} entries are missing", self.missing));
-                }
-                return;
-            };
-            let mut here = false;
-            for generation in &mut self.generations {
-                let Some(Entry { place: at, kept }) = generation.peek() else {
-                    continue;
-                };
-                if at != place {
-                    continue;
-                }
-                here = kept.is_some();
-                if let Some(kept) = kept {
-                    room.place = place;
-                    room.row = kept.row;
-                    room.key.clear();
-                    room.key.extend_from_slice(kept.key);
-                }
-                generation.advance();
-            }
-            if here {
-                self.missing = match self.missing.checked_sub(1) {
-                    Some(rest) => rest,
-                    None => damaged(&"there are more entries than there were rows"),
-                };
-                self.next = Some(room);
-                return;
-            }
-        }
-    }
-}
-
 /// What has become of a row, in the storage that it was in when the checkpoint was taken.
 pub enum Met<'a> {
     /// It is as it was.
@@ -237,15 +155,16 @@ pub enum Met<'a> {
     Came(&'a DeltaRow<'a>),
 }
 
-/// Goes along the rows that a checkpoint remembers of a storage and those that are there now. `is` tells whether a row of a place
-/// that somebody has written since says what the one before said.
+/// Goes along the rows that a checkpoint remembers of a storage and those that are there now, whose shape is `shape`.
 pub fn merge(
-    scan: &mut DeltaScan,
-    entries: &mut Entries,
+    (then, now): (&Then, &OpenRel),
+    shape: &mut Shape,
     horizon: Horizon,
-    mut is: impl FnMut(&Old, &DeltaRow) -> bool,
-    mut f: impl FnMut(Met),
+    snapshot: pg_sys::Snapshot,
+    mut f: impl FnMut(&mut Shape, Met),
 ) {
+    let mut scan = DeltaScan::new(now.as_ptr(), snapshot);
+    let mut entries = Entries::open(then.number, &then.state, snapshot);
     let mut count = 0u64;
     while let Some(row) = scan.next() {
         count += 1;
@@ -253,17 +172,23 @@ pub fn merge(
             pgrx::check_for_interrupts!();
         }
         while let Some(old) = entries.peek().filter(|old| old.place < row.place) {
-            f(Met::Went(old));
+            f(shape, Met::Went(old));
             entries.advance();
         }
         match entries.peek().filter(|old| old.place == row.place) {
-            None => f(Met::Came(&row)),
+            None => f(shape, Met::Came(&row)),
             Some(old) => {
-                if horizon.is_before(row.header) || is(old, &row) {
-                    f(Met::Stays(old));
+                // What somebody has written since may say what was there before.
+                let says_the_same = |shape: &mut Shape| {
+                    let (values, nulls) = row.values();
+                    // SAFETY: a row of the table.
+                    unsafe { shape.hashes(values, nulls) }.row == old.row
+                };
+                if horizon.is_before(row.header) || says_the_same(shape) {
+                    f(shape, Met::Stays(old));
                 } else {
-                    f(Met::Went(old));
-                    f(Met::Came(&row));
+                    f(shape, Met::Went(old));
+                    f(shape, Met::Came(&row));
                 }
                 entries.advance();
             }
@@ -271,7 +196,7 @@ pub fn merge(
     }
     while let Some(old) = entries.peek() {
         pgrx::check_for_interrupts!();
-        f(Met::Went(old));
+        f(shape, Met::Went(old));
         entries.advance();
     }
 }

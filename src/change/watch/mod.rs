@@ -1,11 +1,11 @@
 //! `varve.watch` and `varve.detect_changes`: a table against its own past.
 //!
 //! A checkpoint remembers of each chunk which segments it had and which of their rows were dead, and of rows that lay in no segment
-//! where they lay, their checksums and their keys ([`checkpoint`], [`store`], [`loose`]). The segments themselves are the record of what
+//! where they lay, their checksums and their keys ([`checkpoint`], [`store`], [`log`]). The segments themselves are the record of what
 //! was frozen: those that a checkpoint refers to outlive the storage that they were of (`am/retained.rs`).
 //!
 //! - [`subject`]: the relation that is watched, and whether it may be; [`shape`], [`value`]: columns and values as they are kept.
-//! - [`part`]: what of a chunk may have changed since; [`hash`]: rows into hashes; [`frozen`]: rows of segments.
+//! - [`part`]: what of a chunk may have changed since; [`frozen`], [`loose`]: rows of segments, and in none; [`rows`]: rows of either side.
 //! - [`compare`]: both sides read, what is the same in both forgotten; [`output`]: what is told of the rest; [`save`]: the checkpoint
 //!   as it is afterwards.
 //! - [`error`]: what cannot be.
@@ -14,10 +14,11 @@ mod checkpoint;
 mod compare;
 mod error;
 mod frozen;
-mod hash;
+mod log;
 mod loose;
 mod output;
 mod part;
+mod rows;
 mod save;
 mod shape;
 mod store;
@@ -25,6 +26,7 @@ mod subject;
 mod value;
 
 use crate::am::error::null_argument;
+use crate::am::retained;
 use crate::pg::function::Args;
 use crate::pg::snapshot::Statement;
 use checkpoint::Checkpoint;
@@ -58,6 +60,7 @@ fn watch(args: &Args) -> pg_sys::Datum {
         old.check_owner(&subject.name);
     }
     let parts = part::all(&subject, tables, statement.snapshot());
+    retained::sweep();
     if let Some(old) = old {
         store::remove(old.id);
     }
@@ -93,6 +96,7 @@ fn detect_changes(args: &Args) -> pg_sys::Datum {
         &mut output,
     );
     if advance {
+        retained::sweep();
         save::advance(&subject, &checkpoint, parts, statement.snapshot());
     }
     args.null()
@@ -111,6 +115,7 @@ fn unwatch(args: &Args) -> pg_sys::Datum {
     if !subject.is_own() {
         checkpoint.check_owner(&subject.name);
     }
+    retained::sweep();
     store::remove(checkpoint.id);
     args.null()
 }

@@ -1,6 +1,6 @@
 //! What is told of the rows that have changed.
 
-use super::compare::{Row, Shape};
+use super::rows::{Row, Shape};
 use crate::change::diff::error;
 use crate::pg::function::{Args, Unary};
 use crate::pg::memory::Context;

@@ -5,14 +5,13 @@
 //! whether all are the same; where they do not, everything is compared.
 
 use super::checkpoint::{Checkpoint, Remembered};
-use super::error;
-use super::frozen::Piece;
-use super::hash::RowHash;
+use super::frozen;
 use super::loose::{self, Horizon};
 use super::shape;
 use super::subject::Subject;
-use crate::am::directory::{self, Directory, SegmentRef};
-use crate::am::{cache, companion, retained};
+use crate::am::directory;
+use crate::am::{cache, companion};
+use crate::change::row_hash::RowHash;
 use crate::change::table::{self, Total};
 use crate::pg::cursor::Cursor;
 use crate::pg::relation::{self, OpenRel};
@@ -20,7 +19,6 @@ use crate::pg::spi::{Connection, with_setting};
 use crate::pg::tuple::slot_values;
 use pgrx::pg_sys;
 use std::collections::HashMap;
-use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
 use varve_core::change::checkpoint::{Chunk, Segment};
 
@@ -42,10 +40,20 @@ pub struct Now {
     pub table: Option<OpenRel>,
     /// The table of its segments, if it has any.
     pub segments: pg_sys::Oid,
-    directory: Rc<Directory>,
-    gone: HashMap<i32, Vec<u32>>,
+    /// These, as a checkpoint remembers them.
+    pub kept: Vec<Segment>,
     /// Tablespace and file number.
     pub storage: (u32, u32),
+}
+
+/// What is to be compared of the rows of segments.
+pub enum Frozen {
+    /// Nothing: they are the same.
+    Same,
+    /// Those that segments had and have no more, and those that they had not.
+    Some,
+    /// All that there were, with all that there are.
+    All,
 }
 
 /// What is to be compared of the rows that lie in no segment.
@@ -66,26 +74,29 @@ pub struct Part {
     pub then: Option<Then>,
     /// What is; `None` where it is gone.
     pub now: Option<Now>,
-    /// Rows that segments had, and have no more.
-    pub old: Vec<Piece>,
-    /// Rows that segments have, and had not.
-    pub new: Vec<Piece>,
+    /// The rows of segments.
+    pub frozen: Frozen,
     /// The rows in no segment.
     pub loose: Loose,
-    /// Whether all rows of both times are to be compared.
-    pub whole: bool,
     /// Whether the same rows lie somewhere else now.
     pub moved: bool,
     /// What was found to have gone, and to have come.
     pub went: Total,
     /// As above.
     pub came: Total,
+    /// How many of these, of either side, lie in no segment.
+    pub changes: u64,
 }
 
 impl Part {
     /// Whether there is nothing to compare.
     pub fn is_same(&self) -> bool {
-        self.old.is_empty() && self.new.is_empty() && matches!(self.loose, Loose::Same)
+        matches!(self.frozen, Frozen::Same) && matches!(self.loose, Loose::Same)
+    }
+
+    /// Whether all rows of both times are to be compared.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.frozen, Frozen::All)
     }
 
     fn of(chunk: pg_sys::Oid, then: Option<Then>, now: Option<Now>) -> Self {
@@ -93,36 +104,22 @@ impl Part {
             chunk,
             then,
             now,
-            old: Vec::new(),
-            new: Vec::new(),
+            frozen: Frozen::Same,
             loose: Loose::Same,
-            whole: false,
             moved: false,
             went: Total::default(),
             came: Total::default(),
+            changes: 0,
         }
     }
 
     /// All rows of both times.
-    fn whole(mut self, subject: &Subject, snapshot: pg_sys::Snapshot) -> Self {
-        self.whole = true;
-        self.loose = Loose::All;
-        if let Some(then) = &self.then {
-            let there = then.there(self.now.as_ref(), subject, snapshot);
-            let pieces = then.state.segments.iter().map(|segment| {
-                let Segment { number, gone } = segment;
-                Piece::without(then.segment(&there, *number, gone.len(), subject), gone)
-            });
-            self.old = pieces.collect();
+    fn whole(self) -> Self {
+        Part {
+            frozen: Frozen::All,
+            loose: Loose::All,
+            ..self
         }
-        if let Some(now) = &self.now {
-            let pieces = now.directory.iter().map(|segment| {
-                let gone = now.gone(segment);
-                Piece::without(segment.clone(), &gone)
-            });
-            self.new = pieces.collect();
-        }
-        self
     }
 }
 
@@ -136,41 +133,11 @@ impl Then {
         }
     }
 
-    /// The segments that are where those were, by their numbers.
-    fn there(
-        &self,
-        now: Option<&Now>,
-        subject: &Subject,
-        snapshot: pg_sys::Snapshot,
-    ) -> HashMap<i32, Rc<SegmentRef>> {
-        if self.state.segments.is_empty() {
-            return HashMap::new();
-        }
-        match now.filter(|now| now.segments == self.segments) {
-            Some(now) => now
-                .directory
-                .iter()
-                .map(|s| (s.number, s.clone()))
-                .collect(),
-            None => match retained::segments(self.segments, snapshot) {
-                Some(segments) => segments,
-                None => error::lost(&subject.name, "The table of a chunk's segments"),
-            },
-        }
-    }
-
     /// A segment that was there.
-    fn segment(
-        &self,
-        there: &HashMap<i32, Rc<SegmentRef>>,
-        number: i32,
-        rows: usize,
-        subject: &Subject,
-    ) -> Rc<SegmentRef> {
-        match there.get(&number) {
-            Some(segment) if segment.header.rows as usize == rows => segment.clone(),
-            _ => error::lost(&subject.name, &format!("Segment {number} of a chunk")),
-        }
+    pub fn segment(&self, number: i32) -> Option<&Segment> {
+        let segments = &self.state.segments;
+        let at = segments.binary_search_by(|segment| segment.number.cmp(&number));
+        at.ok().and_then(|at| segments.get(at))
     }
 }
 
@@ -185,11 +152,19 @@ impl Now {
         let companion = varve.then(|| companion::of(rel)).flatten();
         let reading = directory::reading_snapshot(snapshot);
         let gone = companion.map(|c| directory::tombstones(&c, reading.get()));
+        let gone = gone.unwrap_or_default();
+        let segments = directory.iter().flat_map(|directory| directory.iter());
+        let kept = segments.map(|segment| {
+            let mut rows = Bitmap::new(segment.header.rows as usize);
+            for row in gone.get(&segment.number).into_iter().flatten() {
+                rows.set(*row as usize, true);
+            }
+            frozen::keep(segment, &rows)
+        });
         Now {
             storage: (form.reltablespace.to_u32(), form.relfilenode.to_u32()),
             segments: companion.map_or(pg_sys::InvalidOid, |c| c.segments),
-            directory: directory.unwrap_or_default(),
-            gone: gone.unwrap_or_default(),
+            kept: kept.collect(),
             table: Some(table),
         }
     }
@@ -199,28 +174,9 @@ impl Now {
         Now {
             table: None,
             segments: pg_sys::InvalidOid,
-            directory: Rc::default(),
-            gone: HashMap::new(),
+            kept: Vec::new(),
             storage: (0, 0),
         }
-    }
-
-    /// The rows of a segment that have a tombstone.
-    fn gone(&self, segment: &SegmentRef) -> Bitmap {
-        let mut gone = Bitmap::new(segment.header.rows as usize);
-        for row in self.gone.get(&segment.number).into_iter().flatten() {
-            gone.set(*row as usize, true);
-        }
-        gone
-    }
-
-    /// The segments as a checkpoint remembers them.
-    pub fn kept_segments(&self) -> Vec<Segment> {
-        let keep = |segment: &Rc<SegmentRef>| Segment {
-            number: segment.number,
-            gone: self.gone(segment),
-        };
-        self.directory.iter().map(keep).collect()
     }
 
     /// The shape of its rows.
@@ -270,12 +226,12 @@ fn total_of_query(subject: &Subject, key: &[String]) -> Total {
     while !cursor.ended() {
         cursor.fetch(BATCH, width, &mut |slot| {
             // SAFETY: a row of the query, with all values.
-            let hashes = unsafe {
+            let row = unsafe {
                 let (values, nulls) = slot_values(slot, width);
-                hash.row(values, nulls)
+                hash.checksum(values, nulls)
             };
             total.rows += 1;
-            total.sum = total.sum.wrapping_add(hashes.row);
+            total.sum = total.sum.wrapping_add(row);
         });
     }
     total
@@ -304,11 +260,7 @@ pub fn all(
 ) -> Vec<Part> {
     present(subject, tables, snapshot)
         .into_iter()
-        .map(|(chunk, now)| Part {
-            whole: true,
-            loose: Loose::All,
-            ..Part::of(chunk, None, Some(now))
-        })
+        .map(|(chunk, now)| Part::of(chunk, None, Some(now)).whole())
         .collect()
 }
 
@@ -328,7 +280,7 @@ pub fn changed(
     for (chunk, now) in present(subject, tables, snapshot) {
         pgrx::check_for_interrupts!();
         let part = match then.remove(&chunk.to_u32()) {
-            None => Part::of(chunk, None, Some(now)).whole(subject, snapshot),
+            None => Part::of(chunk, None, Some(now)).whole(),
             Some(then) => compare(chunk, then, now, (subject, checkpoint), horizon, snapshot),
         };
         parts.push(part);
@@ -337,7 +289,7 @@ pub fn changed(
     gone.sort_unstable_by_key(|(chunk, _)| *chunk);
     for (chunk, then) in gone {
         let part = Part::of(pg_sys::Oid::from_u32(chunk), Some(then), None);
-        parts.push(part.whole(subject, snapshot));
+        parts.push(part.whole());
     }
     parts
 }
@@ -371,48 +323,27 @@ fn compare(
                     ..part(then, now)
                 }
             }
-            false => part(then, now).whole(subject, snapshot),
+            false => part(then, now).whole(),
         };
     };
-    let (mut old, mut new) = (Vec::new(), Vec::new());
-    let mut met = 0;
-    for segment in now.directory.iter() {
-        let place = |s: &Segment| s.number.cmp(&segment.number);
-        let was = then.state.segments.binary_search_by(place).ok();
-        let was = was.and_then(|at| then.state.segments.get(at));
-        let gone = now.gone(segment);
-        let Some(was) = was else {
-            new.push(Piece::without(segment.clone(), &gone));
-            continue;
-        };
-        met += 1;
-        if was.gone.len() != segment.header.rows as usize {
-            error::lost(&subject.name, &format!("Segment {} of a chunk", was.number));
-        }
-        if was.gone == gone {
-            continue;
-        }
-        for (these, but, to) in [(&gone, &was.gone, &mut old), (&was.gone, &gone, &mut new)] {
-            let mut rows = Bitmap::new(these.len());
-            let died = these.iter_ones().filter(|row| !but.get(*row));
-            let died = died.filter(|row| !segment.header.dead.get(*row));
-            died.for_each(|row| rows.set(row, true));
-            if rows.count_ones() > 0 {
-                let segment = segment.clone();
-                to.push(Piece { segment, rows });
-            }
+    // Of those that were there none goes, and none comes in the place of another, but by a crash or by force.
+    for was in &then.state.segments {
+        let is = now.kept.binary_search_by(|is| is.number.cmp(&was.number));
+        let is = is.ok().and_then(|at| now.kept.get(at));
+        if !is.is_some_and(|is| is.is(was)) {
+            frozen::segment_lost(subject, was);
         }
     }
-    if met != then.state.segments.len() {
-        error::lost(&subject.name, "A segment of a chunk");
-    }
+    let frozen = match now.kept == then.state.segments {
+        true => Frozen::Same,
+        false => Frozen::Some,
+    };
     let loose = match loose::may_differ(table.as_ptr(), snapshot, horizon, then.state.loose) {
         false => Loose::Same,
         true => Loose::Some,
     };
     Part {
-        old,
-        new,
+        frozen,
         loose,
         ..Part::of(chunk, Some(then), Some(now))
     }

@@ -1,26 +1,24 @@
 //! The checkpoint as it is afterwards, written by the transaction to which the changes were told.
 //!
-//! Entries of rows that lie in no segment are kept as a log: few changes are one more generation, and when generations have come to be
-//! many, they become one again.
+//! Of rows that lie in no segment, few changes are one more generation of entries ([`log`](super::log)).
 
 use super::checkpoint::{Checkpoint, Key};
-use super::compare::{Shape, each_of_query};
-use super::loose::{DeltaScan, Entries, Horizon, Met, Old, merge};
-use super::part::{Loose, Now, Part, Then};
+use super::compare::each_of_query;
+use super::log::Log;
+use super::loose::{DeltaScan, Horizon, Met, merge};
+use super::part::{Now, Part, Then};
+use super::rows::Shape;
 use super::store::{self, EntryWriter};
 use super::subject::Subject;
 use super::{error, shape};
 use crate::am::retained;
 use crate::change::table::{self, Total};
 use crate::pg::owner::as_owner;
+use crate::pg::relation::{self, OpenRel};
 use crate::pg::spi::{self, Connection};
 use pgrx::pg_sys;
-use std::cell::RefCell;
-use varve_core::change::checkpoint::{Chunk, MOST_GENERATIONS, attributes_to_bytes};
+use varve_core::change::checkpoint::{Chunk, Generation, attributes_to_bytes};
 use varve_core::change::entries::{Entry, Kept};
-
-/// Entries that are added to a chunk before the log is compared with the rows.
-const SMALL_LOG: u64 = 1000;
 
 /// Takes a checkpoint; tells how many rows it has.
 pub fn anew(
@@ -69,7 +67,7 @@ pub fn anew(
             rows: frozen + loose.rows,
             sum: sum.map(|sum| sum.wrapping_add(loose.sum)),
         };
-        let state = writing.state(now, total, (loose.rows, 0, 1));
+        let state = writing.state(now, total, (loose.rows, first(loose.rows)));
         writing.insert(number, part.chunk, now, &state);
         rows += total.rows;
     }
@@ -173,7 +171,7 @@ impl Writing<'_> {
         let Some(then) = &part.then else {
             return self.replace(None, part.chunk, now, came);
         };
-        if part.whole {
+        if part.is_whole() {
             return self.replace(Some(then), part.chunk, now, came);
         }
         let total = Totals {
@@ -202,7 +200,7 @@ impl Writing<'_> {
         if now.table.is_none() && read != (total.rows, total.sum) {
             error::unsteady(&self.subject.name);
         }
-        let state = self.state(now, total, (loose.rows, 0, 1));
+        let state = self.state(now, total, (loose.rows, first(loose.rows)));
         if let Some(then) = then {
             store::remove_chunk(then.number);
         }
@@ -213,24 +211,36 @@ impl Writing<'_> {
     /// Writes what has changed of a chunk whose storage is what it was.
     fn in_place(&self, part: &Part, then: &Then, now: &Now, total: Totals) {
         let was = &then.state;
-        // Rows of segments are among them, as rows that were thawed are.
-        let changes = part.went.rows + part.came.rows;
-        let many = was.logged.saturating_add(changes) > was.loose / 4 + SMALL_LOG;
-        let (number, kept) = match part.loose {
-            Loose::Some if changes > 0 && (many || was.generations >= MOST_GENERATIONS) => {
-                let number = next_number();
-                let writer = EntryWriter::begin(number, 0);
-                let (loose, _) = self.merged(then, now, writer, false);
-                (number, (loose, 0, 1))
+        let mut number = then.number;
+        let mut kept = (was.loose, was.generations.clone());
+        if part.changes > 0
+            && let Some(table) = &now.table
+        {
+            let from = was.merged_from(part.changes);
+            let (stay, merged) = was.generations.split_at(from.min(was.generations.len()));
+            let last = was.generations.last().filter(|_| from > 0);
+            let generation = last.map_or(Some(0), |last| last.number.checked_add(1));
+            let Some(generation) = generation else {
+                error::damaged(&"generations have no number left")
+            };
+            let before = match from {
+                0 => {
+                    number = next_number();
+                    &[]
+                }
+                _ => merged,
+            };
+            let mut log = Log::begin(number, generation, before, self.snapshot);
+            let loose = self.write((then, table), &mut log, from == 0);
+            let new = Generation {
+                number: generation,
+                entries: log.end(),
+            };
+            for generation in before {
+                store::remove_generation(number, generation.number);
             }
-            Loose::Some if changes > 0 => {
-                let writer = EntryWriter::begin(then.number, was.generations);
-                let (loose, added) = self.merged(then, now, writer, true);
-                let generations = was.generations + u32::from(added > 0);
-                (then.number, (loose, was.logged + added, generations))
-            }
-            _ => (then.number, (was.loose, was.logged, was.generations)),
-        };
+            kept = (loose, [stay, &[new]].concat());
+        }
         let state = self.state(now, total, kept);
         if number != then.number {
             store::remove_chunk(then.number);
@@ -283,71 +293,58 @@ impl Writing<'_> {
         total
     }
 
-    /// Writes entries for the rows that lie in no segment: of all of them, or what is to be added to the log. Tells how many rows
-    /// there are, and how many entries were written.
-    fn merged(&self, then: &Then, now: &Now, writer: EntryWriter, log: bool) -> (u64, u64) {
-        let Some(table) = &now.table else {
-            return (0, 0);
-        };
-        let shape = RefCell::new(Shape::of(now.desc(self.subject), self.key));
-        let mut scan = DeltaScan::new(table.as_ptr(), self.snapshot);
-        let mut entries = Entries::open(then.number, &then.state, self.snapshot);
+    /// Writes what has become of the rows that lay in no segment, or an entry for each that there is. Tells how many there are.
+    fn write(&self, (then, table): (&Then, &OpenRel), to: &mut Log, all: bool) -> u64 {
+        let desc = relation::tupdesc(table.as_ptr());
+        let mut shape = Shape::of(desc, self.key);
         let mut rows = 0;
         let mut key = Vec::new();
-        let mut to = Log { writer, gone: None };
         merge(
-            &mut scan,
-            &mut entries,
+            (then, table),
+            &mut shape,
             self.horizon,
-            |old, row| {
-                let (values, nulls) = row.values();
-                // SAFETY: a row of the table.
-                let hashes = unsafe { shape.borrow_mut().hashes(values, nulls) };
-                hashes.row == old.row
-            },
-            |met| match met {
+            self.snapshot,
+            |shape, met| match met {
                 Met::Stays(old) => {
                     rows += 1;
-                    if !log {
-                        to.put(old.place, kept(old));
+                    if all {
+                        to.put(old.place, old.kept());
                     }
                 }
-                Met::Went(old) if log => to.gone(old.place),
+                Met::Went(old) if !all => to.gone(old.place),
                 Met::Went(_) => {}
                 Met::Came(row) => {
                     rows += 1;
                     let (values, nulls) = row.values();
-                    let mut shape = shape.borrow_mut();
                     // SAFETY: a row of the table.
                     let checksum = unsafe {
                         shape.keep_key(values, nulls, &mut key);
                         shape.hashes(values, nulls).row
                     };
-                    let row_kept = Kept {
+                    let kept = Kept {
                         row: checksum,
                         key: &key,
                     };
-                    to.put(row.place, row_kept);
+                    to.put(row.place, kept);
                 }
             },
         );
-        (rows, to.end())
+        rows
     }
 
     fn state(
         &self,
         now: &Now,
         total: Totals,
-        (loose, logged, generations): (u64, u64, u32),
+        (loose, generations): (u64, Vec<Generation>),
     ) -> Chunk {
         Chunk {
             storage: now.storage,
             rows: total.rows,
             sum: total.sum,
             loose,
-            logged,
             generations,
-            segments: now.kept_segments(),
+            segments: now.kept.clone(),
             attributes: shape::keep(now.desc(self.subject)),
         }
     }
@@ -375,42 +372,7 @@ fn to_bytes(state: &Chunk) -> Vec<u8> {
     state.to_bytes().unwrap_or_else(|e| error::damaged(&e))
 }
 
-fn kept(old: &Old) -> Kept<'_> {
-    Kept {
-        row: old.row,
-        key: &old.key,
-    }
-}
-
-/// Writes what has become of places, of each place once.
-struct Log {
-    writer: EntryWriter,
-    /// A place whose row is gone, unless another one has come there.
-    gone: Option<u64>,
-}
-
-impl Log {
-    fn flush(&mut self, but: Option<u64>) {
-        if let Some(place) = self.gone.take().filter(|place| Some(*place) != but) {
-            self.writer.push(Entry { place, kept: None });
-        }
-    }
-
-    fn gone(&mut self, place: u64) {
-        self.flush(None);
-        self.gone = Some(place);
-    }
-
-    fn put(&mut self, place: u64, kept: Kept) {
-        self.flush(Some(place));
-        let kept = Some(kept);
-        self.writer.push(Entry { place, kept });
-    }
-
-    fn end(mut self) -> u64 {
-        self.flush(None);
-        let count = self.writer.count;
-        self.writer.end();
-        count
-    }
+/// The first generation, which has an entry for each row.
+fn first(entries: u64) -> Vec<Generation> {
+    vec![Generation { number: 0, entries }]
 }

@@ -6,9 +6,11 @@
 use super::error::damaged;
 use crate::am::retained;
 use crate::pg::catalog::{self, First};
+use crate::pg::memory;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::tuple::{new_bytea, slot_values, with_payload};
 use pgrx::pg_sys;
+use varve_core::change::checkpoint::Generation;
 use varve_core::change::entries::{Block, BlockWriter, Entry};
 
 /// A table of ours and its indexes; `None` where the extension is not there (any more).
@@ -35,7 +37,7 @@ fn each(
     f: impl FnMut(pg_sys::HeapTuple),
 ) {
     if let Some(index) = ours(index) {
-        catalog::each_where(table, index, attnum, value, f);
+        catalog::each_where(table, index, &[(attnum, value)], f);
     }
 }
 
@@ -147,19 +149,25 @@ pub fn remove_chunk(number: i64) {
 }
 
 fn remove_entries(chunk: i64) {
-    let Some(rows) = table("checkpoint_rows", pg_sys::RowExclusiveLock) else {
+    remove_blocks(&[(1, First::Number(chunk))]);
+}
+
+/// Removes the entries of one generation of a chunk.
+pub fn remove_generation(chunk: i64, generation: u32) {
+    let generation = First::Small(generation as i32);
+    remove_blocks(&[(1, First::Number(chunk)), (2, generation)]);
+}
+
+fn remove_blocks(of: &[(i16, First)]) {
+    let rows = table("checkpoint_rows", pg_sys::RowExclusiveLock);
+    let (Some(rows), Some(index)) = (rows, ours("checkpoint_rows_pkey")) else {
         return;
     };
-    each(
-        &rows,
-        "checkpoint_rows_pkey",
-        (1, First::Number(chunk)),
-        |row| {
-            pgrx::check_for_interrupts!();
-            // SAFETY: a row of the table; what lies elsewhere of it goes with it.
-            unsafe { delete(&rows, row) };
-        },
-    );
+    catalog::each_where(&rows, index, of, |row| {
+        pgrx::check_for_interrupts!();
+        // SAFETY: a row of the table; what lies elsewhere of it goes with it.
+        unsafe { delete(&rows, row) };
+    });
 }
 
 /// Writes the entries of one generation, in the order of their places.
@@ -199,26 +207,23 @@ impl EntryWriter {
 
     fn store(&mut self) {
         pgrx::check_for_interrupts!();
-        let data = new_bytea(&self.block.take());
-        let values = [
-            pg_sys::Datum::from(self.chunk),
-            pg_sys::Datum::from(self.generation as i32),
-            pg_sys::Datum::from(self.blocks as i32),
-            data,
-        ];
-        self.blocks += 1;
+        let data = self.block.take();
         let rel = self.table.as_ptr();
-        // SAFETY: the four columns of the table.
-        unsafe {
-            let row = pg_sys::heap_form_tuple(
-                relation::tupdesc(rel),
-                values.as_ptr(),
-                [false; 4].as_ptr(),
-            );
-            pg_sys::CatalogTupleInsert(rel, row);
-            pg_sys::heap_freetuple(row);
-            pg_sys::pfree(data.cast_mut_ptr());
-        }
+        memory::for_this_call(|| {
+            let values = [
+                pg_sys::Datum::from(self.chunk),
+                pg_sys::Datum::from(self.generation as i32),
+                pg_sys::Datum::from(self.blocks as i32),
+                new_bytea(&data),
+            ];
+            let (desc, nulls) = (relation::tupdesc(rel), [false; 4]);
+            // SAFETY: the four columns of the table.
+            unsafe {
+                let row = pg_sys::heap_form_tuple(desc, values.as_ptr(), nulls.as_ptr());
+                pg_sys::CatalogTupleInsert(rel, row);
+            }
+        });
+        self.blocks += 1;
     }
 
     /// Ends the generation.
@@ -238,13 +243,15 @@ pub struct EntryReader {
     block: Block,
     /// Where the last entry lay.
     last: Option<u64>,
+    /// Entries that must be there from here on.
+    missing: u64,
     /// A scan that has ended would begin again.
     ended: bool,
 }
 
 impl EntryReader {
     /// Begins to read a generation.
-    pub fn open(chunk: i64, generation: u32, snapshot: pg_sys::Snapshot) -> Self {
+    pub fn open(chunk: i64, generation: Generation, snapshot: pg_sys::Snapshot) -> Self {
         let table = need("checkpoint_rows", pg_sys::AccessShareLock);
         let Some(index) = ours("checkpoint_rows_pkey") else {
             pgrx::error!("varve.checkpoint_rows has no primary key")
@@ -255,7 +262,11 @@ impl EntryReader {
             let mut keys = [pg_sys::ScanKeyData::default(); 2];
             for (key, (attnum, equal, value)) in keys.iter_mut().zip([
                 (1, pg_sys::F_INT8EQ, pg_sys::Datum::from(chunk)),
-                (2, pg_sys::F_INT4EQ, pg_sys::Datum::from(generation as i32)),
+                (
+                    2,
+                    pg_sys::F_INT4EQ,
+                    pg_sys::Datum::from(generation.number as i32),
+                ),
             ]) {
                 let strategy = pg_sys::BTEqualStrategyNumber as u16;
                 let equal = pg_sys::Oid::from_u32(equal);
@@ -271,6 +282,7 @@ impl EntryReader {
                 slot,
                 block: Block::default(),
                 last: None,
+                missing: generation.entries,
                 ended: false,
             }
         }
@@ -284,6 +296,9 @@ impl EntryReader {
             let bytes = unsafe {
                 self.ended =
                     self.ended || !pg_sys::index_getnext_slot(self.scan, forward, self.slot);
+                if self.ended && self.missing > 0 {
+                    damaged(&format!("{} entries are missing", self.missing));
+                }
                 if self.ended {
                     return None;
                 }
@@ -301,9 +316,18 @@ impl EntryReader {
         self.block.peek()
     }
 
+    /// The place of the next entry.
+    pub fn place(&mut self) -> Option<u64> {
+        self.peek().map(|entry| entry.place)
+    }
+
     /// Goes on behind the next entry.
     pub fn advance(&mut self) {
         self.last = self.block.peek().map(|entry| entry.place);
+        self.missing = match self.missing.checked_sub(1) {
+            Some(rest) => rest,
+            None => damaged(&"a generation has more entries than were written"),
+        };
         self.block.advance().unwrap_or_else(|e| damaged(&e));
     }
 }

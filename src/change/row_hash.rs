@@ -3,8 +3,8 @@
 //! Checksums by columns' names, and not hashes of lists of columns as `varve.diff` makes them: a column that is added later and NULL
 //! leaves them as they were, segments keep their sums, and what is stored means the same for all times.
 
-use crate::change::canonical;
-use crate::change::plan::{Column, Plans, Row, Unsendable};
+use super::canonical;
+use super::plan::{Column, Plans, Unsendable};
 use crate::pg::memory::Context;
 use crate::pg::relation;
 use pgrx::pg_sys;
@@ -34,7 +34,7 @@ pub struct RowHash {
 }
 
 impl RowHash {
-    /// For rows of a shape that have a key of these columns.
+    /// For rows of a shape that have a key of these columns, or none.
     pub fn of(desc: pg_sys::TupleDesc, key: &[String]) -> Self {
         let lasting = Context::new();
         // SAFETY: the context goes after the plans do.
@@ -71,6 +71,15 @@ impl RowHash {
         }
     }
 
+    /// The checksum of a row.
+    ///
+    /// # Safety
+    /// Values of the row shape.
+    pub unsafe fn checksum(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> u128 {
+        // SAFETY: by contract.
+        finish(unsafe { self.sums(values, nulls, true) }.1)
+    }
+
     /// The hash of a row's key.
     ///
     /// # Safety
@@ -97,16 +106,17 @@ impl RowHash {
         memory.within(|| {
             let (mut of_key, mut of_row) = (0u128, 0u128);
             for (column, is_key) in columns.iter().filter(|(_, is_key)| all || *is_key) {
-                let row = Row::of(std::slice::from_ref(column), values, nulls);
-                for (column, value) in row.cells() {
-                    cell.begin_xxh3(column.seed);
-                    // SAFETY: by contract.
-                    unsafe { canonical::put(&column.form, value, plans, cell) };
-                    let hash = cell.end_xxh3();
-                    of_row = of_row.wrapping_add(hash);
-                    if *is_key {
-                        of_key = of_key.wrapping_add(hash);
-                    }
+                let place = column.place;
+                let (Some(value), Some(false)) = (values.get(place), nulls.get(place)) else {
+                    continue;
+                };
+                cell.begin_xxh3(column.seed);
+                // SAFETY: by contract.
+                unsafe { canonical::put(&column.form, *value, plans, cell) };
+                let hash = cell.end_xxh3();
+                of_row = of_row.wrapping_add(hash);
+                if *is_key {
+                    of_key = of_key.wrapping_add(hash);
                 }
             }
             (of_key, of_row)
