@@ -422,3 +422,9 @@ pub fn hidden_rows(segment: &SegmentRef, tombstones: Option<&Vec<u32>>) -> Bitma
     }
     hidden
 }
+
+/// As [`hidden_rows`]; `None` where there is none.
+pub fn hidden_if_any(segment: &SegmentRef, tombstones: Option<&Vec<u32>>) -> Option<Bitmap> {
+    let all_live = segment.live_at_birth() == u64::from(segment.header.rows);
+    (!all_live || tombstones.is_some()).then(|| hidden_rows(segment, tombstones))
+}

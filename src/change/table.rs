@@ -5,8 +5,8 @@ use super::kept;
 use super::row_hash::RowHash;
 use crate::am::directory::{self, Decoded, SegmentRef};
 use crate::am::{cache, companion};
-use crate::heap_call;
-use crate::pg::{relation, tuple};
+use crate::pg::relation;
+use crate::scan::delta::DeltaRows;
 use pgrx::pg_sys;
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
@@ -130,24 +130,12 @@ fn read_delta(
     checksums: &mut RowHash,
     total: &mut Total,
 ) {
-    let desc = relation::tupdesc(rel);
-    let natts = relation::natts(desc);
-    // SAFETY: heap's own scan of an open table; the slot is dropped after it, and its values are used before the next row.
-    unsafe {
-        let slot = pg_sys::MakeSingleTupleTableSlot(desc, &raw const pg_sys::TTSOpsBufferHeapTuple);
-        let none = std::ptr::null_mut();
-        let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
-            | pg_sys::ScanOptions::SO_ALLOW_STRAT
-            | pg_sys::ScanOptions::SO_ALLOW_SYNC
-            | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
-        let scan = heap_call!(scan_begin(rel, snapshot, 0, none, none.cast(), flags));
-        let forward = pg_sys::ScanDirection::ForwardScanDirection;
-        while heap_call!(scan_getnextslot(scan, forward, slot)) {
-            let (values, nulls) = tuple::slot_values(slot, natts);
-            total.sum = total.sum.wrapping_add(checksums.checksum(values, nulls));
-            total.rows += 1;
-        }
-        heap_call!(scan_end(scan));
-        pg_sys::ExecDropSingleTupleTableSlot(slot);
+    let mut rows = DeltaRows::begin(rel, snapshot);
+    while let Some((values, nulls)) = rows.next() {
+        pgrx::check_for_interrupts!();
+        // SAFETY: values of the relation's row shape.
+        let sum = unsafe { checksums.checksum(values, nulls) };
+        total.sum = total.sum.wrapping_add(sum);
+        total.rows += 1;
     }
 }

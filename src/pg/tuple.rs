@@ -143,7 +143,7 @@ pub unsafe fn slot_values<'a>(
     }
 }
 
-/// The row of a slot as it lies in one of heap's pages; `None` where the slot holds it otherwise.
+/// The row of a slot as heap stores rows; `None` where the slot holds it otherwise.
 ///
 /// # Safety
 /// The slot holds a row, which stays as long as the result is used.

@@ -524,10 +524,8 @@ impl Pages {
     fn hidden(&mut self) -> Option<&Bitmap> {
         let segment = self.current.as_ref()?.segment.clone();
         if self.current.as_ref()?.hidden.is_none() {
-            let all_live = segment.live_at_birth() == u64::from(segment.header.rows);
             let thawed = self.thawed().get(&segment.number);
-            let hidden =
-                (!all_live || thawed.is_some()).then(|| directory::hidden_rows(&segment, thawed));
+            let hidden = directory::hidden_if_any(&segment, thawed);
             self.current.as_mut()?.hidden = Some(hidden);
         }
         self.current.as_ref()?.hidden.as_ref()?.as_ref()

@@ -20,8 +20,12 @@ fn start() -> (Cluster, Client) {
 /// Of what the server has said since it was asked last: the chunks that were read by their segments, and rows that were not, since they
 /// lie in the same place in both relations with the same values or in segments that are equal.
 fn told(heard: &Receiver<String>) -> (u64, u64) {
+    sums(heard.try_iter())
+}
+
+fn sums(words: impl Iterator<Item = String>) -> (u64, u64) {
     let mut sums = (0, 0);
-    for word in heard.try_iter() {
+    for word in words {
         let number = || word.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
         if word.starts_with("varve.diff: chunks of") {
             sums.0 += number();
@@ -308,14 +312,18 @@ fn damaged_segments() {
         one(&mut client, "SELECT count(*) FROM varve.diff('a', 'b')"),
         "1000"
     );
-    let pieces = rows(
-        &mut client,
-        "SELECT relname FROM pg_class WHERE relnamespace = 'varve_data'::regnamespace AND relkind = 'r' AND relname LIKE 'segments%'",
-    );
+    let pieces: Vec<(&str, String)> = ["a", "b"]
+        .map(|t| {
+            (
+                t,
+                one(&mut client, &format!("SELECT varve.segment_table('{t}')")),
+            )
+        })
+        .into();
     let mut random = Random::new(3);
     let mut refused = 0;
     for _ in 0..150 {
-        let table = random.pick(&pieces).unwrap();
+        let (name, table) = random.pick(&pieces).unwrap();
         let (of, at, byte) = (
             random.number() % 50,
             random.number() % 3000,
@@ -324,13 +332,19 @@ fn damaged_segments() {
         rows(
             &mut client,
             &format!(
-                "BEGIN; UPDATE varve_data.{table} SET data = set_byte(data, ({at} % length(data))::int, {byte}) WHERE (segment, item) =
-                     (SELECT segment, item FROM varve_data.{table} ORDER BY segment, item LIMIT 1 OFFSET {of} % (SELECT count(*) FROM varve_data.{table}))"
+                "BEGIN; UPDATE {table} SET data = set_byte(data, ({at} % length(data))::int, {byte}) WHERE (segment, item) =
+                     (SELECT segment, item FROM {table} ORDER BY segment, item LIMIT 1 OFFSET {of} % (SELECT count(*) FROM {table}))"
             ),
         );
         match simple(&mut client, "SELECT count(*) FROM varve.diff('a', 'b')") {
             Ok(_) => {}
-            Err(error) if error.code == "XX001" => refused += 1,
+            Err(error) if error.code == "XX001" => {
+                assert!(
+                    error.message.contains(&format!("\"{name}\"")),
+                    "{name}: {error:?}"
+                );
+                refused += 1;
+            }
             // Keys that have become the same.
             Err(error) => assert_eq!(error.code, "21000", "{error:?}"),
         }
@@ -341,6 +355,167 @@ fn damaged_segments() {
         one(&mut client, "SELECT count(*) FROM varve.diff('a', 'b')"),
         "1000"
     );
+}
+
+/// What a snapshot has, and what its own transaction has done.
+#[test]
+fn snapshots_and_own_changes() {
+    let (cluster, mut client) = start();
+    frozen(&mut client);
+    let (mut other, heard) = session::listening(&mut cluster.config("postgres")).unwrap();
+    let diff = "SELECT op, key->>'id', changed FROM varve.diff('a', 'b') ORDER BY 2";
+    each(&mut client, "UPDATE b SET v = 0 WHERE id = 7");
+    // The second time, two more rows lie in the delta of one of them.
+    for (isolation, same) in [("REPEATABLE READ", 99_999), ("SERIALIZABLE", 99_997)] {
+        rows(
+            &mut other,
+            &format!("BEGIN ISOLATION LEVEL {isolation}; SELECT count(*) FROM pg_class"),
+        );
+        each(
+            &mut client,
+            "DELETE FROM a WHERE id = 70000; UPDATE b SET v = 1 WHERE id = 7; UPDATE b SET w = 'new' WHERE id = 8; INSERT INTO b VALUES (-1, 1, '')",
+        );
+        told(&heard);
+        assert_eq!(rows(&mut other, diff), ["update|7|{v}"]);
+        assert_eq!(told(&heard), (2, same));
+        // Its own changes, but for those of a savepoint that is no more.
+        rows(
+            &mut other,
+            "DELETE FROM b WHERE id = 500; SAVEPOINT s; DELETE FROM a WHERE id < 1000; UPDATE b SET w = 'gone' WHERE id = 9; ROLLBACK TO s; INSERT INTO a VALUES (-5, 5, '')",
+        );
+        told(&heard);
+        assert_eq!(
+            rows(&mut other, diff),
+            ["delete|-5|∅", "delete|500|∅", "update|7|{v}"]
+        );
+        assert_eq!(told(&heard), (2, same - 1));
+        rows(&mut other, "ROLLBACK");
+        assert_eq!(
+            rows(&mut other, diff),
+            [
+                "insert|-1|∅",
+                "update|7|{v}",
+                "insert|70000|∅",
+                "update|8|{w}"
+            ]
+        );
+        each(
+            &mut client,
+            "INSERT INTO a VALUES (70000, 70000 / 4.0, 'word 0'); UPDATE b SET v = 0 WHERE id = 7; UPDATE b SET w = 'word 8' WHERE id = 8; DELETE FROM b WHERE id = -1",
+        );
+    }
+}
+
+/// Who may not read all is told what a query tells.
+#[test]
+fn privileges() {
+    let (cluster, mut client) = start();
+    frozen(&mut client);
+    each(
+        &mut client,
+        "UPDATE b SET v = 0 WHERE id IN (7, 8); SELECT varve.set_tier('b', 'warm'); CREATE ROLE reader; GRANT SELECT ON a, b TO reader;
+         ALTER TABLE a ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON a USING (id % 2 = 0 OR id > 10);
+         ALTER TABLE b ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON b USING (id % 2 = 0 OR id > 10);
+         CREATE ROLE half; GRANT SELECT ON a TO half; GRANT SELECT (id, v) ON b TO half",
+    );
+    let (mut other, heard) = session::listening(&mut cluster.config("postgres")).unwrap();
+    let diff = "SELECT op, key->>'id', changed FROM varve.diff('a', 'b') ORDER BY 2";
+    assert_eq!(rows(&mut other, diff), ["update|7|{v}", "update|8|{v}"]);
+    assert_eq!(told(&heard), (2, 99_998));
+    rows(&mut other, "SET ROLE reader");
+    told(&heard);
+    assert_eq!(rows(&mut other, diff), ["update|8|{v}"]);
+    assert_eq!(told(&heard), (0, 0));
+    rows(
+        &mut other,
+        "RESET ROLE; ALTER TABLE a DISABLE ROW LEVEL SECURITY; ALTER TABLE b DISABLE ROW LEVEL SECURITY; SET ROLE half",
+    );
+    assert_eq!(simple(&mut other, diff).unwrap_err().code, "42501");
+}
+
+/// Partitions have columns in other places than their table; a column's value was stored since, on one side.
+#[test]
+fn columns_in_other_places() {
+    let (cluster, mut client) = start();
+    for table in ["a", "b"] {
+        each(
+            &mut client,
+            &format!(
+                "CREATE TABLE {table} (id int, v numeric, w text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+                 CREATE TABLE {table}_low (gone text, w text, id int NOT NULL, v numeric);
+                 ALTER TABLE {table}_low DROP gone;
+                 CREATE TABLE {table}_high (id int NOT NULL, v numeric, w text);
+                 ALTER TABLE {table} ATTACH PARTITION {table}_low FOR VALUES FROM (MINVALUE) TO (5000);
+                 ALTER TABLE {table} ATTACH PARTITION {table}_high FOR VALUES FROM (5000) TO (MAXVALUE);
+                 SELECT varve.enable('{table}', order_by => '{{id}}');
+                 INSERT INTO {table} SELECT i, i / 4.0, 'word ' || i % 1000 FROM generate_series(1, 10000) i;
+                 SELECT varve.set_tier('{table}_low', 'warm'), varve.set_tier('{table}_high', 'warm')"
+            ),
+        );
+    }
+    each(
+        &mut client,
+        "UPDATE b SET w = 'x' WHERE id IN (7, 7000); SELECT varve.set_tier('b_low', 'warm'), varve.set_tier('b_high', 'warm')",
+    );
+    let (mut other, heard) = session::listening(&mut cluster.config("postgres")).unwrap();
+    let diff = "SELECT op, key->>'id', changed FROM varve.diff('a', 'b') ORDER BY 2";
+    assert_eq!(rows(&mut other, diff), ["update|7|{w}", "update|7000|{w}"]);
+    assert_eq!(told(&heard), (4, 9_998));
+    each(
+        &mut client,
+        "ALTER TABLE a ADD m int DEFAULT 5; ALTER TABLE b ADD m int DEFAULT 5; UPDATE b SET m = 6 WHERE id IN (9, 9000);
+         SELECT varve.set_tier('b_low', 'warm'), varve.set_tier('b_high', 'warm')",
+    );
+    let expected = [
+        "update|7|{w}",
+        "update|7000|{w}",
+        "update|9|{m}",
+        "update|9000|{m}",
+    ];
+    assert_eq!(rows(&mut other, diff), expected);
+    // Stored in both, they are compared again.
+    each(
+        &mut client,
+        "UPDATE a SET w = w WHERE id IN (1, 9999); SELECT varve.set_tier('a_low', 'warm'), varve.set_tier('a_high', 'warm')",
+    );
+    told(&heard);
+    assert_eq!(rows(&mut other, diff), expected);
+    assert_eq!(told(&heard), (4, 9_996));
+}
+
+/// Where most segments have no counterpart, the chunk is left to queries, which read both side by side.
+#[test]
+fn rows_that_have_moved_on() {
+    let (cluster, mut client) = start();
+    for table in ["a", "b"] {
+        each(
+            &mut client,
+            &format!(
+                "CREATE TABLE {table} (id int PRIMARY KEY, v int); SELECT varve.enable('{table}', order_by => '{{id}}');
+                 INSERT INTO {table} SELECT i, i FROM generate_series(1, 700000) i; SELECT varve.set_tier('{table}', 'warm')"
+            ),
+        );
+    }
+    let (mut other, heard) = session::listening(&mut cluster.config("postgres")).unwrap();
+    rows(&mut other, "SET log_temp_files = 0");
+    for (id, left) in [(650_000, (2, 589_824)), (200_000, (0, 0))] {
+        each(
+            &mut client,
+            &format!("DELETE FROM b WHERE id = {id}; SELECT varve.set_tier('b', 'warm')"),
+        );
+        heard.try_iter().for_each(drop);
+        let gone = one(
+            &mut other,
+            "SELECT string_agg(op || ' ' || (key->>'id'), ', ' ORDER BY key) FROM varve.diff('a', 'b')",
+        );
+        assert!(gone.contains(&format!("delete {id}")), "{gone}");
+        let words: Vec<String> = heard.try_iter().collect();
+        assert!(
+            !words.iter().any(|word| word.contains("temporary file")),
+            "{words:#?}"
+        );
+        assert_eq!(sums(words.into_iter()), left);
+    }
 }
 
 /// Rows in heap that say the same in other bytes, few and all of them.

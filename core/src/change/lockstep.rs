@@ -1,9 +1,8 @@
 //! Rows of two tables that come in about the same order: they find each other at the heads of two queues, before they go into a
 //! [table](super::pairs).
 //!
-//! Where the heads have different keys, one of them is looked for behind the other: rows were added or are gone between. Where several, one after
-//! the other, are not there either, the order is another one, and it takes a while until that is tried again. For tables with one row of
-//! each key.
+//! Where the heads have different keys, one of them is looked for behind the other: rows were added or are gone between. Where that is looked for
+//! too often, or in vain, the order is another one, and it takes a while until it is tried again. For tables with one row of each key.
 
 use super::pairs::{Seen, Side};
 use std::collections::VecDeque;
@@ -14,8 +13,9 @@ const LONGEST: usize = 4096;
 /// Rows of which so many are there, before a head is taken for one without a pair.
 const FAR: usize = 1024;
 
-/// Heads that may be without a pair in both, one after the other.
-const MISSES: u32 = 8;
+/// Rows that may be looked at while heads are looked for, and more for each pair: looking costs no more than the table does.
+const CREDIT: usize = 16 << 10;
+const CREDIT_FOR_PAIR: usize = 16;
 
 /// Calls until it is tried again.
 const PAUSE: u32 = 16;
@@ -25,6 +25,7 @@ const PAUSE: u32 = 16;
 pub struct Lockstep {
     old: VecDeque<Seen>,
     new: VecDeque<Seen>,
+    credit: usize,
     pause: u32,
 }
 
@@ -51,7 +52,7 @@ impl Lockstep {
         queue.extend(rows);
         if !self.meet(on) {
             self.flush(on);
-            self.pause = PAUSE;
+            (self.pause, self.credit) = (PAUSE, 0);
         } else if self.old.len().max(self.new.len()) > LONGEST {
             self.flush(on);
         }
@@ -65,45 +66,47 @@ impl Lockstep {
 
     /// Takes pairs from the heads until one of the queues is empty; `false` where the orders are different.
     fn meet(&mut self, on: &mut dyn FnMut(Side, Seen)) -> bool {
-        let mut misses = 0;
+        self.credit = self.credit.max(CREDIT);
         while let (Some(old), Some(new)) = (self.old.front(), self.new.front()) {
             if old.key() == new.key() {
-                misses = 0;
-            } else if let Some((side, at)) = self.distance() {
-                let queue = match side {
-                    Side::Old => &mut self.old,
-                    Side::New => &mut self.new,
-                };
-                queue.drain(..at).for_each(|row| on(side, row));
-                continue;
-            } else if self.old.len().min(self.new.len()) < FAR {
-                return true;
-            } else {
-                misses += 1;
-                if misses > MISSES {
-                    return false;
+                self.credit = (self.credit + CREDIT_FOR_PAIR).min(2 * CREDIT);
+                if old.values() != new.values() {
+                    on(Side::Old, *old);
+                    on(Side::New, *new);
                 }
+                self.old.pop_front();
+                self.new.pop_front();
+                continue;
             }
-            if old.values() != new.values() {
-                on(Side::Old, *old);
-                on(Side::New, *new);
-            }
-            self.old.pop_front();
-            self.new.pop_front();
+            let (of_old, of_new, looked_at) = match self.distance() {
+                Some((of_old, of_new)) => (of_old, of_new, of_old.max(of_new)),
+                // What is looked for may yet come.
+                None if self.old.len().min(self.new.len()) < FAR => return true,
+                None => (1, 1, self.old.len().max(self.new.len())),
+            };
+            let Some(left) = self.credit.checked_sub(looked_at) else {
+                return false;
+            };
+            self.credit = left;
+            self.old.drain(..of_old).for_each(|row| on(Side::Old, row));
+            self.new.drain(..of_new).for_each(|row| on(Side::New, row));
         }
         true
     }
 
-    /// In which queue, and how far behind its head, there is a row of the other head's key: the nearest one.
-    fn distance(&self) -> Option<(Side, usize)> {
+    /// How many rows of each queue lie before the nearest place where a row of one is that of the other's head, or where both have the same
+    /// key as far behind.
+    fn distance(&self) -> Option<(usize, usize)> {
         let (old, new) = (self.old.front()?.key(), self.new.front()?.key());
         (1..self.old.len().max(self.new.len())).find_map(|at| {
-            let is =
-                |queue: &VecDeque<Seen>, key| queue.get(at).is_some_and(|row| row.key() == key);
-            if is(&self.old, new) {
-                Some((Side::Old, at))
+            let of_old = self.old.get(at).map(Seen::key);
+            let of_new = self.new.get(at).map(Seen::key);
+            if of_old == Some(new) {
+                Some((at, 0))
+            } else if of_new == Some(old) {
+                Some((0, at))
             } else {
-                is(&self.new, old).then_some((Side::New, at))
+                (of_old.is_some() && of_old == of_new).then_some((at, at))
             }
         })
     }

@@ -6,19 +6,24 @@
 use crate::am::body::BodyReader;
 use crate::am::directory::SegmentRef;
 use crate::scan::columns::{Columns, Stored};
-use crate::scan::eval::{Bits, NO_ROWS, first_rows};
+use crate::scan::eval::{Bits, NO_ROWS, first_rows, valid};
+use varve_core::change::Side;
 use varve_core::paged::{Dictionary, Page, PageValues};
 
 /// Bytes that are compared at a time.
 const AT_A_TIME: usize = 64 << 10;
 
-/// Those of the columns (attributes of the one and of the other) that are not encoded in the same bytes. In words what is wrong with a body.
+/// What is wrong with a segment of the old or of the new relation, in words.
+pub type Damage = (Side, String);
+
+/// Those of the columns (attributes of the old relation's segment and of the new one's) that are not encoded in the same bytes.
 pub fn unequal(
     a: &SegmentRef,
     b: &SegmentRef,
     columns: Vec<(i16, i16)>,
-) -> Result<Vec<(i16, i16)>, String> {
+) -> Result<Vec<(i16, i16)>, Damage> {
     let mut found = Vec::new();
+    let (old, new) = (|detail| (Side::Old, detail), |detail| (Side::New, detail));
     let (mut bytes_a, mut bytes_b) = (Vec::new(), Vec::new());
     let bodies = [a, b].map(|segment| BodyReader::new(&segment.companion));
     let [body_a, body_b] = &bodies;
@@ -34,8 +39,12 @@ pub fn unequal(
                     let end = length.min(done + AT_A_TIME);
                     bytes_a.clear();
                     bytes_b.clear();
-                    body_a.read(a.location(), start_a + done..start_a + end, &mut bytes_a)?;
-                    body_b.read(b.location(), start_b + done..start_b + end, &mut bytes_b)?;
+                    body_a
+                        .read(a.location(), start_a + done..start_a + end, &mut bytes_a)
+                        .map_err(old)?;
+                    body_b
+                        .read(b.location(), start_b + done..start_b + end, &mut bytes_b)
+                        .map_err(new)?;
                     same = bytes_a == bytes_b;
                     done = end;
                 }
@@ -51,14 +60,19 @@ pub fn unequal(
 }
 
 /// The rows of the pages that both are at that differ in one of these columns.
-pub fn differing(a: &mut Columns, b: &mut Columns, columns: &[(i16, i16)]) -> Result<Bits, String> {
+pub fn differing(a: &mut Columns, b: &mut Columns, columns: &[(i16, i16)]) -> Result<Bits, Damage> {
     let mut differ = NO_ROWS;
     let rows = a.rows();
     if b.rows() != rows {
-        return Err("it has other pages than the one beside it".into());
+        return Err((
+            Side::New,
+            "it has other pages than the one beside it".into(),
+        ));
     }
     for (attnum_a, attnum_b) in columns {
-        let found = match (a.stored(*attnum_a)?, b.stored(*attnum_b)?) {
+        let of_a = a.stored(*attnum_a).map_err(|detail| (Side::Old, detail))?;
+        let of_b = b.stored(*attnum_b).map_err(|detail| (Side::New, detail))?;
+        let found = match (of_a, of_b) {
             (Stored::Page(a, of_a), Stored::Page(b, of_b)) => differing_values(a, of_a, b, of_b),
             _ => first_rows(rows),
         };
@@ -91,11 +105,6 @@ fn differing_values(
                 matches!(bytes, (Some(a), Some(b)) if a == b)
             })
         }
-    };
-    let valid = |page: &Page| {
-        page.validity()
-            .copied()
-            .unwrap_or_else(|| first_rows(page.rows()))
     };
     for ((differ, a), b) in differ.iter_mut().zip(valid(a)).zip(valid(b)) {
         // Of two NULLs, neither has a value.

@@ -1,9 +1,10 @@
 //! The first reading: both relations side by side, hashed, what is the same in both forgotten. What remains are the keys of rows that
 //! may differ.
 
+use super::rest::Rest;
 use super::rows::Rows;
-use super::stored::Stored;
 use super::tables::Tables;
+use crate::pg::cursor::Cursor;
 use crate::pg::memory;
 use crate::pg::spi::Connection;
 use crate::pg::temp_file::TempFile;
@@ -49,22 +50,70 @@ const BYTES_FOR_PLACE: u64 = 12;
 const FOR_ONE_THAT_DIFFERS: u64 = 16;
 const MANY_THAT_DIFFER: u64 = 1024;
 
-/// Reads both relations; where rows may be known by their bytes, `stored` knows how.
-pub fn open_keys(
-    connection: &Connection,
-    tables: &Tables,
-    rows: &mut Rows,
-    stored: Option<Stored>,
-) -> Open {
-    rows.stored = stored;
-    if rows.stored.is_some() {
-        if let Some(open) = read(connection, tables, rows) {
-            return open;
-        }
-        rows.stored = None;
-    }
+/// Reads both relations.
+pub fn open_keys(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Open {
+    rows.bytes = tables.row_bytes();
     read(connection, tables, rows)
+        .or_else(|| {
+            rows.bytes = None;
+            read(connection, tables, rows)
+        })
         .unwrap_or_else(|| pgrx::error!("rows were given up whose values were hashed"))
+}
+
+/// What a relation is read from: first what is left of chunks that are read by their segments, then a query.
+struct Source<'a> {
+    side: Side,
+    rest: Option<Rest<'a>>,
+    cursor: Cursor,
+    /// Rows that the query gave.
+    by_query: u64,
+    placed: bool,
+}
+
+impl<'a> Source<'a> {
+    fn new(tables: &'a Tables, side: Side, cursor: Cursor) -> Self {
+        Source {
+            side,
+            rest: tables
+                .by_segments()
+                .map(|segments| Rest::new(segments, side)),
+            cursor,
+            by_query: 0,
+            placed: true,
+        }
+    }
+
+    fn ended(&self) -> bool {
+        self.cursor.ended() && self.rest.as_ref().is_none_or(Rest::ended)
+    }
+
+    /// Adds the next rows.
+    fn read(&mut self, tables: &Tables, rows: &mut Rows, batch: &mut Vec<Seen>) {
+        let (side, table) = (self.side, tables.table(self.side));
+        if let Some(rest) = self.rest.as_mut().filter(|rest| !rest.ended()) {
+            return rest.next(None, &mut |values, nulls| {
+                // SAFETY: a row of that relation.
+                let (key, row) = unsafe {
+                    let key = rows.key(tables, table, values, nulls);
+                    (key, rows.row(tables, table, key, values, nulls))
+                };
+                batch.push(Seen::new(side, key, row, NO_PLACE));
+            });
+        }
+        let width = rows.width(table);
+        self.cursor.fetch(BATCH, width, &mut |slot| {
+            // SAFETY: a row of the table's query, with as many values as are asked for.
+            let seen = unsafe {
+                let (key, row) = rows.of_slot(tables, table, slot);
+                let place = (*slot).tts_tid;
+                self.placed &= place.ip_posid != 0;
+                Seen::new(side, key, row, tid_key(&place))
+            };
+            batch.push(seen);
+            self.by_query += 1;
+        });
+    }
 }
 
 /// As [`open_keys`]; `None` where rows are known by their bytes and these differ too often.
@@ -75,64 +124,39 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
     let make = || unsafe { memory::within(context, TempFile::new) };
     let (for_rows, for_keys) = shares();
     let mut matching = Matching::new(for_rows, !tables.unique, &make);
-    let [mut old, mut new] = tables.read(connection);
-    let (mut rest, mut read) = (0, 0);
-    let mut placed = true;
-    let by_bytes = rows.stored.is_some();
-    let too_many = |differing: u64, read: u64| {
-        by_bytes && differing >= MANY_THAT_DIFFER && differing > read / FOR_ONE_THAT_DIFFERS
+    let [old, new] = tables.read(connection);
+    let mut old = Source::new(tables, Side::Old, old);
+    let mut new = Source::new(tables, Side::New, new);
+    rows.known_by_bytes = 0;
+    // Of rows whose values are hashed, no more is known the second time.
+    let too_many = |differing: u64, rows: &Rows| {
+        differing >= MANY_THAT_DIFFER && differing > rows.known_by_bytes / FOR_ONE_THAT_DIFFERS
     };
-    if let Some(segments) = tables.by_segments() {
-        segments.rest(&mut |side, values, nulls| {
-            let table = tables.table(side);
-            // SAFETY: a row of that relation.
-            let seen = unsafe {
-                let key = rows.key(tables, table, values, nulls);
-                Seen::new(
-                    side,
-                    key,
-                    rows.row(tables, table, key, values, nulls),
-                    NO_PLACE,
-                )
-            };
-            rest += 1;
-            matching.put(side, seen);
-        });
-    }
     let mut batch: Vec<Seen> = Vec::with_capacity(BATCH as usize);
+    let mut read = 0;
     loop {
         // Rows that lie in the same order in both find their pair at once, if neither runs ahead: so the one goes on of which fewer
         // rows wait.
         let new_waits = matching.waiting(Side::New) > matching.waiting(Side::Old);
-        let (side, cursor) = match (old.ended(), new.ended()) {
+        let source = match (old.ended(), new.ended()) {
             (true, true) => break,
-            (false, true) => (Side::Old, &mut old),
-            (false, false) if new_waits => (Side::Old, &mut old),
-            _ if matching.waiting(Side::Old) == 0 && !old.ended() => (Side::Old, &mut old),
-            _ => (Side::New, &mut new),
+            (false, true) => &mut old,
+            (false, false) if new_waits => &mut old,
+            _ if matching.waiting(Side::Old) == 0 && !old.ended() => &mut old,
+            _ => &mut new,
         };
-        let table = tables.table(side);
-        cursor.fetch(BATCH, rows.width(table), &mut |slot| {
-            // SAFETY: a row of the table's query, with as many values as are asked for.
-            let seen = unsafe {
-                let (key, row) = rows.of_slot(tables, table, slot);
-                let place = (*slot).tts_tid;
-                placed &= place.ip_posid != 0;
-                Seen::new(side, key, row, tid_key(&place))
-            };
-            batch.push(seen);
-        });
+        source.read(tables, rows, &mut batch);
         read += batch.len() as u64;
         // One after the other, they wait for memory at the same time.
-        matching.put_all(side, &batch);
+        matching.put_all(source.side, &batch);
         batch.clear();
-        if too_many(matching.differing(), rest + read) {
+        if rows.known_by_bytes > read / 2 && too_many(matching.differing(), rows) {
             return None;
         }
     }
+    let by_query = old.by_query + new.by_query > 0;
+    let placed = old.placed && new.placed;
     drop((old, new));
-    let by_query = read > 0;
-    let read = rest + read;
     let chunks = tables.most_chunks.max(1);
     let few = read / (chunks * ROWS_FOR_ONE);
     let few = few.min(for_rows as u64 / (BYTES_FOR_ONE + BYTES_FOR_PLACE * chunks));
@@ -152,7 +176,7 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
         }
     });
     // Rows that went to files were not seen to differ.
-    if by_query && too_many(of_old.min(of_new), read) {
+    if rows.known_by_bytes > read / 2 && too_many(of_old.min(of_new), rows) {
         return None;
     }
     Some(Open {

@@ -4,20 +4,23 @@
 //! compared ([`second`]). So what is kept is 32 bytes of a row that waits for its pair, and whole rows only of those that differ.
 //!
 //! - [`tables`]: the relations and their columns; [`key`]: by which columns rows are known; [`vouch`]: whether there is one row of each.
-//! - [`reading`]: the queries; [`equal_parts`]: what need not be read; [`segments`], [`beside`]: frozen chunks that are read past the executor.
-//! - [`rows`]: rows into hashes, [`stored`]: by their bytes; [`output`]: what is told of those that differ; [`error`]: what cannot be.
+//! - [`reading`]: the queries; [`equal_parts`]: what need not be read; [`segments`], [`beside`], [`chunk`], [`rest`]: frozen chunks that
+//!   are read past the executor.
+//! - [`rows`]: rows into hashes, [`row_bytes`]: by their bytes; [`output`]: what is told of those that differ; [`error`]: what cannot be.
 
 mod beside;
+mod chunk;
 mod equal_parts;
 pub mod error;
 mod first;
 pub mod key;
 mod output;
 mod reading;
+mod rest;
+mod row_bytes;
 mod rows;
 mod second;
 mod segments;
-mod stored;
 mod tables;
 mod vouch;
 
@@ -39,40 +42,24 @@ fn diff(args: &Args) -> pg_sys::Datum {
     // A scan that begins where another one is would bring the rows in another order than the other relation's.
     with_setting(c"synchronize_seqscans", c"off", || {
         let connection = Connection::open();
-        let found = find(&connection, &tables, &mut rows, &output, tables.stored());
-        // By values, a row that is read again is what it was.
-        let found = found.or_else(|| find(&connection, &tables, &mut rows, &output, None));
-        match found {
-            Some(found) => second::compare(found, &tables, &mut rows, &mut output),
-            None => pgrx::error!("rows have not stayed where they were"),
+        let mut found = second::Found::new(&output);
+        let open = first::open_keys(&connection, &tables, &mut rows);
+        if let Some(segments) = tables.by_segments() {
+            let same = segments.differing(&mut |side, values, nulls| {
+                // SAFETY: a row of that relation.
+                unsafe {
+                    let key = rows.key(&tables, tables.table(side), values, nulls);
+                    found.put(side, key, values, nulls);
+                }
+            });
+            pgrx::debug1!("varve.diff: rows that are the same by their segments: {same}");
         }
+        if !open.keys.is_empty() {
+            second::collect(&connection, &tables, &open, &mut rows, &mut found);
+        }
+        second::compare(found, &tables, &mut rows, &mut output);
     });
     args.null()
-}
-
-/// The rows that may differ; `None` where some were not met again.
-fn find(
-    connection: &Connection,
-    tables: &tables::Tables,
-    rows: &mut rows::Rows,
-    output: &output::Output,
-    stored: Option<stored::Stored>,
-) -> Option<second::Found> {
-    let mut found = second::Found::new(output);
-    let open = first::open_keys(connection, tables, rows, stored);
-    if let Some(segments) = tables.by_segments() {
-        let same = segments.differing(&mut |side, values, nulls| {
-            // SAFETY: a row of that relation.
-            unsafe {
-                let key = rows.key(tables, tables.table(side), values, nulls);
-                found.put(side, key, values, nulls);
-            }
-        });
-        pgrx::debug1!("varve.diff: rows that are the same by their segments: {same}");
-    }
-    let whole =
-        open.keys.is_empty() || second::collect(connection, tables, &open, rows, &mut found);
-    whole.then_some(found)
 }
 
 crate::sql_function!(varve_diff, pg_finfo_varve_diff, diff);

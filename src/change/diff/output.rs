@@ -34,8 +34,7 @@ impl Shape {
     /// In the current memory context.
     fn of(tables: &Tables, side: Side) -> Self {
         let table = tables.table(side);
-        let of_key = table.places.iter().take(tables.key);
-        let places: Vec<usize> = of_key.flatten().map(|place| place.at).collect();
+        let places = table.key_places(tables.key);
         let attributes: Vec<_> = places
             .iter()
             .map(|place| *relation::attribute(table.desc, *place))

@@ -1,5 +1,6 @@
 //! The queries that read both relations, in two readings: what they leave out, and what they must not read that joined a relation meanwhile.
 
+use super::chunk::Chunk;
 use super::error;
 use super::segments::Segments;
 use super::tables::{Table, Tables};
@@ -34,7 +35,7 @@ impl Reading {
     /// With chunks that need not be read, and those that are read by their segments.
     pub fn without(equal: [Vec<pg_sys::Oid>; 2], segments: Option<&Segments>) -> RefCell<Self> {
         let chunks =
-            |side| segments.map_or_else(Oids::new, |s| s.chunks(side).into_iter().collect());
+            |side| segments.map_or_else(Oids::new, |s| s.chosen(side).map(Chunk::oid).collect());
         RefCell::new(Reading {
             equal: equal.map(Oids::from_iter),
             segments: [Side::Old, Side::New].map(chunks),

@@ -4,7 +4,7 @@
 //! processor that reads what it has just written is fast where it reads the same words. Last come numbers that say which of them are NULL. Columns and
 //! their classes are the same on both sides, so different rows have different bytes.
 
-use super::stored::Stored;
+use super::row_bytes::RowBytes;
 use super::tables::{Place, Table, Tables};
 use crate::change::canonical;
 use crate::change::plan::Plans;
@@ -25,7 +25,9 @@ pub struct Rows<'a> {
     /// Which values of a row are NULL, 64 at a time.
     masks: Vec<u64>,
     /// Set where rows are known by their bytes, if these say all of them.
-    pub stored: Option<Stored>,
+    pub bytes: Option<RowBytes>,
+    /// How many were.
+    pub known_by_bytes: u64,
 }
 
 impl<'a> Rows<'a> {
@@ -35,13 +37,14 @@ impl<'a> Rows<'a> {
             plans,
             cell: CellHash::default(),
             masks: Vec::new(),
-            stored: None,
+            bytes: None,
+            known_by_bytes: 0,
         }
     }
 
     /// So many values of rows have to be there before they are hashed.
     pub fn width(&self, table: &Table) -> usize {
-        match self.stored {
+        match self.bytes {
             Some(_) => table.key_width,
             None => table.width,
         }
@@ -63,7 +66,10 @@ impl<'a> Rows<'a> {
             let (values, nulls) = slot_values(slot, table.key_width);
             let key = self.key(tables, table, values, nulls);
             let row = match self.by_bytes(key, slot) {
-                Some(row) => row,
+                Some(row) => {
+                    self.known_by_bytes += 1;
+                    row
+                }
                 None => self.by_values(tables, table, key, slot),
             };
             (key, row)
@@ -81,7 +87,7 @@ impl<'a> Rows<'a> {
         slot: *mut pg_sys::TupleTableSlot,
     ) -> Option<u128> {
         // SAFETY: by contract.
-        let bytes = unsafe { self.stored.as_mut()?.hash(slot)? };
+        let bytes = unsafe { self.bytes.as_mut()?.hash(slot)? };
         Some(key.wrapping_add(bytes))
     }
 

@@ -2,6 +2,7 @@
 
 use super::first::{BATCH, Open};
 use super::output::{Output, Row};
+use super::rest::Rest;
 use super::rows::Rows;
 use super::tables::Tables;
 use crate::pg::memory::Context;
@@ -10,6 +11,7 @@ use crate::pg::sort::{RowSort, SortColumn};
 use crate::pg::spi::Connection;
 use crate::pg::tuple::slot_values;
 use pgrx::pg_sys;
+use std::cell::RefCell;
 use std::collections::HashSet;
 use varve_core::change::{Seen, Side};
 
@@ -52,14 +54,14 @@ impl Found {
     }
 }
 
-/// Adds the rows whose keys remained. `false` where a row does not lie where it was.
+/// Adds the rows whose keys remained.
 pub fn collect(
     connection: &Connection,
     tables: &Tables,
     open: &Open,
     rows: &mut Rows,
     found: &mut Found,
-) -> bool {
+) {
     // Of another row that is read by chance, with the item pointer of one of these and a key that the set takes for one of theirs, the
     // pair in the other relation is not read.
     let values = |rows: &Vec<Seen>| rows.iter().map(Seen::values).collect::<HashSet<_>>();
@@ -75,22 +77,38 @@ pub fn collect(
     };
     let mut count = 0;
     if let Some(segments) = tables.by_segments() {
-        segments.rest(&mut |side, values, nulls| {
+        for side in [Side::Old, Side::New] {
             let table = tables.table(side);
-            // SAFETY: a row of that relation.
-            unsafe {
-                let key = rows.key(tables, table, values, nulls);
-                let by_values = &mut || [Some(rows.row(tables, table, key, values, nulls)), None];
-                if wanted(side, key, by_values) {
-                    found.put(side, key, values, nulls);
-                    count += 1;
-                }
+            let key_places = table.key_places(tables.key);
+            let mut rest = Rest::new(segments, side);
+            while !rest.ended() {
+                let rows = RefCell::new(&mut *rows);
+                // SAFETY: rows of that relation, of which the key is there at first.
+                let key = |values: &_, nulls: &_| unsafe {
+                    rows.borrow_mut().key(tables, table, values, nulls)
+                };
+                let mut has =
+                    |values: &[_], nulls: &[_]| open.keys.has(Seen::key_part(key(values, nulls)));
+                rest.next(Some((&key_places, &mut has)), &mut |values, nulls| {
+                    let key = key(values, nulls);
+                    // SAFETY: as above.
+                    unsafe {
+                        let by_values = &mut || {
+                            let row = rows.borrow_mut().row(tables, table, key, values, nulls);
+                            [Some(row), None]
+                        };
+                        if wanted(side, key, by_values) {
+                            found.put(side, key, values, nulls);
+                            count += 1;
+                        }
+                    }
+                });
             }
-        });
+        }
     }
     // Row shapes are other queries'.
-    if let Some(stored) = &mut rows.stored {
-        stored.forget();
+    if let Some(bytes) = &mut rows.bytes {
+        bytes.forget();
     }
     let cursors = open
         .by_query
@@ -120,9 +138,10 @@ pub fn collect(
             });
         }
     }
-    // A row that comes by its place in another kind of slot may have another hash.
     let expected = only.map(|sets| sets.iter().map(HashSet::len).sum());
-    expected.is_none_or(|expected: usize| expected == count)
+    if expected.is_some_and(|expected: usize| expected != count) {
+        pgrx::error!("rows have not stayed where they were");
+    }
 }
 
 /// Hands what differs to the output.

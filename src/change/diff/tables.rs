@@ -3,8 +3,8 @@
 use super::equal_parts::equal_parts;
 use super::first::NO_PLACE;
 use super::reading::Reading;
+use super::row_bytes::RowBytes;
 use super::segments::{Origin, Segments};
-use super::stored::Stored;
 use super::{error, key, vouch};
 use crate::am::error::gone;
 use crate::change::canonical::Form;
@@ -42,6 +42,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// Where the columns of the key, so many, are in its rows.
+    pub fn key_places(&self, key: usize) -> Vec<usize> {
+        let of_key = self.places.iter().take(key).flatten();
+        of_key.map(|place| place.at).collect()
+    }
+
     /// The query that reads the rows at the item pointers of these.
     pub fn query_at(&self, rows: &[Seen]) -> String {
         let mut query = format!("{} WHERE ctid OPERATOR(pg_catalog.=) ANY ('{{", self.query);
@@ -161,8 +167,8 @@ impl Tables {
     }
 
     /// Knows rows by their bytes, where the same bytes are the same values in both.
-    pub fn stored(&self) -> Option<Stored> {
-        self.same.as_ref().map(|same| Stored::new(same.iter()))
+    pub fn row_bytes(&self) -> Option<RowBytes> {
+        self.same.as_ref().map(|same| RowBytes::new(same.iter()))
     }
 
     /// Where each column lies in the rows of both; `None` where one of them lacks one, or has it in another type.
@@ -239,7 +245,7 @@ impl Source {
         Origin {
             rel: &self.rel,
             columns: columns.map(|c| (&*c.name, c.attribute.atttypid)).collect(),
-            left_out,
+            left_out: left_out.iter().copied().collect(),
         }
     }
 

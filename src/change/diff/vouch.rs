@@ -31,7 +31,7 @@ struct Inherits {
 /// Whether no two rows of a relation that the active snapshot has can agree in these columns. What has [joined it since](joined_since) has
 /// to be left out, or there must be none.
 pub fn one_row_each(rel: &OpenRel, key: &[String]) -> bool {
-    let seen = Seen::active();
+    let seen = Catalogue::active();
     seen.vouches(rel, key)
 }
 
@@ -43,13 +43,13 @@ pub fn is_unique(rel: &OpenRel, key: &[String]) -> bool {
 /// Tables that were there when the active snapshot was taken, and are part of a relation only since.
 pub fn joined_since(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut found = Vec::new();
-    Seen::active().add_joined(oid, false, &mut found);
+    Catalogue::active().add_joined(oid, false, &mut found);
     found
 }
 
 /// Of these relations, the ones that were there when the active snapshot was taken: others have no rows for it.
 pub fn there_before(oids: impl IntoIterator<Item = pg_sys::Oid>) -> Vec<pg_sys::Oid> {
-    let seen = Seen::active();
+    let seen = Catalogue::active();
     oids.into_iter().filter(|oid| seen.has(*oid)).collect()
 }
 
@@ -66,28 +66,24 @@ pub fn has_rows(oid: pg_sys::Oid) -> bool {
 }
 
 /// The catalogue as a snapshot has it.
-struct Seen {
+struct Catalogue {
     snapshot: Registered,
     classes: OpenRel,
     attributes: OpenRel,
     indexes: OpenRel,
     inherits: OpenRel,
-    /// Whether the snapshot lasts, so that it may be older than what its own transaction does.
-    lasts: bool,
 }
 
-impl Seen {
+impl Catalogue {
     fn active() -> Self {
         let open = |oid| OpenRel::table(oid, pg_sys::AccessShareLock);
-        Seen {
+        Catalogue {
             // SAFETY: a statement that calls a function has a snapshot.
             snapshot: Registered::copy_of(unsafe { pg_sys::GetActiveSnapshot() }),
             classes: open(pg_sys::RelationRelationId),
             attributes: open(pg_sys::AttributeRelationId),
             indexes: open(pg_sys::IndexRelationId),
             inherits: open(PG_INHERITS),
-            // SAFETY: reads the transaction's isolation level.
-            lasts: unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 },
         }
     }
 
@@ -145,7 +141,7 @@ impl Seen {
     fn own_counts(&self, rel: &OpenRel) -> bool {
         // SAFETY: an open relation.
         let made_in = unsafe { (*rel.as_ptr()).rd_createSubid };
-        !self.lasts || made_in != INVALID_SUB_TRANSACTION_ID
+        made_in != INVALID_SUB_TRANSACTION_ID
     }
 
     /// What was part of a relation, and whether the transaction made it so itself.

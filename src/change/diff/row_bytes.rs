@@ -37,16 +37,16 @@ impl Column {
 }
 
 /// Knows rows by their bytes.
-pub struct Stored {
+pub struct RowBytes {
     columns: Vec<Column>,
     /// The row shape that was looked at last, and whether it is of these columns.
     seen: (pg_sys::TupleDesc, bool),
 }
 
-impl Stored {
+impl RowBytes {
     /// For rows with these columns.
     pub fn new<'a>(columns: impl Iterator<Item = &'a pg_sys::FormData_pg_attribute>) -> Self {
-        Stored {
+        RowBytes {
             columns: columns.map(Column::of).collect(),
             seen: (std::ptr::null_mut(), false),
         }
