@@ -31,7 +31,7 @@ pub struct Pair {
     pub at: usize,
     /// Its number there.
     pub number: i32,
-    /// Rows of each.
+    /// Rows that both show, or a few more.
     pub rows: u32,
     /// Whether both hold the same rows; otherwise the same keys, one behind the other.
     pub equal: bool,
@@ -45,9 +45,27 @@ pub struct Chunk {
     pub attnums: Vec<i16>,
     /// By the segment's number; the others are read whole.
     pub pairs: HashMap<i32, Pair>,
+    /// Its frozen rows, and about as many as its delta has room for.
+    rows: u64,
 }
 
+/// Rows of a block of the delta, as they often are.
+const ROWS_IN_BLOCK: u64 = 100;
+
 impl Chunk {
+    /// A table that is open and has frozen rows.
+    pub fn new(table: OpenRel, attnums: Vec<i16>, snapshot: &Registered) -> Self {
+        let directory = cache::directory_for(table.as_ptr(), snapshot.get()).unwrap_or_default();
+        let frozen = directory.iter().map(|s| u64::from(s.header.rows));
+        let delta = u64::from(relation::blocks(table.as_ptr())) * ROWS_IN_BLOCK;
+        Chunk {
+            rows: frozen.sum::<u64>() + delta,
+            table,
+            attnums,
+            pairs: HashMap::new(),
+        }
+    }
+
     /// Its OID.
     pub fn oid(&self) -> pg_sys::Oid {
         relation::oid(self.table.as_ptr())
@@ -65,23 +83,20 @@ impl Chunk {
         }
     }
 
-    /// Segments that have no counterpart yet.
-    pub fn each_single(&self, snapshot: &Registered, mut f: impl FnMut(&Rc<SegmentRef>)) {
+    /// Segments that have no counterpart yet, with the number of rows that the snapshot sees.
+    pub fn each_single(&self, snapshot: &Registered, mut f: impl FnMut(&Rc<SegmentRef>, u32)) {
         let open = OpenChunk::new(self, snapshot);
         let directory = open.directory.iter();
         for segment in directory.filter(|s| !self.pairs.contains_key(&s.number)) {
             pgrx::check_for_interrupts!();
-            f(segment);
+            f(segment, open.shown(segment));
         }
     }
 
-    /// Whether less than three quarters of its frozen rows have a counterpart.
-    pub fn is_poor(&self, snapshot: &Registered) -> bool {
-        let open = OpenChunk::new(self, snapshot);
-        let rows = |s: &Rc<SegmentRef>| u64::from(s.header.rows);
-        let all: u64 = open.directory.iter().map(rows).sum();
+    /// Whether less than three quarters of its rows have a counterpart.
+    pub fn is_poor(&self) -> bool {
         let paired: u64 = self.pairs.values().map(|pair| u64::from(pair.rows)).sum();
-        paired * 4 < all * 3
+        paired * 4 < self.rows * 3
     }
 
     /// What segments agree in that may have the same keys in the same places, and whose other columns are stored alike; `None` where a
@@ -119,6 +134,8 @@ pub struct OpenChunk<'a> {
     pub directory: Rc<Directory>,
     /// Rows that were taken out of their segments.
     gone: HashMap<i32, Vec<u32>>,
+    /// Places of segments in the directory, by their numbers.
+    places: HashMap<i32, usize>,
     /// At a page.
     pub columns: Columns,
     memory: Context,
@@ -130,8 +147,10 @@ impl<'a> OpenChunk<'a> {
         let rel = chunk.table.as_ptr();
         let directory = cache::directory_for(rel, snapshot.get()).unwrap_or_default();
         let gone = companion::of(rel).map(|c| directory::tombstones(&c, snapshot.get()));
+        let numbers = directory.iter().map(|s| s.number);
         OpenChunk {
             chunk,
+            places: numbers.enumerate().map(|(at, n)| (n, at)).collect(),
             directory,
             gone: gone.unwrap_or_default(),
             columns: Columns::new(relation::tupdesc(rel)),
@@ -141,8 +160,8 @@ impl<'a> OpenChunk<'a> {
 
     /// A segment by its number.
     pub fn segment(&self, number: i32) -> Rc<SegmentRef> {
-        let mut segments = self.directory.iter();
-        match segments.find(|s| s.number == number) {
+        let at = self.places.get(&number);
+        match at.and_then(|at| self.directory.get(*at)) {
             Some(segment) => segment.clone(),
             None => self.corrupt(number, "it is gone"),
         }
@@ -151,6 +170,12 @@ impl<'a> OpenChunk<'a> {
     /// The rows of a segment that the snapshot does not see; `None` where it sees all.
     pub fn hidden(&self, segment: &SegmentRef) -> Option<Bitmap> {
         directory::hidden_if_any(segment, self.gone.get(&segment.number))
+    }
+
+    /// How many rows of a segment the snapshot sees.
+    pub fn shown(&self, segment: &SegmentRef) -> u32 {
+        let hidden = self.hidden(segment).map_or(0, |rows| rows.count_ones());
+        segment.header.rows.saturating_sub(hidden as u32)
     }
 
     /// Raises the error of a damaged segment.

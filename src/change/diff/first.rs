@@ -36,6 +36,9 @@ pub struct Open {
 /// Where rows lie that no query reads.
 pub const NO_PLACE: u64 = 0;
 
+/// The bit of a place that says that the row was known by its bytes; those below are its item pointer.
+pub const BY_BYTES: u32 = 63;
+
 /// Rows that are read by item pointer if, for each of them and each chunk, so many are read otherwise.
 const ROWS_FOR_ONE: u64 = 16;
 
@@ -91,8 +94,8 @@ impl<'a> Source<'a> {
     /// Adds the next rows.
     fn read(&mut self, tables: &Tables, rows: &mut Rows, batch: &mut Vec<Seen>) {
         let (side, table) = (self.side, tables.table(self.side));
-        if let Some(rest) = self.rest.as_mut().filter(|rest| !rest.ended()) {
-            return rest.next(None, &mut |values, nulls| {
+        while let Some(rest) = self.rest.as_mut().filter(|rest| !rest.ended()) {
+            rest.next(None, &mut |values, nulls| {
                 // SAFETY: a row of that relation.
                 let (key, row) = unsafe {
                     let key = rows.key(tables, table, values, nulls);
@@ -100,15 +103,20 @@ impl<'a> Source<'a> {
                 };
                 batch.push(Seen::new(side, key, row, NO_PLACE));
             });
+            if batch.len() >= BATCH as usize {
+                return;
+            }
         }
         let width = rows.width(table);
         self.cursor.fetch(BATCH, width, &mut |slot| {
             // SAFETY: a row of the table's query, with as many values as are asked for.
             let seen = unsafe {
+                let known = rows.known_by_bytes;
                 let (key, row) = rows.of_slot(tables, table, slot);
                 let place = (*slot).tts_tid;
                 self.placed &= place.ip_posid != 0;
-                Seen::new(side, key, row, tid_key(&place))
+                let by_bytes = (rows.known_by_bytes - known) << BY_BYTES;
+                Seen::new(side, key, row, tid_key(&place) | by_bytes)
             };
             batch.push(seen);
             self.by_query += 1;
@@ -133,7 +141,7 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
         differing >= MANY_THAT_DIFFER && differing > rows.known_by_bytes / FOR_ONE_THAT_DIFFERS
     };
     let mut batch: Vec<Seen> = Vec::with_capacity(BATCH as usize);
-    let mut read = 0;
+    let (mut read, mut differing) = (0, 0);
     loop {
         // Rows that lie in the same order in both find their pair at once, if neither runs ahead: so the one goes on of which fewer
         // rows wait.
@@ -145,12 +153,16 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
             _ if matching.waiting(Side::Old) == 0 && !old.ended() => &mut old,
             _ => &mut new,
         };
+        let (known, before) = (rows.known_by_bytes, matching.differing());
         source.read(tables, rows, &mut batch);
         read += batch.len() as u64;
         // One after the other, they wait for memory at the same time.
         matching.put_all(source.side, &batch);
         batch.clear();
-        if rows.known_by_bytes > read / 2 && too_many(matching.differing(), rows) {
+        if rows.known_by_bytes > known {
+            differing += matching.differing() - before;
+        }
+        if too_many(differing, rows) {
             return None;
         }
     }
@@ -162,21 +174,24 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
     let few = few.min(for_rows as u64 / (BYTES_FOR_ONE + BYTES_FOR_PLACE * chunks));
     let mut keys = Wanted::new(matching.rows() as usize, for_keys);
     let mut kept = placed.then(|| [Vec::new(), Vec::new()]);
-    let (mut of_old, mut of_new) = (0, 0);
+    let mut count = 0;
+    let (mut bytes_of_old, mut bytes_of_new) = (0, 0);
     let all = matching.without_pair(&mut |row| {
         keys.add(row.key());
+        count += 1;
+        let by_bytes = row.place() >> BY_BYTES;
         match row.side() {
-            Some(Side::Old) => of_old += 1,
-            _ => of_new += 1,
+            Some(Side::Old) => bytes_of_old += by_bytes,
+            _ => bytes_of_new += by_bytes,
         }
         match (&mut kept, row.side()) {
-            (Some([old, _]), Some(Side::Old)) if of_old + of_new <= few => old.push(*row),
-            (Some([_, new]), Some(Side::New)) if of_old + of_new <= few => new.push(*row),
+            (Some([old, _]), Some(Side::Old)) if count <= few => old.push(*row),
+            (Some([_, new]), Some(Side::New)) if count <= few => new.push(*row),
             _ => kept = None,
         }
     });
     // Rows that went to files were not seen to differ.
-    if rows.known_by_bytes > read / 2 && too_many(of_old.min(of_new), rows) {
+    if too_many(bytes_of_old.min(bytes_of_new), rows) {
         return None;
     }
     Some(Open {

@@ -35,6 +35,8 @@ struct Open<'a> {
     /// Rows of that segment that the snapshot does not see, and those that it sees here alone, once that was asked.
     rows: Option<Rows>,
     delta: Option<DeltaRows>,
+    /// Whether the delta has no more rows.
+    ended: bool,
 }
 
 struct Rows {
@@ -66,6 +68,7 @@ impl<'a> Rest<'a> {
             pgrx::check_for_interrupts!();
             let Some(mut open) = self.open.take().or_else(|| self.next_chunk()) else {
                 self.ended = true;
+                self.other = None;
                 return;
             };
             let found = self.page(&mut open, wanted.as_mut(), take);
@@ -87,12 +90,14 @@ impl<'a> Rest<'a> {
             page: 0,
             rows: None,
             delta: None,
+            ended: false,
         })
     }
 
     /// Hands on a page of a segment; `false` where there is none.
     fn page(&mut self, open: &mut Open<'a>, mut wanted: Option<&mut Test>, take: Take) -> bool {
         while let Some(segment) = open.chunk.directory.get(open.segment).cloned() {
+            pgrx::check_for_interrupts!();
             let pair = open.chunk.chunk.pairs.get(&segment.number).copied();
             if open.page >= segment.pages() || pair.is_some_and(|pair| pair.equal) {
                 (open.segment, open.page, open.rows) = (open.segment + 1, 0, None);
@@ -153,6 +158,9 @@ impl<'a> Rest<'a> {
 impl Open<'_> {
     /// Hands on rows of the delta; `false` after the last one.
     fn delta(&mut self, segments: &Segments, mut wanted: Option<&mut Test>, take: Take) -> bool {
+        if self.ended {
+            return false;
+        }
         let rel = self.chunk.chunk.table.as_ptr();
         let begin = || DeltaRows::begin(rel, segments.snapshot().get());
         let delta = self.delta.get_or_insert_with(begin);
@@ -160,6 +168,7 @@ impl Open<'_> {
         for at in 0..AT_A_TIME {
             pgrx::check_for_interrupts!();
             let Some(found) = delta.next() else {
+                self.ended = true;
                 return at > 0;
             };
             self.chunk

@@ -139,8 +139,8 @@ pub fn collect(
         }
     }
     let expected = only.map(|sets| sets.iter().map(HashSet::len).sum());
-    if expected.is_some_and(|expected: usize| expected != count) {
-        pgrx::error!("rows have not stayed where they were");
+    if let Some(expected) = expected.filter(|expected: &usize| *expected != count) {
+        pgrx::error!("of {expected} rows {count} have stayed where they were");
     }
 }
 

@@ -57,8 +57,8 @@ impl Segments {
         let snapshot = Registered::copy_of(unsafe { pg_sys::GetActiveSnapshot() });
         let [old, new] = &origins;
         let mut segments = Segments {
-            old: frozen(old),
-            new: frozen(new),
+            old: frozen(old, &snapshot),
+            new: frozen(new, &snapshot),
             snapshot,
             places,
             key,
@@ -196,11 +196,12 @@ impl Segments {
         };
         let of_old: Vec<usize> = places.iter().map(|(old, _)| *old).collect();
         let of_new: Vec<usize> = places.iter().map(|(_, new)| *new).collect();
-        let mut waiting: HashMap<u128, Vec<(usize, i32)>> = HashMap::new();
+        let mut waiting: HashMap<u128, Vec<((usize, i32), u32)>> = HashMap::new();
         for (at, chunk) in self.old.iter().enumerate() {
-            chunk.each_single(&self.snapshot, |segment| {
+            chunk.each_single(&self.snapshot, |segment, shown| {
                 if let Some(look) = chunk.look(segment, &of_old, self.key) {
-                    waiting.entry(look).or_default().push((at, segment.number));
+                    let waiting = waiting.entry(look).or_default();
+                    waiting.push(((at, segment.number), shown));
                 }
             });
         }
@@ -210,12 +211,12 @@ impl Segments {
         let mut found = Vec::new();
         let mut beside = None;
         for (at, chunk) in self.new.iter().enumerate() {
-            chunk.each_single(&self.snapshot, |segment| {
+            chunk.each_single(&self.snapshot, |segment, shown| {
                 let look = chunk.look(segment, &of_new, self.key);
                 let Some(there) = look.and_then(|look| waiting.get_mut(&look)) else {
                     return;
                 };
-                let same = there.iter().position(|(old, number)| {
+                let same = there.iter().position(|((old, number), _)| {
                     self.other(Side::New, *old, &mut beside).is_some_and(|old| {
                         let keys = both(places.iter().take(self.key), old.chunk, chunk);
                         // What is damaged is read, and told, with the rest.
@@ -224,8 +225,8 @@ impl Segments {
                     })
                 });
                 if let Some(same) = same {
-                    let old = there.swap_remove(same);
-                    found.push((old, (at, segment.number), segment.header.rows));
+                    let (old, shown_there) = there.swap_remove(same);
+                    found.push((old, (at, segment.number), shown.min(shown_there)));
                 }
             });
         }
@@ -252,24 +253,25 @@ impl Segments {
 
     /// Leaves chunks to the queries of which a large part would have to be read here, past the executor and in both readings.
     fn leave_poor(&mut self) {
-        loop {
-            let poor = [Side::Old, Side::New].into_iter().find_map(|side| {
-                let chunks = self.of(side).iter().enumerate();
-                let mut chosen = chunks.filter(|(_, chunk)| !chunk.pairs.is_empty());
-                let (at, _) = chosen.find(|(_, chunk)| chunk.is_poor(&self.snapshot))?;
-                Some((side, at))
-            });
-            let Some((side, at)) = poor else { return };
+        let of = |side| {
+            self.of(side)
+                .iter()
+                .enumerate()
+                .map(move |(at, _)| (side, at))
+        };
+        let mut open: Vec<(Side, usize)> = of(Side::Old).chain(of(Side::New)).collect();
+        while let Some((side, at)) = open.pop() {
+            pgrx::check_for_interrupts!();
             let (own, others) = match side {
                 Side::Old => (&mut self.old, &mut self.new),
                 Side::New => (&mut self.new, &mut self.old),
             };
-            let pairs = own
-                .get_mut(at)
-                .map(|chunk| std::mem::take(&mut chunk.pairs));
+            let poor = own.get_mut(at).filter(|chunk| chunk.is_poor());
+            let pairs = poor.map(|chunk| std::mem::take(&mut chunk.pairs));
             for pair in pairs.unwrap_or_default().into_values() {
                 if let Some(chunk) = others.get_mut(pair.at) {
                     chunk.pairs.remove(&pair.number);
+                    open.push((opposite(side), pair.at));
                 }
             }
         }
@@ -284,7 +286,7 @@ fn opposite(side: Side) -> Side {
 }
 
 /// Chunks of a relation that have frozen rows and all of its columns.
-fn frozen(origin: &Origin) -> Vec<Chunk> {
+fn frozen(origin: &Origin, snapshot: &Registered) -> Vec<Chunk> {
     let is_frozen = &mut |rel| {
         let ours = Some(relation::form(rel).relam) == relation::varve_am();
         ours && !origin.left_out.contains(&relation::oid(rel))
@@ -303,11 +305,7 @@ fn frozen(origin: &Origin) -> Vec<Chunk> {
             found.map(|attr| attr.attnum)
         };
         let attnums: Option<Vec<i16>> = origin.columns.iter().map(attnum).collect();
-        Some(Chunk {
-            attnums: attnums?,
-            table,
-            pairs: HashMap::new(),
-        })
+        Some(Chunk::new(table, attnums?, snapshot))
     };
     let found = chunks(origin.rel, is_frozen);
     found.into_iter().filter_map(chunk).collect()

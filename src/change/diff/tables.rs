@@ -1,7 +1,7 @@
 //! The two relations: their columns, matched by name, and the query that reads each.
 
 use super::equal_parts::equal_parts;
-use super::first::NO_PLACE;
+use super::first::{BY_BYTES, NO_PLACE};
 use super::reading::Reading;
 use super::row_bytes::RowBytes;
 use super::segments::{Origin, Segments};
@@ -53,7 +53,8 @@ impl Table {
         let mut query = format!("{} WHERE ctid OPERATOR(pg_catalog.=) ANY ('{{", self.query);
         let placed = rows.iter().filter(|row| row.place() != NO_PLACE);
         for (i, row) in placed.enumerate() {
-            let (block, offset) = (row.place() >> 16, row.place() & 0xFFFF);
+            let place = row.place() & !(1 << BY_BYTES);
+            let (block, offset) = (place >> 16, place & 0xFFFF);
             let comma = if i == 0 { "" } else { "," };
             query.push_str(&format!("{comma}\"({block},{offset})\""));
         }
