@@ -21,6 +21,15 @@ use varve_core::bitmap::Bitmap;
 use varve_core::change::Side;
 use varve_core::paged::PAGE_ROWS;
 
+/// Takes rows of either relation: the values of its columns, in their order.
+pub type TakeOf<'a> = &'a mut dyn FnMut(Side, &[pg_sys::Datum], &[bool]);
+
+/// A segment: the place of its chunk among its relation's, and its number there.
+type Place = (usize, i32);
+
+/// Two segments, the old relation's first, and how many rows both show.
+type Found = (Place, Place, u32);
+
 /// A relation, and the columns of its rows by their names and types.
 pub struct Origin<'a> {
     /// The relation.
@@ -88,7 +97,7 @@ impl Segments {
 
     /// Hands on the rows of both relations that have the same key, lie in the same places, and differ. Gives the number of those that are
     /// the same, in equal segments too.
-    pub fn differing(&self, take: &mut dyn FnMut(Side, &[pg_sys::Datum], &[bool])) -> u64 {
+    pub fn differing(&self, take: TakeOf) -> u64 {
         let mut same = 0;
         let places = self.places.as_deref().unwrap_or_default();
         let mut beside: Option<(usize, OpenChunk)> = None;
@@ -170,7 +179,7 @@ impl Segments {
 
     /// Pairs segments whose headers say that they hold the same rows.
     fn find_equal(&mut self) {
-        let mut waiting: HashMap<(u32, u128), Vec<(usize, i32)>> = HashMap::new();
+        let mut waiting: HashMap<(u32, u128), Vec<Place>> = HashMap::new();
         for (at, chunk) in self.old.iter().enumerate() {
             chunk.each_sum(&self.snapshot, |segment, sum| {
                 let waiting = waiting.entry((segment.header.rows, sum)).or_default();
@@ -196,7 +205,7 @@ impl Segments {
         };
         let of_old: Vec<usize> = places.iter().map(|(old, _)| *old).collect();
         let of_new: Vec<usize> = places.iter().map(|(_, new)| *new).collect();
-        let mut waiting: HashMap<u128, Vec<((usize, i32), u32)>> = HashMap::new();
+        let mut waiting: HashMap<u128, Vec<(Place, u32)>> = HashMap::new();
         for (at, chunk) in self.old.iter().enumerate() {
             chunk.each_single(&self.snapshot, |segment, shown| {
                 if let Some(look) = chunk.look(segment, &of_old, self.key) {
@@ -234,7 +243,7 @@ impl Segments {
         self.pair(found, false);
     }
 
-    fn pair(&mut self, found: Vec<((usize, i32), (usize, i32), u32)>, equal: bool) {
+    fn pair(&mut self, found: Vec<Found>, equal: bool) {
         for (old, new, rows) in found {
             let sides = [(&mut self.old, old, new), (&mut self.new, new, old)];
             for (chunks, (at, number), (other, other_number)) in sides {
