@@ -11,6 +11,14 @@ fn start() -> (Cluster, Client) {
     (cluster, client)
 }
 
+/// Begins a transaction whose snapshot lasts, and takes it.
+fn take_snapshot(client: &mut Client) {
+    one(
+        client,
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class",
+    );
+}
+
 /// Tables and the keys by which they are compared; `a` has two rows with the key 7 until somebody deletes one and says that there is one of
 /// each.
 const TWICE: &[(&str, &str)] = &[
@@ -105,19 +113,13 @@ fn an_index_that_is_younger_than_the_snapshot() {
             // A snapshot that lasts, taken before.
             twice(&mut client, create, unique);
             let mut old = cluster.connect().unwrap();
-            one(
-                &mut old,
-                "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class",
-            );
+            take_snapshot(&mut old);
             one(
                 &mut client,
                 "DELETE FROM a WHERE v = 'x'; UPDATE a SET id = 7 WHERE id IS NULL",
             );
             let mut own = cluster.connect().unwrap();
-            one(
-                &mut own,
-                "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class",
-            );
+            take_snapshot(&mut own);
             one(&mut client, unique);
             let failed = simple(&mut old, &diff).expect_err(create);
             assert_eq!(failed.code, "21000", "{create} {arguments}");
@@ -129,10 +131,7 @@ fn an_index_that_is_younger_than_the_snapshot() {
 
             // Who makes it himself, by what his snapshot does not have.
             twice(&mut client, create, unique);
-            one(
-                &mut old,
-                "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class",
-            );
+            take_snapshot(&mut old);
             one(
                 &mut client,
                 "DELETE FROM a WHERE v = 'x'; UPDATE a SET id = 7 WHERE id IS NULL",
@@ -166,10 +165,7 @@ fn a_partition_that_is_younger_than_the_snapshot() {
     let diff = "SELECT op, key, changed FROM varve.diff('a', 'b') ORDER BY key";
     let expected = [r#"update|{"id": 5}|{v}"#, r#"update|{"id": 2000}|{v}"#];
     let mut old = cluster.connect().unwrap();
-    one(
-        &mut old,
-        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class",
-    );
+    take_snapshot(&mut old);
     one(
         &mut client,
         "DELETE FROM a_rest WHERE id >= 1000; ALTER TABLE a ATTACH PARTITION a_high FOR VALUES FROM (1000) TO (5000)",
@@ -211,10 +207,7 @@ fn an_equal_partition_that_is_younger_than_the_snapshot() {
     };
     attach(&mut client, "b");
     let (mut old, heard) = session::listening(&mut cluster.config("postgres")).unwrap();
-    one(
-        &mut old,
-        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class",
-    );
+    take_snapshot(&mut old);
     attach(&mut client, "a");
     heard.try_iter().for_each(drop);
     let diff = "SELECT op, changed, count(*) FROM varve.diff('a', 'b') GROUP BY 1, 2";
