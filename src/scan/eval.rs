@@ -6,6 +6,7 @@ use crate::am::datum::PageZone;
 use crate::am::zone::{Comparison, Probe, Verdict, float_order, judge};
 use std::borrow::Borrow;
 use std::cmp::Ordering;
+use varve_core::bitmap::Bitmap;
 use varve_core::paged::{
     Dictionary, PAGE_ROWS, Page, PageValues, Zone, codes_below, floats_below, floats_up_to,
     ints_below,
@@ -282,6 +283,13 @@ pub fn and_not(bits: &Bits, other: &Bits) -> Bits {
     let mut result = *bits;
     result.iter_mut().zip(other).for_each(|(a, b)| *a &= !b);
     result
+}
+
+/// Takes the rows of a page out that are set in its segment's bitmap.
+pub fn without(rows: &mut Bits, bitmap: &Bitmap, page: usize) {
+    for (word, not) in rows.iter_mut().zip(bitmap.words(page * PAGE_ROWS)) {
+        *word &= !not;
+    }
 }
 
 /// The rows that are not NULL.

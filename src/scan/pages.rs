@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
-use varve_core::paged::{Bounds, PAGE_ROWS};
+use varve_core::paged::Bounds;
 
 /// Rows of one page.
 pub struct Selection {
@@ -567,9 +567,7 @@ impl Pages {
         }
         let mut rows = eval::first_rows(self.columns.rows());
         if let Some(hidden) = self.hidden() {
-            for (word, not) in rows.iter_mut().zip(hidden.words(page * PAGE_ROWS)) {
-                *word &= !not;
-            }
+            eval::without(&mut rows, hidden, page);
         }
         if let Some(current) = &mut self.current
             && !current.counted

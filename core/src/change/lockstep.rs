@@ -32,10 +32,7 @@ pub struct Lockstep {
 impl Lockstep {
     /// Rows of a table that wait here.
     pub fn waiting(&self, side: Side) -> u64 {
-        match side {
-            Side::Old => self.old.len() as u64,
-            Side::New => self.new.len() as u64,
-        }
+        side.pick(&self.old, &self.new).len() as u64
     }
 
     /// Adds rows; hands those on that have no pair here, in their order.
@@ -45,11 +42,7 @@ impl Lockstep {
             rows.iter().for_each(|row| on(side, *row));
             return;
         }
-        let queue = match side {
-            Side::Old => &mut self.old,
-            Side::New => &mut self.new,
-        };
-        queue.extend(rows);
+        side.pick(&mut self.old, &mut self.new).extend(rows);
         if !self.meet(on) {
             self.flush(on);
             (self.pause, self.credit) = (PAUSE, 0);

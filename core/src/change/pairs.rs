@@ -18,6 +18,20 @@ impl Side {
             Side::New => 2,
         }
     }
+
+    /// The other one.
+    pub fn opposite(self) -> Self {
+        self.pick(Side::New, Side::Old)
+    }
+
+    /// What is of this side, of something that each has.
+    #[inline]
+    pub fn pick<T>(self, old: T, new: T) -> T {
+        match self {
+            Side::Old => old,
+            Side::New => new,
+        }
+    }
 }
 
 /// The bits of a [`Seen`]'s first number that say which tables have the row.
@@ -165,10 +179,7 @@ impl Pairs {
 
     /// Rows of a table that have no pair yet.
     pub fn waiting(&self, side: Side) -> u64 {
-        match side {
-            Side::Old => self.old,
-            Side::New => self.new,
-        }
+        side.pick(self.old, self.new)
     }
 
     /// How often a row came whose key was there in the other table, with another row.
@@ -213,7 +224,7 @@ impl Pairs {
         match pair {
             // A second row of a key must not find a pair: both would be forgotten with theirs.
             Some(pair) if !(self.keep && same_key > 0) => {
-                *self.waits(other(side)) -= 1;
+                *self.waits(side.opposite()) -= 1;
                 if self.keep {
                     if let Some(there) = self.slots.get_mut(pair) {
                         there.tag |= SIDES;
@@ -235,10 +246,7 @@ impl Pairs {
     }
 
     fn waits(&mut self, side: Side) -> &mut u64 {
-        match side {
-            Side::Old => &mut self.old,
-            Side::New => &mut self.new,
-        }
+        side.pick(&mut self.old, &mut self.new)
     }
 
     /// Hands on everything that is there, and forgets it.
@@ -313,13 +321,6 @@ impl Pairs {
             }
         }
         true
-    }
-}
-
-fn other(side: Side) -> Side {
-    match side {
-        Side::Old => Side::New,
-        Side::New => Side::Old,
     }
 }
 

@@ -134,8 +134,6 @@ pub struct OpenChunk<'a> {
     pub directory: Rc<Directory>,
     /// Rows that were taken out of their segments.
     gone: HashMap<i32, Vec<u32>>,
-    /// Places of segments in the directory, by their numbers.
-    places: HashMap<i32, usize>,
     /// At a page.
     pub columns: Columns,
     memory: Context,
@@ -147,10 +145,8 @@ impl<'a> OpenChunk<'a> {
         let rel = chunk.table.as_ptr();
         let directory = cache::directory_for(rel, snapshot.get()).unwrap_or_default();
         let gone = companion::of(rel).map(|c| directory::tombstones(&c, snapshot.get()));
-        let numbers = directory.iter().map(|s| s.number);
         OpenChunk {
             chunk,
-            places: numbers.enumerate().map(|(at, n)| (n, at)).collect(),
             directory,
             gone: gone.unwrap_or_default(),
             columns: Columns::new(relation::tupdesc(rel)),
@@ -160,8 +156,9 @@ impl<'a> OpenChunk<'a> {
 
     /// A segment by its number.
     pub fn segment(&self, number: i32) -> Rc<SegmentRef> {
-        let at = self.places.get(&number);
-        match at.and_then(|at| self.directory.get(*at)) {
+        // A directory is in the order of the segments' numbers.
+        let at = self.directory.binary_search_by_key(&number, |s| s.number);
+        match at.ok().and_then(|at| self.directory.get(at)) {
             Some(segment) => segment.clone(),
             None => self.corrupt(number, "it is gone"),
         }

@@ -69,8 +69,8 @@ struct Source<'a> {
     side: Side,
     rest: Option<Rest<'a>>,
     cursor: Cursor,
-    /// Rows that the query gave.
-    by_query: u64,
+    /// Whether the query gave rows.
+    by_query: bool,
     placed: bool,
 }
 
@@ -82,7 +82,7 @@ impl<'a> Source<'a> {
                 .by_segments()
                 .map(|segments| Rest::new(segments, side)),
             cursor,
-            by_query: 0,
+            by_query: false,
             placed: true,
         }
     }
@@ -119,7 +119,7 @@ impl<'a> Source<'a> {
                 Seen::new(side, key, row, tid_key(&place) | by_bytes)
             };
             batch.push(seen);
-            self.by_query += 1;
+            self.by_query = true;
         });
     }
 }
@@ -166,7 +166,7 @@ fn read(connection: &Connection, tables: &Tables, rows: &mut Rows) -> Option<Ope
             return None;
         }
     }
-    let by_query = old.by_query + new.by_query > 0;
+    let by_query = old.by_query || new.by_query;
     let placed = old.placed && new.placed;
     drop((old, new));
     let chunks = tables.most_chunks.max(1);

@@ -79,10 +79,7 @@ impl Output {
     }
 
     fn shape(&self, side: Side) -> &Shape {
-        match side {
-            Side::Old => &self.old,
-            Side::New => &self.new,
-        }
+        side.pick(&self.old, &self.new)
     }
 
     /// The shape of a relation's rows.

@@ -2,12 +2,12 @@
 //! counterpart, and the delta.
 
 use super::chunk::{Chunk, OpenChunk, Pair, Take, Test};
-use super::segments::{Segments, without};
+use super::segments::Segments;
 use crate::am::directory::SegmentRef;
 use crate::pg::ffi;
 use crate::scan::batch::positions;
 use crate::scan::delta::DeltaRows;
-use crate::scan::eval::{NO_ROWS, and_not, first_rows};
+use crate::scan::eval::{NO_ROWS, and_not, first_rows, without};
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
 use varve_core::change::Side;

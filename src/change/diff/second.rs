@@ -38,10 +38,7 @@ impl Found {
     /// # Safety
     /// Values of a row of that relation.
     pub unsafe fn put(&mut self, side: Side, key: u128, values: &[pg_sys::Datum], nulls: &[bool]) {
-        let desc = match side {
-            Side::Old => self.old,
-            Side::New => self.new,
-        };
+        let desc = side.pick(self.old, self.new);
         // SAFETY: by contract.
         let row = unsafe {
             let row = pg_sys::heap_form_tuple(desc, values.as_ptr(), nulls.as_ptr());
@@ -67,10 +64,7 @@ pub fn collect(
     let values = |rows: &Vec<Seen>| rows.iter().map(Seen::values).collect::<HashSet<_>>();
     let only = open.rows.as_ref().map(|rows| rows.each_ref().map(values));
     let wanted = |side: Side, key: u128, row: &mut dyn FnMut() -> [Option<u128>; 2]| {
-        let only = only.as_ref().map(|[old, new]| match side {
-            Side::Old => old,
-            Side::New => new,
-        });
+        let only = only.as_ref().map(|[old, new]| side.pick(old, new));
         let is = |only: &HashSet<_>, row| only.contains(&Seen::new(side, key, row, 0).values());
         open.keys.has(Seen::key_part(key))
             && only.is_none_or(|only| row().into_iter().flatten().any(|row| is(only, row)))

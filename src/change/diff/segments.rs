@@ -9,17 +9,15 @@ use super::beside;
 use super::chunk::{Chunk, OpenChunk, Pair};
 use super::equal_parts::chunks;
 use crate::am::companion;
-use crate::change::checksums::{is_plain, may_read_all};
+use crate::change::checksums::is_plain;
 use crate::pg::relation::{self, OpenRel};
 use crate::pg::snapshot::Registered;
 use crate::scan::batch::positions;
-use crate::scan::eval::{self, Bits, NO_ROWS, first_rows};
+use crate::scan::eval::{self, NO_ROWS, first_rows, without};
 use crate::tier::set_tier;
 use pgrx::pg_sys;
 use std::collections::{HashMap, HashSet};
-use varve_core::bitmap::Bitmap;
 use varve_core::change::Side;
-use varve_core::paged::PAGE_ROWS;
 
 /// Takes rows of either relation: the values of its columns, in their order.
 pub type TakeOf<'a> = &'a mut dyn FnMut(Side, &[pg_sys::Datum], &[bool]);
@@ -52,16 +50,12 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// Looks for chunks that have such segments. `places` as above, of which the first `key` are those of the key.
+    /// Looks for chunks that have such segments, in relations of which everything may be read. `places` as above, of which the first `key` are those of the key.
     pub fn find(
         origins: [Origin; 2],
         places: Option<Vec<(usize, usize)>>,
         key: usize,
     ) -> Option<Self> {
-        let readable = |origin: &Origin| may_read_all(relation::oid(origin.rel.as_ptr()));
-        if !origins.iter().all(readable) {
-            return None;
-        }
         // SAFETY: a statement that calls a function has a snapshot.
         let snapshot = Registered::copy_of(unsafe { pg_sys::GetActiveSnapshot() });
         let [old, new] = &origins;
@@ -164,17 +158,14 @@ impl Segments {
     ) -> Option<&'b mut OpenChunk<'a>> {
         if open.as_ref().is_none_or(|(there, _)| *there != at) {
             *open = None;
-            let chunk = self.of(opposite(side)).get(at)?;
+            let chunk = self.of(side.opposite()).get(at)?;
             *open = Some((at, OpenChunk::new(chunk, &self.snapshot)));
         }
         open.as_mut().map(|(_, chunk)| chunk)
     }
 
     fn of(&self, side: Side) -> &[Chunk] {
-        match side {
-            Side::Old => &self.old,
-            Side::New => &self.new,
-        }
+        side.pick(&self.old, &self.new)
     }
 
     /// Pairs segments whose headers say that they hold the same rows.
@@ -280,17 +271,10 @@ impl Segments {
             for pair in pairs.unwrap_or_default().into_values() {
                 if let Some(chunk) = others.get_mut(pair.at) {
                     chunk.pairs.remove(&pair.number);
-                    open.push((opposite(side), pair.at));
+                    open.push((side.opposite(), pair.at));
                 }
             }
         }
-    }
-}
-
-fn opposite(side: Side) -> Side {
-    match side {
-        Side::Old => Side::New,
-        Side::New => Side::Old,
     }
 }
 
@@ -328,11 +312,4 @@ fn both<'a>(
 ) -> Vec<(i16, i16)> {
     let attnums = |(a, b): &(usize, usize)| Some((*old.attnums.get(*a)?, *new.attnums.get(*b)?));
     places.filter_map(attnums).collect()
-}
-
-/// Takes the rows of a page out that are set in a segment's bitmap.
-pub fn without(rows: &mut Bits, bitmap: &Bitmap, page: usize) {
-    for (word, not) in rows.iter_mut().zip(bitmap.words(page * PAGE_ROWS)) {
-        *word &= !not;
-    }
 }

@@ -8,6 +8,7 @@ use super::segments::{Origin, Segments};
 use super::{error, key, vouch};
 use crate::am::error::gone;
 use crate::change::canonical::Form;
+use crate::change::checksums::may_read_all;
 use crate::change::plan::Plans;
 use crate::pg::relation::{self, OpenRel};
 use pgrx::pg_sys;
@@ -136,7 +137,8 @@ impl Tables {
             segments: None,
         };
         tables.check_classes(&old, &new);
-        if unique {
+        let readable = |source: &Source| may_read_all(relation::oid(source.rel.as_ptr()));
+        if unique && readable(&old) && readable(&new) {
             let equal = equal_parts(&old.rel, &new.rel);
             let [of_old, of_new] = &equal;
             let origins = [old.origin(of_old), new.origin(of_new)];
@@ -155,10 +157,7 @@ impl Tables {
 
     /// One of them.
     pub fn table(&self, side: Side) -> &Table {
-        match side {
-            Side::Old => &self.old,
-            Side::New => &self.new,
-        }
+        side.pick(&self.old, &self.new)
     }
 
     /// Chunks that are read by their segments, which the queries leave out once they were planned.
