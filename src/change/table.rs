@@ -1,12 +1,12 @@
 //! The rows of one table and the sum of their checksums, as a snapshot sees them: of frozen rows by the sums that segments keep,
 //! as far as these count.
 
+use super::delta_scan::DeltaScan;
 use super::kept;
 use super::row_hash::RowHash;
 use crate::am::directory::{self, Decoded, SegmentRef};
 use crate::am::{cache, companion};
 use crate::pg::relation;
-use crate::scan::delta::DeltaRows;
 use pgrx::pg_sys;
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
@@ -130,9 +130,10 @@ fn read_delta(
     checksums: &mut RowHash,
     total: &mut Total,
 ) {
-    let mut rows = DeltaRows::begin(rel, snapshot);
-    while let Some((values, nulls)) = rows.next() {
+    let mut rows = DeltaScan::new(rel, snapshot);
+    while let Some(row) = rows.next() {
         pgrx::check_for_interrupts!();
+        let (values, nulls) = row.values();
         // SAFETY: values of the relation's row shape.
         let sum = unsafe { checksums.checksum(values, nulls) };
         total.sum = total.sum.wrapping_add(sum);

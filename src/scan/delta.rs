@@ -10,7 +10,6 @@ use super::narrow::Narrow;
 use crate::am::zone::{Probe, ProbeKind, of_attribute};
 use crate::heap_call;
 use crate::pg::relation;
-use crate::pg::tuple::slot_values;
 use pgrx::pg_sys;
 
 /// A sequential scan of the delta. Ended by the executor's end of the node, or with the transaction.
@@ -29,48 +28,6 @@ pub struct Delta {
     found: bool,
     /// There is no row.
     empty: bool,
-}
-
-/// The rows of a delta, one after the other, past the executor.
-pub struct DeltaRows {
-    delta: Option<Delta>,
-    slot: *mut pg_sys::TupleTableSlot,
-    natts: usize,
-}
-
-impl DeltaRows {
-    /// Before the first row of an open table of access method heap or varve, as a snapshot sees it.
-    pub fn begin(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Self {
-        let desc = relation::tupdesc(rel);
-        DeltaRows {
-            delta: Some(Delta::begin(rel, snapshot, std::ptr::null_mut())),
-            // SAFETY: a slot of ours, which is dropped with this.
-            slot: unsafe {
-                pg_sys::MakeSingleTupleTableSlot(desc, &raw const pg_sys::TTSOpsBufferHeapTuple)
-            },
-            natts: relation::natts(desc),
-        }
-    }
-
-    /// The values of the next row, which are used before the one after it is asked for.
-    pub fn next(&mut self) -> Option<(&[pg_sys::Datum], &[bool])> {
-        let delta = self.delta.as_mut()?;
-        // SAFETY: the slot holds a row of the table's shape.
-        delta
-            .next(self.slot, true)
-            .then(|| unsafe { slot_values(self.slot, self.natts) })
-    }
-}
-
-impl Drop for DeltaRows {
-    fn drop(&mut self) {
-        // After an error the resource owner has ended the scan.
-        if let Some(delta) = self.delta.take().filter(|_| !std::thread::panicking()) {
-            delta.end();
-            // SAFETY: made by us.
-            unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.slot) };
-        }
-    }
 }
 
 enum Keeping {

@@ -4,9 +4,9 @@
 use super::chunk::{Chunk, OpenChunk, Pair, Take, Test};
 use super::segments::Segments;
 use crate::am::directory::SegmentRef;
+use crate::change::delta_scan::DeltaScan;
 use crate::pg::ffi;
 use crate::scan::batch::positions;
-use crate::scan::delta::DeltaRows;
 use crate::scan::eval::{NO_ROWS, and_not, first_rows, without};
 use std::rc::Rc;
 use varve_core::bitmap::Bitmap;
@@ -34,7 +34,7 @@ struct Open<'a> {
     page: usize,
     /// Rows of that segment that the snapshot does not see, and those that it sees here alone, once that was asked.
     rows: Option<Rows>,
-    delta: Option<DeltaRows>,
+    delta: Option<DeltaScan>,
     /// Whether the delta has no more rows.
     ended: bool,
 }
@@ -162,7 +162,7 @@ impl Open<'_> {
             return false;
         }
         let rel = self.chunk.chunk.table.as_ptr();
-        let begin = || DeltaRows::begin(rel, segments.snapshot().get());
+        let begin = || DeltaScan::new(rel, segments.snapshot().get());
         let delta = self.delta.get_or_insert_with(begin);
         let mut row = (Vec::new(), Vec::new());
         for at in 0..AT_A_TIME {
@@ -172,7 +172,7 @@ impl Open<'_> {
                 return at > 0;
             };
             self.chunk
-                .arrange(found, &mut row, wanted.as_deref_mut(), take);
+                .arrange(found.values(), &mut row, wanted.as_deref_mut(), take);
         }
         true
     }

@@ -5,13 +5,14 @@
 use super::checkpoint::{Checkpoint, Key};
 use super::compare::each_of_query;
 use super::log::Log;
-use super::loose::{DeltaScan, Horizon, Met, merge};
+use super::loose::{Horizon, Met, merge};
 use super::part::{Now, Part, Then};
 use super::rows::Shape;
 use super::store::{self, EntryWriter};
 use super::subject::Subject;
 use super::{error, shape};
 use crate::am::retained;
+use crate::change::delta_scan::DeltaScan;
 use crate::change::table::{self, Total};
 use crate::pg::owner::as_owner;
 use crate::pg::relation::{self, OpenRel};
